@@ -1,0 +1,46 @@
+"""Exit codes and the errors that carry them; `memprof.cli.main` is the one place that catches them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the `memprof` command returns to the shell."""
+
+    OK = 0
+    BUDGET_EXCEEDED = 1
+    USAGE = 2
+    FAILED = 3
+    NOTHING_TO_DO = 5
+    INTERRUPTED = 130
+
+
+class MemprofError(Exception):
+    """An error shown as one sentence on stderr, without a traceback.
+
+    Args:
+        message: what is wrong and how to mend it, in one sentence.
+        exit_code: what the command returns.
+    """
+
+    def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class UsageError(MemprofError):
+    """A user's mistake in an argument, a configuration file or a model file: exit code 2."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ExitCode.USAGE)
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Return `"; did you mean 'x'?"` for the closest of the known names, or what there is to choose from."""
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, known, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; choose from {', '.join(sorted(known))}" if known else ""
