@@ -1,0 +1,89 @@
+"""The built-in workloads, described without importing torch; `Builtin.factory` imports the one in use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from memprof.errors import UsageError, did_you_mean
+from memprof.workloads.spec import KnobValue
+
+if TYPE_CHECKING:
+    from memprof.workloads.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builtin:
+    """One built-in workload.
+
+    Attributes:
+        name: what the user calls it.
+        description: one line, also the first line of the factory's docstring.
+        parameters: the parameter count with the default knobs, as published.
+        scale: the knob that "the largest model" varies.
+        knobs: every knob with its default.
+        path: where the factory is, `package.module:attr`.
+        presets: per value of the `size` knob, the knobs that it sets; empty where there is no such knob.
+    """
+
+    name: str
+    description: str
+    parameters: int
+    scale: str
+    knobs: Mapping[str, KnobValue]
+    path: str
+    presets: Mapping[str, Mapping[str, KnobValue]] = field(default_factory=dict)
+
+    @property
+    def factory(self) -> Callable[..., Workload]:
+        """The function that takes the knobs and returns the workload; importing it imports torch."""
+        module, attr = self.path.split(":")
+        factory: Callable[..., Workload] = getattr(import_module(module), attr)
+        return factory
+
+    def knobs_for(self, given: Mapping[str, KnobValue]) -> dict[str, KnobValue]:
+        """Return the defaults of every knob, with those that the given `size` sets.
+
+        Raises:
+            UsageError: there is no such size.
+        """
+        size = given.get("size")
+        if size is None or not self.presets:
+            return dict(self.knobs)
+        if size not in self.presets:
+            raise UsageError(f"{self.name} has no size {size!r}{did_you_mean(str(size), list(self.presets))}")
+        return {**self.knobs, **self.presets[str(size)]}
+
+
+_ZOO = "memprof.workloads.zoo"
+
+BUILTINS: dict[str, Builtin] = {
+    builtin.name: builtin
+    for builtin in (
+        Builtin(
+            name="mlp",
+            description="Multilayer perceptron with ReLU, on MNIST-sized input.",
+            parameters=1_195_018,
+            scale="n_layers",
+            knobs={"n_layers": 4, "d_model": 512, "n_inputs": 784, "n_classes": 10},
+            path=f"{_ZOO}.mlp:mlp",
+        ),
+        Builtin(
+            name="gpt2",
+            description="GPT-2 language model.",
+            parameters=124_439_808,
+            scale="n_layers",
+            knobs={
+                "n_layers": 12,
+                "d_model": 768,
+                "n_heads": 12,
+                "seq_len": 1024,
+                "vocab_size": 50257,
+                "dropout": 0.1,
+            },
+            path=f"{_ZOO}.gpt2:gpt2",
+        ),
+    )
+}

@@ -1,0 +1,69 @@
+"""A fault in the user's own code as one sentence that says where it is."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from memprof.errors import MemprofError, UsageError
+
+_HERE = str(Path(__file__).resolve().parent.parent)
+
+
+def guard(what: str, function: Callable[..., Any], file: str | None) -> Callable[..., Any]:
+    """Return the function with what it raises turned into a `UsageError` that names type, message and line.
+
+    Memory that runs out stays what it is: the trial reports it as `oom`, not as a mistake.
+
+    Args:
+        what: how the sentence calls the function, e.g. `train.py:build`.
+        function: the user's function.
+        file: the user's file, whose line is named if the fault passes through it.
+    """
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except MemprofError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise UsageError(f"{what} raised {describe(error, file)}") from error
+
+    return guarded
+
+
+def describe(error: BaseException, file: str | None = None) -> str:
+    """Return `TypeError: message (train.py:12)`, the line being the last one in the user's file.
+
+    Args:
+        error: a caught exception, with its traceback.
+        file: the user's file; where the traceback does not pass it, the last line outside memprof is named.
+    """
+    message = " ".join(str(error).split())
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
+    if isinstance(error, SyntaxError) and error.filename:  # the fault is in the text, not on the stack
+        return f"{type(error).__name__}: {error.msg} ({_short(error.filename)}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if file is not None and frame.filename == file]
+    others = [f for f in frames if not f.filename.startswith((_HERE, "<frozen"))]
+    place = (own or others)[-1:]
+    return text + "".join(f" ({_short(frame.filename)}:{frame.lineno})" for frame in place)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception says that memory ran out, on the CPU or on a GPU."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _short(filename: str) -> str:
+    path = Path(filename)
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

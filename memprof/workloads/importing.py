@@ -1,0 +1,153 @@
+"""Importing `path/to/file.py:attr` and `package.module:attr`, with uvicorn's and fastapi-cli's rules."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from memprof.errors import MemprofError, UsageError, did_you_mean
+from memprof.workloads.faults import describe
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What a `MODULE:ATTR` text names.
+
+    Attributes:
+        value: the object.
+        module: the module that it was found in.
+        file: that module's file, where it has one.
+    """
+
+    value: Any
+    module: ModuleType
+    file: str | None
+
+    def beside(self, name: str) -> Any:
+        """Return another attribute of the same module, or None."""
+        return getattr(self.module, name, None)
+
+
+def import_attr(text: str) -> Imported:
+    """Import what `path/to/file.py:attr` or `package.module:attr` names; the attribute may have dots.
+
+    Raises:
+        UsageError: the text has another form, there is no such file, module or attribute, or it raised.
+    """
+    source, _, attr = text.rpartition(":")
+    if not source or not attr:
+        raise UsageError(f"{text!r} must be path/to/file.py:attr or package.module:attr")
+    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
+    value: Any = module
+    for name in attr.split("."):
+        if not hasattr(value, name):
+            raise UsageError(f"{source} has no attribute {attr!r}{did_you_mean(attr, _public(module))}")
+        value = getattr(value, name)
+    return Imported(value, module, getattr(module, "__file__", None))
+
+
+def _public(module: ModuleType) -> list[str]:
+    """Return the names that the module itself defines and that could be a model."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and callable(value)
+        and getattr(value, "__module__", "") == module.__name__
+    ]
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    path = path.resolve()
+    root, name = _import_root(path)
+    _put_first(root)
+    return _run(str(path), name, lambda: _load_file(path, name))
+
+
+def _load_file(path: Path, name: str) -> ModuleType:
+    """Import the file under its dotted name; where that names another module (`types.py`), by location."""
+    if all(part.isidentifier() for part in name.split(".")):
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not _names(error, name):
+                raise
+        else:
+            found = getattr(module, "__file__", None)
+            if found is not None and Path(found).resolve() == path:
+                return module
+    return _load_by_location(path)
+
+
+def _names(error: ModuleNotFoundError, name: str) -> bool:
+    """Return whether what is missing is the module itself or a package it is in, not something it imports."""
+    return error.name is not None and f"{name}.".startswith(f"{error.name}.")
+
+
+def _import_root(path: Path) -> tuple[Path, str]:
+    """Return the folder to import from and the dotted name: a parent with an `__init__.py` is a package."""
+    names = [] if path.stem == "__init__" else [path.stem]
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        names.insert(0, folder.name)
+        folder = folder.parent
+    return folder, ".".join(names)
+
+
+def _load_by_location(path: Path) -> ModuleType:
+    """Import a file on its own, under a name that nothing else has."""
+    name = f"_memprof_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _import_module(name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise UsageError(f"{name!r} is neither a .py file nor a module; write path/to/file.py:attr")
+    _put_first(Path.cwd())
+    return _run(name, name, lambda: importlib.import_module(name))
+
+
+def _put_first(folder: Path) -> None:
+    if sys.path[:1] != [str(folder)]:
+        sys.path.insert(0, str(folder))
+
+
+def _run(source: str, name: str, load: Callable[[], ModuleType]) -> ModuleType:
+    """Import, with every way in which it can fail as one sentence."""
+    file = source if source.endswith(".py") else None
+    try:
+        module: ModuleType = load()
+    except MemprofError:
+        raise
+    except ModuleNotFoundError as error:
+        if _names(error, name):
+            raise UsageError(
+                f"there is no module {name!r}; is it installed, or in the current folder?"
+            ) from error
+        raise UsageError(
+            f"{source} imports {error.name!r}, which is not installed ({describe(error, file)})"
+        ) from error
+    except SystemExit as error:
+        raise UsageError(
+            f"{source} exits when it is imported; put its script part under if __name__ == '__main__'"
+        ) from error
+    except Exception as error:
+        raise UsageError(f"importing {source} raised {describe(error, file)}") from error
+    return module

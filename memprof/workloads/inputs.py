@@ -1,0 +1,122 @@
+"""The grammar of `--input` and `--target`: one tensor of a batch, as text.
+
+    [NAME=]DTYPE[DIM,...][<N]
+
+- `DTYPE`: a torch name: `float32`, `bfloat16`, `int64`, `bool`, `complex64` ...
+- `DIM`: a positive int, or `B` for the batch size; `[]` is a scalar.
+- `<N`: integers are drawn from 0 to N-1; without it from {0, 1}, which every table and every loss accepts.
+- `NAME=`: given to the model as that keyword; without it by position.
+
+Examples: `float32[B,3,224,224]`, `int64[B,128]<50257`, `input_ids=int64[B,128]<50257`. Blanks are ignored.
+Floating-point and complex tensors are drawn from the standard normal distribution.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from memprof.errors import UsageError, did_you_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOATS = ("float16", "bfloat16", "float32", "float64", "complex64", "complex128")
+INT_BITS = {"uint8": 8, "int8": 7, "int16": 15, "int32": 31, "int64": 63}
+DTYPES = (*FLOATS, *INT_BITS, "bool")
+
+_SHAPE = re.compile(r"(?:(?P<name>[^=\[\]<]*)=)?(?P<dtype>\w+)\[(?P<dims>[^\[\]]*)\](?:<(?P<below>.*))?")
+_INT = re.compile(r"\d+(_\d+)*")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One tensor of a batch.
+
+    Attributes:
+        dtype: a torch name.
+        dims: sizes; None stands for the batch size.
+        below: exclusive upper bound of an integer tensor's values, or None.
+        name: the keyword it is passed by, or None for by position.
+    """
+
+    dtype: str
+    dims: tuple[int | None, ...]
+    below: int | None = None
+    name: str | None = None
+
+    def __str__(self) -> str:
+        """Return the text that parses to this."""
+        dims = ",".join("B" if dim is None else str(dim) for dim in self.dims)
+        name = "" if self.name is None else f"{self.name}="
+        return f"{name}{self.dtype}[{dims}]" + ("" if self.below is None else f"<{self.below}")
+
+    def shape(self, batch_size: int) -> tuple[int, ...]:
+        """Return the sizes with the batch size put in."""
+        return tuple(batch_size if dim is None else dim for dim in self.dims)
+
+    def draw(self, batch_size: int) -> Tensor:
+        """Return a tensor of random values, of shape `self.shape(batch_size)`."""
+        import torch
+
+        dtype = getattr(torch, self.dtype)
+        if self.dtype in FLOATS:
+            return torch.randn(self.shape(batch_size), dtype=dtype)
+        return torch.randint(self.below or 2, self.shape(batch_size), dtype=dtype)
+
+
+def parse_tensor(text: str, option: str = "--input") -> TensorSpec:
+    """Return what a text of the grammar means.
+
+    Raises:
+        UsageError: the text is not of the grammar, its dtype is unknown, or its bound does not suit it.
+    """
+    match = _SHAPE.fullmatch("".join(text.split()))
+    if match is None:
+        raise UsageError(f"{option} {text!r} is not DTYPE[DIM,...], for example 'float32[B,3,224,224]'")
+    name, dtype, dims, below = match["name"], match["dtype"], match["dims"], match["below"]
+    if name is not None and not name.isidentifier():
+        raise UsageError(f"{option} {text!r}: {name!r} cannot be a keyword of the model")
+    if dtype not in DTYPES:
+        raise UsageError(f"{option} {text!r}: there is no dtype {dtype!r}{did_you_mean(dtype, list(DTYPES))}")
+    sizes = tuple(_dim(dim, text, option) for dim in dims.split(",")) if dims else ()
+    return TensorSpec(dtype, sizes, None if below is None else _bound(below, dtype, text, option), name)
+
+
+def _dim(dim: str, text: str, option: str) -> int | None:
+    if dim == "B":
+        return None
+    if not _INT.fullmatch(dim) or int(dim) < 1:
+        raise UsageError(
+            f"{option} {text!r}: a dimension is a positive int, or B for the batch size, not {dim!r}"
+        )
+    return int(dim)
+
+
+def _bound(below: str, dtype: str, text: str, option: str) -> int:
+    if dtype not in INT_BITS:
+        raise UsageError(f"{option} {text!r}: only integers have a bound; drop <{below}")
+    if not _INT.fullmatch(below) or int(below) < 1:
+        raise UsageError(f"{option} {text!r}: the bound is a positive int, not {below!r}")
+    if int(below) > 2 ** INT_BITS[dtype]:
+        raise UsageError(
+            f"{option} {text!r}: {dtype} holds no more than {2 ** INT_BITS[dtype] - 1}; use int64"
+        )
+    return int(below)
+
+
+def parse_inputs(texts: tuple[str, ...]) -> tuple[TensorSpec, ...]:
+    """Return the inputs of a model; at least one has the batch size in its shape, and no name comes twice.
+
+    Raises:
+        UsageError: one is not of the grammar, or they do not go together.
+    """
+    specs = tuple(parse_tensor(text) for text in texts)
+    if specs and not any(None in spec.dims for spec in specs):
+        raise UsageError(f"no --input has the batch size in its shape; write B for it, not {texts[0]!r}")
+    names = [spec.name for spec in specs if spec.name is not None]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"--input {name}= is given twice; keep one")
+    return specs

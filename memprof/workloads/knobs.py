@@ -1,0 +1,107 @@
+"""Knobs: the keywords of a workload's factory, with the values that the user set checked against them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
+
+from memprof.errors import UsageError, did_you_mean
+from memprof.workloads.spec import KnobValue
+
+_ARTICLES = {int: "an int", float: "a float", bool: "true or false", str: "a string"}
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def fill_knobs(owner: str, defaults: Mapping[str, Any], given: Mapping[str, KnobValue]) -> dict[str, Any]:
+    """Return the defaults with the given values in their place, each of its default's type.
+
+    Raises:
+        UsageError: a knob is unknown or its value has another type.
+    """
+    for name in given:
+        if name not in defaults:
+            raise UsageError(f"{owner} has no knob {name!r}{did_you_mean(name, list(defaults))}")
+    filled = {**defaults, **given}
+    return {
+        name: coerce(owner, name, value, type(defaults[name])) if name in given else value
+        for name, value in filled.items()
+    }
+
+
+def coerce(owner: str, name: str, value: KnobValue, kind: type) -> KnobValue:
+    """Return the value as the kind that the knob has; kinds other than int, float, bool and str pass.
+
+    Raises:
+        UsageError: the value is of another kind; an int passes for a float, and anything for a string.
+    """
+    if kind not in _ARTICLES or type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str:
+        return str(value).lower() if isinstance(value, bool) else str(value)
+    raise UsageError(f"the knob {name} of {owner} is {_ARTICLES[kind]}, not {value!r}")
+
+
+def check_positive(owner: str, knobs: Mapping[str, Any]) -> None:
+    """Refuse counts and widths below 1.
+
+    Raises:
+        UsageError: an int knob is 0 or negative.
+    """
+    for name, value in knobs.items():
+        if type(value) is int and value < 1:
+            raise UsageError(f"the knob {name} of {owner} must be at least 1, not {value}")
+
+
+def bind_knobs(owner: str, factory: Callable[..., Any], given: Mapping[str, KnobValue]) -> dict[str, Any]:
+    """Return every keyword of a user's factory: the given values, and the defaults of the rest.
+
+    Raises:
+        UsageError: a knob is unknown, has another type than its annotation or default, or has no value;
+            or the factory takes `batch_size`, which is no knob of the model.
+    """
+    parameters = _parameters(owner, factory)
+    if "batch_size" in parameters:
+        raise UsageError(
+            f"{owner} takes batch_size, which is not a knob: drop it there; the batch function is given it"
+        )
+    known = [name for name, parameter in parameters.items() if parameter.kind in _NAMED]
+    open_ended = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    for name in given:
+        if name not in known and not open_ended:
+            raise UsageError(f"{owner} has no knob {name!r}{did_you_mean(name, known) if known else ''}")
+    kinds = _kinds(factory, parameters)
+    filled = {name: parameters[name].default for name in known} | dict(given)
+    missing = [name for name, value in filled.items() if value is inspect.Parameter.empty]
+    if missing:
+        raise UsageError(f"{owner} needs a value for {missing[0]}: add --set {missing[0]}=VALUE")
+    return {
+        name: coerce(owner, name, value, kinds.get(name, object)) if name in given else value
+        for name, value in filled.items()
+    }
+
+
+def _parameters(owner: str, factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"the keywords of {owner} cannot be read ({error}); wrap it in a function"
+        ) from error
+    for parameter in parameters.values():
+        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
+            raise UsageError(f"{owner} takes {parameter.name} by position only; make it a keyword")
+    return parameters
+
+
+def _kinds(factory: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, type]:
+    """Return the type of each keyword that is annotated with a plain type, or has a default of one."""
+    target = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
+    try:
+        hints = get_type_hints(target)
+    except Exception:  # an annotation that cannot be evaluated is no reason to refuse the model
+        hints = {}
+    kinds = {name: hints.get(name, type(p.default)) for name, p in parameters.items()}
+    return {name: kind for name, kind in kinds.items() if isinstance(kind, type)}

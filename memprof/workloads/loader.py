@@ -1,0 +1,129 @@
+"""From a `WorkloadSpec` to a `Workload`: built-ins, the user's files and modules, Hugging Face models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from memprof.errors import UsageError, did_you_mean
+from memprof.workloads.faults import guard
+from memprof.workloads.importing import Imported, import_attr
+from memprof.workloads.knobs import bind_knobs, check_positive, fill_knobs
+from memprof.workloads.spec import WorkloadSpec
+from memprof.workloads.zoo import BUILTINS
+
+if TYPE_CHECKING:
+    from memprof.workloads.workload import Workload
+
+
+@dataclass(frozen=True)
+class LoadedWorkload:
+    """A workload that is ready to train.
+
+    Attributes:
+        name: what the user called it.
+        knobs: every knob with its value, defaults filled in.
+        scale: the knob that "the largest model" varies, or None.
+        workload: the model, batch and loss functions.
+    """
+
+    name: str
+    knobs: dict[str, Any]
+    scale: str | None
+    workload: Workload
+
+
+def load_workload(spec: WorkloadSpec) -> LoadedWorkload:
+    """Find what the spec names and set its knobs; the model is not built yet.
+
+    A user's function that does not say what it returns has to be called to see. If that builds a module, the
+    first `workload.model()` hands it over, if building again would give the same: seed before both.
+
+    Raises:
+        UsageError: what the spec names is not there or cannot be trained, or the user's code raised.
+    """
+    if ":" in spec.model:
+        return _load_user(spec)
+    return _load_builtin(spec)
+
+
+def _load_builtin(spec: WorkloadSpec) -> LoadedWorkload:
+    builtin = BUILTINS.get(spec.model)
+    if builtin is None:
+        raise UsageError(_unknown(spec.model))
+    _refuse_inputs(spec, "is a built-in and makes its own batches")
+    knobs = fill_knobs(spec.model, builtin.knobs_for(spec.knobs), spec.knobs)
+    check_positive(spec.model, knobs)
+    return LoadedWorkload(spec.model, knobs, builtin.scale, builtin.factory(**knobs))
+
+
+def _unknown(model: str) -> str:
+    if model.endswith(".py") or "/" in model or "." in model:
+        return (
+            f"{model!r} names no attribute: write {model}:NAME, the function or class that builds the model"
+        )
+    return f"there is no built-in workload {model!r}{did_you_mean(model, list(BUILTINS))}"
+
+
+def _refuse_inputs(spec: WorkloadSpec, reason: str) -> None:
+    if spec.inputs or spec.target is not None:
+        option = "--input" if spec.inputs else "--target"
+        raise UsageError(f"{spec.model} {reason}: drop {option}")
+
+
+def _load_user(spec: WorkloadSpec) -> LoadedWorkload:
+    import torch  # noqa: F401 -- before the user's file, so that a neighbour called torch.py cannot take its place
+
+    from memprof.workloads.workload import Workload
+
+    found = import_attr(spec.model)
+    value, knobs = _resolve(spec, found)
+    if isinstance(value, Workload):
+        _refuse_inputs(spec, "has its own batches")
+        workload = value
+    else:
+        from memprof.workloads.plain import plain_workload
+
+        workload = plain_workload(spec, value, knobs, found)
+    return LoadedWorkload(spec.model, knobs, _scale(spec, workload, knobs), _guarded(spec, workload, found))
+
+
+def _resolve(spec: WorkloadSpec, found: Imported) -> tuple[Any, dict[str, Any]]:
+    """Return the Workload, or the source of the module, that the attribute stands for; and the knobs."""
+    from torch import nn
+
+    from memprof.workloads.sources import OneModule, module_or_workload
+    from memprof.workloads.workload import Workload
+
+    if isinstance(found.value, (Workload, nn.Module)):
+        if spec.knobs:
+            raise UsageError(
+                f"{spec.model} is already built and takes no knobs: drop --set {next(iter(spec.knobs))}"
+            )
+        value = found.value
+        return (value if isinstance(value, Workload) else OneModule(spec.model, value)), {}
+    if not callable(found.value):
+        raise UsageError(
+            f"{spec.model} is of type {type(found.value).__name__}; name a Workload, an nn.Module, or a "
+            "function or class that gives one"
+        )
+    knobs = bind_knobs(spec.model, found.value, spec.knobs)
+    return module_or_workload(spec.model, found.value, knobs, found.file), knobs
+
+
+def _scale(spec: WorkloadSpec, workload: Workload, knobs: Mapping[str, Any]) -> str | None:
+    if workload.scale is not None and workload.scale not in knobs:
+        hint = did_you_mean(workload.scale, list(knobs))
+        raise UsageError(
+            f"{spec.model} names the scale knob {workload.scale!r}, which it does not take{hint}"
+        )
+    return workload.scale
+
+
+def _guarded(spec: WorkloadSpec, workload: Workload, found: Imported) -> Workload:
+    return replace(
+        workload,
+        model=guard(f"building the model of {spec.model}", workload.model, found.file),
+        batch=guard(f"making a batch for {spec.model}", workload.batch, found.file),
+    )
