@@ -1,0 +1,63 @@
+"""How a tensor is cut into tiles, so that a step's temporaries have a bounded size whatever the tensor's."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+from ..covers import Grid
+
+TILE = 1 << 17
+"""Elements in one tile: 512 KiB in float32. At most six buffers of this size are alive at once (3 MiB)."""
+
+VECTORS = 1 << 17
+"""Above this sum of dimensions the longest is cut first: a second copy of its accumulators is too much."""
+
+Tile = tuple[slice, ...]
+
+
+def tile_steps(shape: Sequence[int], grids: Sequence[Grid]) -> tuple[int, ...]:
+    """Return the length of a tile along each dimension.
+
+    The first dimension is cut first, for contiguous tiles; unless the accumulators of the other dimensions
+    are so many that their second copy would be large, as in a 2 x 50,000,000 table: then the longest
+    dimension is cut first and only the short ones need a second copy.
+    """
+    order = (
+        sorted(range(len(shape)), key=lambda d: -shape[d])
+        if sum(shape) > VECTORS
+        else list(range(len(shape)))
+    )
+    steps = list(shape)
+    for dim in order:
+        if math.prod(steps) <= TILE:
+            break
+        steps[dim] = _step(shape[dim], math.prod(steps) // steps[dim], [grid[dim] for grid in grids])
+    return tuple(steps)
+
+
+def _step(size: int, rest: int, blocks: Sequence[int]) -> int:
+    """Return an even step along one dimension, if possible a multiple of the blocks cut there."""
+    step = max(1, TILE // rest)
+    step = -(-size // -(-size // step))
+    multiple = math.lcm(*(block for block in blocks if 0 < block < size))
+    return step - step % multiple if step >= multiple else step
+
+
+def tiles(shape: Sequence[int], steps: Sequence[int]) -> Iterator[Tile]:
+    """Yield the tiles of a tensor; none when it is empty, one `()` when it is 0-dimensional."""
+    if 0 in shape:
+        return
+    ranges = [
+        [slice(start, min(start + step, size)) for start in range(0, size, step)]
+        for size, step in zip(shape, steps, strict=True)
+    ]
+    yield from itertools.product(*ranges)
+
+
+def owned_by_tiles(shape: Sequence[int], steps: Sequence[int], grid: Grid) -> bool:
+    """Say whether each block of the grid lies in one tile, which may then overwrite its accumulator."""
+    return all(
+        step >= n or (block and step % block == 0) for n, step, block in zip(shape, steps, grid, strict=True)
+    )

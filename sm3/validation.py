@@ -1,0 +1,53 @@
+"""What the options of a parameter group may be, each refusal one sentence."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .kernels.task import MIN_EPS
+
+MOMENTUM_DTYPES = ("float32", "bfloat16", "int8")
+
+
+def momentum_dtype_name(dtype: torch.dtype | str) -> str:
+    """Return "float32", "bfloat16" or "int8" for a dtype or its name: checkpoints hold the name.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in MOMENTUM_DTYPES:
+        raise ValueError(f"momentum_dtype must be one of {', '.join(MOMENTUM_DTYPES)}, not {name}")
+    return name
+
+
+def check_group(group: dict[str, Any]) -> None:
+    """Check one group's options and parameters.
+
+    Raises:
+        ValueError: an option out of its range.
+        TypeError: a complex parameter.
+    """
+    lr = group["lr"]
+    if isinstance(lr, Tensor):
+        if lr.numel() != 1:
+            raise ValueError(f"lr as a tensor must have one element, not {lr.numel()}")
+    elif not 0.0 <= lr < math.inf:
+        raise ValueError(f"lr must be a finite number of at least 0, not {lr}")
+    for option in ("momentum", "beta"):
+        if not 0.0 <= group[option] < 1.0:
+            raise ValueError(f"{option} must be at least 0 and less than 1, not {group[option]}")
+    if not MIN_EPS <= group["eps"] < math.inf:
+        raise ValueError(f"eps must be a finite number of at least 2**-63, not {group['eps']}")
+    if not 0.0 <= group["weight_decay"] < math.inf:
+        raise ValueError(f"weight_decay must be a finite number of at least 0, not {group['weight_decay']}")
+    if group["variant"] not in ("I", "II"):
+        raise ValueError(f'variant must be "I" or "II", not {group["variant"]!r}')
+    if any(param.is_complex() for param in group["params"]):
+        raise TypeError(
+            "SM3 does not take complex parameters: optimize torch.view_as_real(parameter) instead"
+        )
