@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -31,7 +32,11 @@ def plain_workload(
     if loss is not None and not inspect.isroutine(loss):
         raise UsageError(f"loss beside {spec.model} must be a function loss(model, batch), not {_kind(loss)}")
     batch = input_batch(spec) if spec.inputs else _made_batch(spec, knobs, found)
-    return Workload(model=model, batch=batch, loss=loss or default_loss)
+    return Workload(model=model, batch=batch, loss=loss or partial(default_loss, classes=_classes(spec)))
+
+
+def _classes(spec: WorkloadSpec) -> int | None:
+    return None if spec.target is None else parse_tensor(spec.target, "--target").below
 
 
 def input_batch(spec: WorkloadSpec) -> Callable[[int], dict[str, Any]]:
@@ -82,12 +87,17 @@ def _kind(value: object) -> str:
     return f"a {type(value).__name__}"
 
 
-def default_loss(model: nn.Module, batch: Any) -> Tensor:
+def default_loss(model: nn.Module, batch: Any, classes: int | None = None) -> Tensor:
     """Call the model on a batch and return its loss: a scalar tensor.
 
-    A batch is what `input_batch` draws, or from `make_batch`: a tensor, a dict of the model's keywords (without
-    `target`, which is for the loss), or a pair (what the model takes, target). The loss is the output's `.loss` or `["loss"]`,
-    the output itself if it is a scalar, else `compare(output, target)`.
+    A batch is what `input_batch` draws, or from `make_batch`: a tensor, a dict of the model's keywords, or a pair
+    (what the model takes, target); a dict may hold the `target` too. The loss is the output's `.loss` or
+    `["loss"]`, the output itself if it is a scalar, else `compare(output, target)`.
+
+    Args:
+        model: a plain module.
+        batch: one batch for it.
+        classes: one more than the largest class that the target may hold, where that is known.
 
     Raises:
         UsageError: there is no loss in the output and no target to compare it with.
@@ -105,7 +115,7 @@ def default_loss(model: nn.Module, batch: Any) -> Tensor:
             f"the model gives {_shape(output)} and no loss: add --target 'int64[B]<10', or write "
             "loss(model, batch) beside it"
         )
-    return compare(output, target)
+    return compare(output, target, classes)
 
 
 def _unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Tensor | None]:
@@ -138,26 +148,35 @@ def _logits(output: Any) -> Tensor:
     raise UsageError(f"the model gives {_kind(output)}, not a tensor: write loss(model, batch) beside it")
 
 
-def compare(output: Tensor, target: Tensor) -> Tensor:
+def compare(output: Tensor, target: Tensor, classes: int | None = None) -> Tensor:
     """Return the mean squared error for a target of the output's own shape, else the cross-entropy.
 
-    The classes are the output's second dimension, as in `F.cross_entropy` ([B, C, ...] with target [B, ...]), or
-    its last, as in language models ([B, T, C] with [B, T]).
+    The classes are the output's last dimension, as in language models ([B, T, C] with a target [B, T]), or its
+    second, as in `F.cross_entropy` ([B, C, ...] with [B, ...]).
 
     Raises:
-        UsageError: the shapes or types fit neither.
+        UsageError: the shapes or types fit neither, or the output has fewer classes than the target.
     """
     if target.is_floating_point() and target.shape == output.shape:
         return F.mse_loss(output, target)
     if not target.is_floating_point() and not target.is_complex():
         if output.shape[:-1] == target.shape:
+            _check_classes(output.shape[-1], classes)
             return F.cross_entropy(output.flatten(0, -2), target.flatten().long())
         if output.shape[:1] + output.shape[2:] == target.shape:
+            _check_classes(output.shape[1], classes)
             return F.cross_entropy(output, target.long())
     raise UsageError(
         f"the output {_shape(output)} and the target {_shape(target)} fit neither cross-entropy nor a "
         "squared error: change --target, or write loss(model, batch) beside the model"
     )
+
+
+def _check_classes(there: int, drawn: int | None) -> None:
+    if drawn is not None and drawn > there:
+        raise UsageError(
+            f"the model tells {there} classes apart, and --target draws from {drawn}: write <{there}"
+        )
 
 
 def _shape(tensor: Tensor) -> str:

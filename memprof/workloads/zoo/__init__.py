@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from memprof.errors import UsageError, did_you_mean
 from memprof.workloads.spec import KnobValue
+from memprof.workloads.zoo.llama_sizes import LLAMA_PARAMETERS, LLAMA_SIZES
 
 if TYPE_CHECKING:
     from memprof.workloads.workload import Workload
@@ -59,6 +60,11 @@ class Builtin:
 
 _ZOO = "memprof.workloads.zoo"
 
+
+def _transformer(n_layers: int, d_model: int, n_heads: int, **others: KnobValue) -> dict[str, KnobValue]:
+    return {"n_layers": n_layers, "d_model": d_model, "n_heads": n_heads, **others}
+
+
 BUILTINS: dict[str, Builtin] = {
     builtin.name: builtin
     for builtin in (
@@ -75,15 +81,49 @@ BUILTINS: dict[str, Builtin] = {
             description="GPT-2 language model.",
             parameters=124_439_808,
             scale="n_layers",
-            knobs={
-                "n_layers": 12,
-                "d_model": 768,
-                "n_heads": 12,
-                "seq_len": 1024,
-                "vocab_size": 50257,
-                "dropout": 0.1,
-            },
+            knobs=_transformer(12, 768, 12, seq_len=1024, vocab_size=50257, dropout=0.1),
             path=f"{_ZOO}.gpt2:gpt2",
+        ),
+        Builtin(
+            name="bert-large",
+            description="BERT-Large with its pre-training heads (masked tokens, next sentence).",
+            parameters=336_226_108,
+            scale="n_layers",
+            knobs=_transformer(24, 1024, 16, d_ff=4096, seq_len=512, vocab_size=30522, dropout=0.1),
+            path=f"{_ZOO}.bert:bert_large",
+        ),
+        Builtin(
+            name="transformer-big",
+            description="Transformer-Big translation model of the SM3 paper.",
+            parameters=375_377_920,
+            scale="n_layers",
+            knobs=_transformer(6, 1024, 16, d_ff=8192, seq_len=256, vocab_size=32000, dropout=0.1),
+            path=f"{_ZOO}.transformer:transformer_big",
+        ),
+        Builtin(
+            name="resnet50",
+            description="ResNet-50 image classifier.",
+            parameters=25_557_032,
+            scale="n_blocks",
+            knobs={"n_blocks": 6, "image_size": 224, "n_classes": 1000},
+            path=f"{_ZOO}.resnet50:resnet50",
+        ),
+        Builtin(
+            name="vit-b16",
+            description="Vision Transformer B/16 image classifier.",
+            parameters=86_567_656,
+            scale="n_layers",
+            knobs=_transformer(12, 768, 12, d_ff=3072, image_size=224, patch_size=16, n_classes=1000),
+            path=f"{_ZOO}.vit:vit_b16",
+        ),
+        Builtin(
+            name="llama",
+            description="Llama language model, 1B to 70B.",
+            parameters=LLAMA_PARAMETERS["1b"],
+            scale="n_layers",
+            knobs={"size": "1b", "seq_len": 2048, **LLAMA_SIZES["1b"]},
+            path=f"{_ZOO}.llama:llama",
+            presets=LLAMA_SIZES,
         ),
     )
 }
