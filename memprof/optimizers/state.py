@@ -114,7 +114,8 @@ def _references(item: object) -> list[object]:
     if isinstance(item, torch.UntypedStorage):
         return [torch.empty(0, dtype=torch.uint8, device=item.device).set_(item)]
     if not isinstance(item, Tensor):
-        return list(gc.get_referents(item))
+        referents = gc.get_referents(item)  # of lists and tuples, CPython gives the last item first
+        return referents[::-1] if isinstance(item, list | tuple) else referents
     own_gradient = [item.grad] if item.is_leaf and item.grad is not None else []  # of a master copy
     if isinstance(item, FakeTensor) or is_traceable_wrapper_subclass(item):
         return [*own_gradient]  # their attributes lead to fake modes and device meshes, not to memory
@@ -123,8 +124,14 @@ def _references(item: object) -> list[object]:
 
 def _dense_parts(tensor: Tensor) -> Iterator[Tensor]:
     """Yield the dense tensors whose storages hold the data (and the scales) of a tensor of any kind."""
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        for inner in (getattr(tensor, name) for name in names):
+            if isinstance(inner, Tensor):  # DTensor names its device mesh as well (torch 2.13)
+                yield from _dense_parts(inner)
+        return
     for part in plain_tensors(tensor):
-        if part.is_quantized and part.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
+        if part.is_quantized and "per_channel" in str(part.qscheme()):
             yield from (part.q_per_channel_scales(), part.q_per_channel_zero_points())
         if _has_memory(part):
             yield part
