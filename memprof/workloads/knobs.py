@@ -44,12 +44,15 @@ def coerce(owner: str, name: str, value: KnobValue, kind: type) -> KnobValue:
     raise UsageError(f"the knob {name} of {owner} is {_ARTICLES[kind]}, not {value!r}")
 
 
-def check_positive(owner: str, knobs: Mapping[str, Any]) -> None:
-    """Refuse counts and widths below 1.
+def check_ranges(owner: str, knobs: Mapping[str, Any]) -> None:
+    """Refuse counts and widths below 1, and probabilities that are none.
 
     Raises:
-        UsageError: an int knob is 0 or negative.
+        UsageError: an int knob is 0 or negative, or `dropout` is not from 0 up to 1.
     """
+    dropout = knobs.get("dropout", 0.0)
+    if not 0 <= dropout < 1:
+        raise UsageError(f"the knob dropout of {owner} must be from 0 up to 1, not {dropout}")
     for name, value in knobs.items():
         if type(value) is int and value < 1:
             raise UsageError(f"the knob {name} of {owner} must be at least 1, not {value}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from memprof.errors import UsageError, did_you_mean
 from memprof.workloads.faults import guard
 from memprof.workloads.importing import Imported, import_attr
-from memprof.workloads.knobs import bind_knobs, check_positive, fill_knobs
+from memprof.workloads.knobs import bind_knobs, check_ranges, fill_knobs
 from memprof.workloads.spec import WorkloadSpec
 from memprof.workloads.zoo import BUILTINS
 
@@ -54,7 +54,7 @@ def _load_builtin(spec: WorkloadSpec) -> LoadedWorkload:
         raise UsageError(_unknown(spec.model))
     _refuse_inputs(spec, "is a built-in and makes its own batches")
     knobs = fill_knobs(spec.model, builtin.knobs_for(spec.knobs), spec.knobs)
-    check_positive(spec.model, knobs)
+    check_ranges(spec.model, knobs)
     return LoadedWorkload(spec.model, knobs, builtin.scale, builtin.factory(**knobs))
 
 

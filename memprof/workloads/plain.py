@@ -90,8 +90,8 @@ def _kind(value: object) -> str:
 def default_loss(model: nn.Module, batch: Any, classes: int | None = None) -> Tensor:
     """Call the model on a batch and return its loss: a scalar tensor.
 
-    A batch is what `input_batch` draws, or from `make_batch`: a tensor, a dict of the model's keywords, or a pair
-    (what the model takes, target); a dict may hold the `target` too. The loss is the output's `.loss` or
+    A batch is what `input_batch` draws, or from `make_batch`: a tensor, a dict of the model's keywords, or a
+    pair (what the model takes, target); a dict may hold the `target` too. The loss is the output's `.loss` or
     `["loss"]`, the output itself if it is a scalar, else `compare(output, target)`.
 
     Args:
@@ -151,8 +151,8 @@ def _logits(output: Any) -> Tensor:
 def compare(output: Tensor, target: Tensor, classes: int | None = None) -> Tensor:
     """Return the mean squared error for a target of the output's own shape, else the cross-entropy.
 
-    The classes are the output's last dimension, as in language models ([B, T, C] with a target [B, T]), or its
-    second, as in `F.cross_entropy` ([B, C, ...] with [B, ...]).
+    The classes are the output's last dimension, as in language models ([B, T, C] with a target [B, T]), or
+    its second, as in `F.cross_entropy` ([B, C, ...] with [B, ...]).
 
     Raises:
         UsageError: the shapes or types fit neither, or the output has fewer classes than the target.

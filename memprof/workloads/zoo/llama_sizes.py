@@ -1,4 +1,4 @@
-"""The published shapes of Llama, without torch: 7b and 13b are Llama 2, 8b and 70b Llama 3, 1b and 3b Llama 3.2."""
+"""The published shapes of Llama: 7b and 13b are Llama 2, 8b and 70b Llama 3, 1b and 3b Llama 3.2."""
 
 from __future__ import annotations
 

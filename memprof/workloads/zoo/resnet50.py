@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al. 2016), with the stride in the 3x3 convolution as torchvision and everyone since has it."""
+"""ResNet-50 (He et al. 2016), with the stride in the 3x3 convolution as torchvision has it."""
 
 from __future__ import annotations
 
