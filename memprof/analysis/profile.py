@@ -1,0 +1,72 @@
+"""What is computed from a trace: peaks per step and phase, and who holds the memory at the peak."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from memprof.tracing.events import PhaseSpan, Trace
+
+
+@dataclass(frozen=True)
+class SpanPeak:
+    """The largest number of live bytes while one phase of one step was running, and after which event."""
+
+    step: int
+    phase: str
+    peak_bytes: int
+    event: int
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """The live blocks at one instant, summed by category and by module; each map sums to `total_bytes`."""
+
+    total_bytes: int
+    by_category: dict[str, int]
+    by_module: dict[str, int]
+
+
+def span_peaks(trace: Trace, tensors_only: bool = False) -> list[SpanPeak]:
+    """Return the peak of every phase span, in order.
+
+    A span begins with what is alive when it starts, so its peak is never below that level.
+
+    Args:
+        trace: the events of a trial.
+        tensors_only: count only blocks that operators returned to the training step.
+    """
+    peaks = []
+    level = 0
+    for span, end in _bounded(trace):
+        best, best_event = level, span.start - 1
+        for index in range(span.start, end):
+            event = trace.events[index]
+            if tensors_only and not trace.blocks[event.block].tensor:
+                continue
+            level += event.size
+            if level > best:
+                best, best_event = level, index
+        peaks.append(SpanPeak(span.step, span.phase, best, best_event))
+    return peaks
+
+
+def holdings_at(trace: Trace, event: int) -> Holdings:
+    """Return who holds the memory right after the event of that index (-1: before the first)."""
+    live: set[int] = set()
+    for index in range(event + 1):
+        number, size = trace.events[index]
+        (live.add if size > 0 else live.discard)(number)
+    by_category: Counter[str] = Counter()
+    by_module: Counter[str] = Counter()
+    for number in live:
+        block = trace.blocks[number]
+        by_category[block.category] += block.size
+        by_module[block.module] += block.size
+    return Holdings(sum(by_category.values()), dict(by_category), dict(by_module))
+
+
+def _bounded(trace: Trace) -> Iterator[tuple[PhaseSpan, int]]:
+    ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
+    yield from zip(trace.spans, ends, strict=True)

@@ -1,0 +1,256 @@
+"""The Python API: `memprof.compare`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from memprof.errors import MemprofError, UsageError
+from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, OptimizerSpec, parse_optimizer
+from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
+from memprof.progress import OnComparison, OnProgress, Progress, Purpose
+from memprof.results import Capacity, Comparison, Fit, OptimizerInfo, Run, WorkloadInfo
+from memprof.training.fitting import FitSearch
+from memprof.training.launcher import Launcher, WorkerDied
+from memprof.training.recipe import Recipe
+from memprof.units import parse_size
+from memprof.workloads.spec import KnobValue, WorkloadSpec
+
+
+def compare(
+    model: str | Callable[..., Any],
+    *,
+    batch_size: int = 8,
+    knobs: Mapping[str, KnobValue] | None = None,
+    inputs: Sequence[str] = (),
+    target: str | None = None,
+    optimizers: Sequence[str] = DEFAULT_OPTIMIZERS,
+    device: str = "auto",
+    recipe: Recipe | None = None,
+    budget: str | int | None = None,
+    fit: bool = True,
+    confirm: bool = False,
+    reference: str | None = None,
+    command: str | None = None,
+    on_progress: OnProgress | None = None,
+    on_comparison: OnComparison | None = None,
+) -> Comparison:
+    """Train a workload with each optimizer, each in a fresh process, and say what memory it took.
+
+    Args:
+        model: a built-in name, `path/to/file.py:attr`, `package.module:attr`, `hf:PATH_OR_ID`, or a function or
+            class that stands in a file (workers import it from there).
+        batch_size: samples in each micro-batch.
+        knobs: keywords of the workload.
+        inputs: for a plain module, what its inputs are (`float32[B,3,224,224]`).
+        target: for a plain module, what its loss compares with (`int64[B]<1000`).
+        optimizers: optimizer specs such as `sm3,momentum=0.9`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        recipe: how it is trained.
+        budget: the capacity for the largest batch and model: a size such as `"24GiB"`, or bytes. Default: the
+            device's memory.
+        fit: find the largest batch and the largest model.
+        confirm: prove these answers by training them.
+        reference: the optimizer spec that others are compared with.
+        command: the command line to record in the result.
+        on_progress: told about every step.
+        on_comparison: given the comparison so far after every finished trial.
+
+    Raises:
+        UsageError: an argument, the workload or the recipe is at fault.
+        MemprofError: something failed that has to do with no single optimizer.
+    """
+    specs = [parse_optimizer(text) for text in optimizers]
+    _check_arguments(specs, batch_size, recipe or Recipe(), reference)
+    workload = WorkloadSpec(
+        model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target
+    )
+    capacity = parse_size(budget) if isinstance(budget, str) else budget
+    with Launcher() as launcher:
+        study = _Study(launcher, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
+        study.inquire(device, capacity, reference, command)
+        study.measure()
+        if fit:
+            study.fit(confirm)
+        return study.comparison
+
+
+def _check_arguments(
+    specs: list[OptimizerSpec], batch_size: int, recipe: Recipe, reference: str | None
+) -> None:
+    texts = [spec.text for spec in specs]
+    if not specs:
+        raise UsageError("there is no optimizer to compare; give at least one, for example -o sm3 -o adam")
+    if len(set(texts)) < len(texts):
+        twice = next(text for text in texts if texts.count(text) > 1)
+        raise UsageError(f"the optimizer {twice!r} is given twice; keep one")
+    if batch_size < 1:
+        raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
+    if reference is not None and parse_optimizer(reference).text not in texts:
+        raise UsageError(
+            f"the reference {reference!r} is not among the optimizers compared: {', '.join(texts)}"
+        )
+    if recipe.step_in_backward:
+        for clash, used in (
+            ("gradient accumulation", recipe.accumulate > 1),
+            ("gradient clipping", recipe.clip_grad is not None),
+            ("amp-fp16 (its scaler needs all gradients)", recipe.precision == "amp-fp16"),
+        ):
+            if used:
+                raise UsageError(
+                    f"--step-in-backward drops each gradient at once and excludes {clash}; give up one"
+                )
+
+
+def _spec_of(model: str | Callable[..., Any]) -> str:
+    if isinstance(model, str):
+        return model
+    name = getattr(model, "__qualname__", type(model).__name__)
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(model))
+    except TypeError:
+        file = None
+    if file is None or not Path(file).exists() or not name.isidentifier():
+        raise UsageError(
+            f"workers cannot import {name!r}; define it at the top level of a file and pass that function"
+        )
+    return f"{file}:{name}"
+
+
+class _Study:
+    """A comparison as it grows, trial by trial."""
+
+    comparison: Comparison
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        workload: WorkloadSpec,
+        optimizers: list[OptimizerSpec],
+        batch_size: int,
+        recipe: Recipe,
+        on_progress: OnProgress | None,
+        on_comparison: OnComparison | None,
+    ) -> None:
+        self._launcher = launcher
+        self._workload = workload
+        self._optimizers = optimizers
+        self._batch_size = batch_size
+        self._recipe = recipe
+        self._on_progress = on_progress
+        self._on_comparison = on_comparison
+        self._started = 0
+        self._trials = len(optimizers)
+
+    def inquire(self, device: str, budget: int | None, reference: str | None, command: str | None) -> None:
+        """Check everything that can be checked without training."""
+        inquiry = Inquiry(
+            workload=self._workload, optimizers=self._optimizers, device=device, command=command
+        )
+        found = self._launcher.run(inquiry)
+        assert isinstance(found, Findings)
+        self._found = found
+        texts = [spec.text for spec in self._optimizers]
+        default = "adam" if "adam" in texts else None
+        self.comparison = Comparison(
+            environment=found.environment,
+            workload=WorkloadInfo(
+                model=self._workload.model,
+                name=found.name,
+                knobs=found.knobs,
+                batch_size=self._batch_size,
+                inputs=self._workload.inputs,
+                target=self._workload.target,
+                scale=found.scale,
+            ),
+            recipe=self._recipe,
+            capacity=Capacity(
+                bytes=budget or found.device_memory_bytes, source="device" if budget is None else "budget"
+            ),
+            reference=parse_optimizer(reference).text if reference else default,
+            runs=[],
+        )
+
+    def measure(self) -> None:
+        """Fill one row per optimizer."""
+        for spec in self._optimizers:
+            run = self._run(self._trial(spec), "measure", spec.text)
+            self._keep([*self.comparison.runs, run])
+
+    def fit(self, confirm: bool) -> None:
+        """Find the largest batch and model of each optimizer that could train."""
+        for index, run in enumerate(self.comparison.runs):
+            if run.status == "failed":
+                continue
+            fitted = self._fit_one(self._trial(self._optimizers[index]), run, confirm)
+            runs = [*self.comparison.runs]
+            runs[index] = run.model_copy(update={"fit": fitted})
+            self._keep(runs)
+
+    def _fit_one(self, trial: Trial, run: Run, confirm: bool) -> Fit:
+        knobs = {"batch_size": ("batch_size", self._batch_size)}
+        scale = self._found.scale
+        if scale is not None and isinstance(self._found.knobs.get(scale), int):
+            knobs["model"] = (scale, self._found.knobs[scale])
+        capacity = self.comparison.capacity.bytes
+        self._trials += 2 * len(knobs) if confirm else len(knobs)
+        answers = {
+            name: FitSearch(trial, run, knob, value, capacity, self._run).answer(confirm)
+            for name, (knob, value) in knobs.items()
+        }
+        return Fit(**answers)
+
+    def _trial(self, spec: OptimizerSpec) -> Trial:
+        return Trial(
+            workload=self._workload,
+            optimizer=spec,
+            device=self._found.device,
+            batch_size=self._batch_size,
+            recipe=self._recipe,
+        )
+
+    def _keep(self, runs: list[Run]) -> None:
+        self.comparison = self.comparison.model_copy(update={"runs": runs})
+        if self._on_comparison is not None:
+            self._on_comparison(self.comparison)
+
+    def _run(self, trial: Trial, purpose: Purpose, label: str) -> Run:
+        self._started += 1
+        self._trials = max(self._trials, self._started)
+
+        def tell(**details: Any) -> None:
+            if self._on_progress is not None:
+                self._on_progress(
+                    Progress(
+                        trial=self._started, trials=self._trials, label=label, purpose=purpose, **details
+                    )
+                )
+
+        def on_step(step: Step) -> None:
+            tell(stage=step.stage, step=step.step, steps=step.steps, peak_bytes=step.peak_bytes)
+
+        tell(stage="start")
+        try:
+            outcome = self._launcher.run(trial, on_step)
+            assert isinstance(outcome, Outcome)
+            run = outcome.run
+        except WorkerDied as death:
+            run = _run_of_the_dead(trial, death)
+        tell(stage="done", run=run)
+        return run
+
+
+def _run_of_the_dead(trial: Trial, death: WorkerDied) -> Run:
+    """Return the row of a worker that ended without an answer: out of memory if the kernel killed it for that."""
+    spec = trial.optimizer
+    return Run(
+        optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),
+        device=trial.device,
+        status="oom" if death.out_of_memory else "failed",
+        reason=str(death),
+    )
+
+
+__all__ = ["MemprofError", "UsageError", "compare"]

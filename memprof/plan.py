@@ -1,0 +1,82 @@
+"""What a worker process is asked to do, and what it answers; plain data, sent as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from memprof.optimizers.spec import OptimizerSpec
+from memprof.progress import Purpose
+from memprof.results import Environment, Run
+from memprof.training.recipe import Recipe
+from memprof.workloads.spec import WorkloadSpec
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Trial(_Message):
+    """One (workload, optimizer, device, recipe): what one worker process trains.
+
+    Attributes:
+        purpose: `measure` fills a row of the comparison; `fit` and `confirm` need the allocator's peaks only.
+        limit_bytes: memory that the trial may allocate, enforced; None for no limit.
+    """
+
+    job: Literal["trial"] = "trial"
+    workload: WorkloadSpec
+    optimizer: OptimizerSpec
+    device: str
+    batch_size: int
+    recipe: Recipe
+    purpose: Purpose = "measure"
+    limit_bytes: int | None = None
+
+
+class Inquiry(_Message):
+    """Check the arguments and describe the workload and the machine, without training."""
+
+    job: Literal["inquiry"] = "inquiry"
+    workload: WorkloadSpec
+    optimizers: list[OptimizerSpec]
+    device: str
+    command: str | None = None
+
+
+class Findings(_Message):
+    """The answer to an inquiry."""
+
+    kind: Literal["findings"] = "findings"
+    environment: Environment
+    device: str
+    device_memory_bytes: int
+    name: str
+    knobs: dict[str, Any]
+    scale: str | None
+
+
+class Step(_Message):
+    """A worker's sign of life."""
+
+    kind: Literal["step"] = "step"
+    stage: Literal["build", "step"]
+    step: int = 0
+    steps: int = 0
+    peak_bytes: int | None = None
+
+
+class Outcome(_Message):
+    """The end of a trial."""
+
+    kind: Literal["outcome"] = "outcome"
+    run: Run
+
+
+class Mistake(_Message):
+    """A user's mistake, or an internal error, found by the worker; `message` is what to tell the user."""
+
+    kind: Literal["mistake"] = "mistake"
+    message: str
+    exit_code: int

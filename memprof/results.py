@@ -1,0 +1,290 @@
+"""The comparison document: what is saved, reported and gated. Nothing here imports torch.
+
+Sizes are `int` bytes; an absent figure is null, never 0 or -1. `Comparison.model_json_schema()` is the published
+JSON Schema (`memprof schema` prints it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memprof.errors import UsageError
+from memprof.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA: Literal["memprof.comparison/1"] = "memprof.comparison/1"
+CATEGORIES = (
+    "parameters",
+    "gradients",
+    "optimizer_state",
+    "activations",
+    "temporaries",
+    "buffers",
+    "inputs",
+    "workspace",
+    "unattributed",
+)
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Environment(_Document):
+    """Where the figures were made."""
+
+    memprof: str
+    python: str
+    platform: str
+    processor: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    torch: str
+    cuda: str | None = None
+    cudnn: str | None = None
+    driver: str | None = None
+    gpu: str | None = None
+    gpu_memory_bytes: int | None = None
+    allocator_conf: str | None = None
+    command: str | None = None
+    date: str
+
+
+class WorkloadInfo(_Document):
+    """What was trained: the MODEL argument, all its knobs, and how inputs were made."""
+
+    model: str
+    name: str
+    knobs: dict[str, Any]
+    batch_size: int
+    inputs: tuple[str, ...] = ()
+    target: str | None = None
+    scale: str | None = None
+
+
+class OptimizerInfo(_Document):
+    """The optimizer as asked for, and the implementation that ran (`fused`, `foreach`, `for-loop`, `chunked` …)."""
+
+    spec: str
+    name: str
+    options: dict[str, Any] = {}
+    implementation: str | None = None
+
+
+class Parameters(_Document):
+    """Unique parameters of the model: tied ones count once."""
+
+    count: int
+    trainable: int
+    bytes: int
+
+
+class State(_Document):
+    """What the optimizer holds between two steps, by walking it; parameters and gradients are not state.
+
+    `bytes_per_parameter` divides by the trainable parameters.
+    """
+
+    bytes: int
+    bytes_per_parameter: float
+    by_dtype: dict[str, int]
+    by_device: dict[str, int]
+
+
+class Peak(_Document):
+    """The peak of a training step in the three layers, and the phase that sets the allocator's peak.
+
+    Attributes:
+        tensor_bytes: live storages that operators returned to the training step, byte-exact.
+        allocated_bytes: the allocator's peak, kernel temporaries included.
+        reserved_bytes: what the caching allocator took from the device; null on the CPU.
+        process_bytes: the process's high-water RSS on the CPU, NVML's used memory of the process on a GPU.
+        phase: the phase in which `allocated_bytes` was reached.
+        step: the step in which it was reached, counted from 1 (1 is the step that creates the state).
+    """
+
+    tensor_bytes: int | None = None
+    allocated_bytes: int
+    reserved_bytes: int | None = None
+    process_bytes: int | None = None
+    phase: str
+    step: int
+
+
+class PhasePeak(_Document):
+    """The peaks within one phase, the largest over all steps."""
+
+    tensor_bytes: int | None = None
+    allocated_bytes: int
+    reserved_bytes: int | None = None
+
+
+class Breakdown(_Document):
+    """Who holds the memory at the allocator's peak of the attributed step; both maps sum to `total_bytes`."""
+
+    total_bytes: int
+    phase: str
+    by_category: dict[str, int]
+    by_module: dict[str, int]
+
+
+class Steps(_Document):
+    """Counted steps: wall seconds and loss of each (warm-up excluded from times, included in `losses`)."""
+
+    seconds: list[float]
+    losses: list[float]
+    allocated_bytes: list[int]
+
+
+class FitPoint(_Document):
+    """A knob value that was really trained, and the allocator peak it needed (null: it ran out of memory)."""
+
+    value: int
+    peak_bytes: int | None
+
+
+class FitAnswer(_Document):
+    """The largest value of a knob whose peak stays within the capacity.
+
+    Attributes:
+        knob: `batch_size`, or the workload's scale knob.
+        value: the answer; 0 where not even 1 fits; null where the knob does not move the peak.
+        parameters: parameters of the model at `value`, for a scale knob.
+        peak_bytes: the peak at `value`.
+        next_value: the smallest value that does not fit, and `next_peak_bytes` what it would need.
+        phase: the phase that binds at `value`.
+        method: `extrapolated` from `points`, or `confirmed`: `value` was trained within the capacity and the
+            next value was shown not to fit.
+        points: the values that were trained.
+    """
+
+    knob: str
+    value: int | None
+    parameters: int | None = None
+    peak_bytes: int | None = None
+    next_value: int | None = None
+    next_peak_bytes: int | None = None
+    phase: str | None = None
+    method: Literal["extrapolated", "confirmed"]
+    points: list[FitPoint]
+
+
+class Fit(_Document):
+    """The largest batch and the largest model within the capacity; null where it was not asked or cannot be said."""
+
+    batch_size: FitAnswer | None = None
+    model: FitAnswer | None = None
+
+
+class Run(_Document):
+    """One optimizer on the workload: a trial's profile, or why there is none."""
+
+    optimizer: OptimizerInfo
+    device: str
+    source: Literal["measured", "predicted"] = "measured"
+    status: Literal["ok", "oom", "failed"]
+    reason: str | None = None
+    parameters: Parameters | None = None
+    state: State | None = None
+    peak: Peak | None = None
+    breakdown: Breakdown | None = None
+    phases: dict[str, PhasePeak] = {}
+    steps: Steps | None = None
+    fit: Fit | None = None
+    notes: list[str] = []
+
+
+class Capacity(_Document):
+    """The memory that the fit columns fill: the device's own, or what `--budget` says."""
+
+    bytes: int
+    source: Literal["device", "budget"]
+
+
+class Comparison(_Document):
+    """Several optimizers on one workload."""
+
+    schema_: Literal["memprof.comparison/1"] = Field(default=SCHEMA, alias="schema")
+    environment: Environment
+    workload: WorkloadInfo
+    recipe: Recipe
+    capacity: Capacity
+    reference: str | None = None
+    runs: list[Run]
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def to_json(self) -> str:
+        """Return the document as indented JSON, ending in a newline."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the document to a file, whole or not at all.
+
+        Raises:
+            UsageError: the path cannot be written.
+        """
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            partial.write_text(self.to_json(), encoding="utf-8")
+            partial.replace(target)
+        except OSError as error:
+            raise UsageError(f"cannot write {target}: {error.strerror}; choose a folder that exists and is writable")
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read a saved document.
+
+        Raises:
+            UsageError: the file is missing, is no JSON, or is no comparison of a schema this version knows.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise UsageError(f"cannot read {path}: {reason}; give a file saved by `memprof compare --export-json`")
+        return cls._parse(text, str(path))
+
+    @classmethod
+    def _parse(cls, text: str, origin: str) -> Comparison:
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{origin}:{error.lineno}: not JSON ({error.msg}); is the file cut off?") from None
+        schema = document.get("schema") if isinstance(document, dict) else None
+        if schema != SCHEMA:
+            raise UsageError(f"{origin} has schema {schema!r}, this version reads {SCHEMA!r}; upgrade memprof or re-run")
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"{origin} is no valid comparison: {where}: {first['msg']}; run it again") from None
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return one row per run with the columns of `memprof compare --export-csv`; sizes are bytes."""
+        from memprof.report.frame import to_frame
+
+        return to_frame(self)
+
+    def to_markdown(self) -> str:
+        """Return the Markdown report."""
+        from memprof.report.markdown import to_markdown
+
+        return to_markdown(self)
+
+    def _repr_html_(self) -> str:
+        from memprof.report.frame import to_html
+
+        return to_html(self)

@@ -1,0 +1,122 @@
+"""The event model: the ordered allocations and frees of a trial, each block tagged with who asked for it.
+
+A source (CPU allocator, CUDA allocator) delivers one ordered stream of `Allocation`, `Free` and marks. The marks
+say what the training step was doing in between; `memprof.tracing.attribution` turns the stream into a `Trace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+
+class Allocation(NamedTuple):
+    """The allocator handed out `size` bytes at `address`."""
+
+    address: int
+    size: int
+    stream: int = 0
+
+
+class Free(NamedTuple):
+    """The block at `address` was given back."""
+
+    address: int
+
+
+class PhaseMark(NamedTuple):
+    """From here on, `phase` of training step `step` is running; step 0 is the build."""
+
+    step: int
+    phase: str
+
+
+class OperatorBegin(NamedTuple):
+    """An operator was dispatched.
+
+    `module` is the dotted name of the module it runs for, "" outside the model; `recompute` says that the backward
+    pass is running a module's forward again (activation checkpointing).
+    """
+
+    operator: str
+    module: str
+    recompute: bool = False
+
+
+class OperatorEnd(NamedTuple):
+    """The operator returned tensors with storages at these addresses."""
+
+    outputs: list[int]
+
+
+class LabelMark(NamedTuple):
+    """The live blocks at these addresses hold `category`; values are module names."""
+
+    category: str
+    modules: Mapping[int, str]
+
+
+Mark = PhaseMark | OperatorBegin | OperatorEnd | LabelMark
+Entry = Allocation | Free | Mark
+
+
+class Recorder(Protocol):
+    """A source of events: everything between `start` and `stop`, in order, with the marks where they were made."""
+
+    def start(self) -> None:
+        """Begin to record."""
+
+    def mark(self, mark: Mark) -> None:
+        """Put a mark between the last event and the next."""
+
+    def stop(self) -> list[Entry]:
+        """End recording and return the stream."""
+
+
+@dataclass(slots=True)
+class Block:
+    """One allocation from its birth to its end.
+
+    Attributes:
+        size: bytes asked of the allocator.
+        phase: in which it was allocated.
+        operator: that allocated it, "" where none was seen.
+        module: that the operator ran for, "" outside the model.
+        tensor: an operator returned it, so the training step can see it; False for scratch inside a kernel.
+        category: one of `memprof.results.CATEGORIES`.
+        stream: the CUDA stream it was allocated on.
+    """
+
+    size: int
+    phase: str
+    operator: str = ""
+    module: str = ""
+    tensor: bool = False
+    category: str = "unattributed"
+    stream: int = 0
+
+
+class Event(NamedTuple):
+    """Block number `block` is allocated (`size` > 0), freed (`size` < 0), or left out of the trace (0)."""
+
+    block: int
+    size: int
+
+
+@dataclass(slots=True)
+class PhaseSpan:
+    """The events `[start, next span's start)` belong to `phase` of `step`."""
+
+    start: int
+    step: int
+    phase: str
+
+
+@dataclass(slots=True)
+class Trace:
+    """The ordered events of a trial from an empty process on, and the phases they fall into."""
+
+    blocks: list[Block] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    spans: list[PhaseSpan] = field(default_factory=list)

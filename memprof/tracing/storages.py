@@ -1,0 +1,53 @@
+"""The storages behind a tensor: of a subclass its inner tensors', of a sparse tensor its indices' and values'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+
+def tensor_storages(tensor: torch.Tensor) -> Iterator[torch.UntypedStorage]:
+    """Yield each storage that a tensor keeps alive; a view yields the whole storage it looks into."""
+    for part in plain_tensors(tensor):
+        yield part.untyped_storage()
+
+
+def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield the dense tensors with a storage of their own that a tensor is made of."""
+    if is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        parts: Iterable[torch.Tensor] = [getattr(tensor, name) for name in names]
+    elif tensor.layout is torch.sparse_coo:
+        parts = [tensor._indices(), tensor._values()]
+    elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        parts = [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    elif tensor.layout in (torch.sparse_csc, torch.sparse_bsc):
+        parts = [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
+    elif tensor.layout is torch.strided:
+        yield tensor
+        return
+    else:  # mkldnn keeps its memory outside every storage
+        return
+    for part in parts:
+        yield from plain_tensors(part)
+
+
+def nested_tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in a nest of dicts, lists, tuples and objects with attributes (model outputs, batches)."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from nested_tensors(item)
+    elif isinstance(value, (list, tuple, set)):
+        for item in value:
+            yield from nested_tensors(item)
+
+
+def data_pointers(tensors: Iterable[torch.Tensor]) -> list[int]:
+    """Return the addresses of the non-empty storages behind the tensors."""
+    pointers = (storage.data_ptr() for tensor in tensors for storage in tensor_storages(tensor))
+    return [pointer for pointer in pointers if pointer]

@@ -1,0 +1,42 @@
+"""Activation checkpointing of a model's repeated blocks, without asking the model for help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from memprof.errors import UsageError
+
+
+def checkpoint_blocks(model: nn.Module) -> list[str]:
+    """Make the model recompute its repeated blocks in the backward pass; return their names.
+
+    A repeated block is a child of a `ModuleList`, or of a `Sequential`, that has a sibling of the same class; of
+    nested ones the outermost counts.
+
+    Raises:
+        UsageError: the model has no repeated blocks.
+    """
+    blocks = list(_repeated_blocks(model, ""))
+    if not blocks:
+        raise UsageError(
+            "--checkpoint-activations finds no repeated blocks; put the model's layers into an nn.ModuleList or nn.Sequential"
+        )
+    for _, block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+    return [name for name, _ in blocks]
+
+
+def _repeated_blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    classes = [type(child) for child in module.children()]
+    is_container = isinstance(module, (nn.ModuleList, nn.Sequential))
+    for name, child in module.named_children():
+        full_name = f"{prefix}.{name}" if prefix else name
+        has_weights = next(child.parameters(), None) is not None
+        if is_container and has_weights and classes.count(type(child)) > 1:
+            yield full_name, child
+        else:
+            yield from _repeated_blocks(child, full_name)

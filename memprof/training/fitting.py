@@ -1,0 +1,163 @@
+"""The largest batch and the largest model of one optimizer: a few trials, an extrapolation, and on request the proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from memprof.analysis.fit import Extrapolation, Point, furthest_apart, point_of
+from memprof.errors import ExitCode, MemprofError
+from memprof.plan import Trial
+from memprof.progress import Purpose
+from memprof.results import FitAnswer, FitPoint, Run
+
+# The first step creates the optimizer's state, the second has it from its beginning.
+FIT_STEPS = {"warmup": 0, "steps": 2}
+# A confirmation trains one more, and the search for it gives up after so many trials.
+CONFIRM_STEPS = {"warmup": 0, "steps": 3}
+_MOST_CONFIRMATIONS = 12
+
+RunTrial = Callable[[Trial, Purpose, str], Run]
+
+
+class FitSearch:
+    """Finds the largest value of one knob whose peak stays within a capacity.
+
+    Args:
+        trial: the trial that was measured, at the value the user gave.
+        measured: its run; out of memory is an answer too.
+        knob: `batch_size`, or the workload's scale knob.
+        value: the knob's value in `trial`.
+        capacity_bytes: what the allocator may take.
+        run_trial: runs a trial in a fresh process.
+    """
+
+    def __init__(
+        self, trial: Trial, measured: Run, knob: str, value: int, capacity_bytes: int, run_trial: RunTrial
+    ) -> None:
+        self._trial = trial
+        self._knob = knob
+        self._capacity = capacity_bytes
+        self._run_trial = run_trial
+        self._first = value
+        self._points: dict[int, Point | None] = {value: _point(value, measured)}
+
+    def answer(self, confirm: bool) -> FitAnswer | None:
+        """Return the largest value; None where the knob cannot be varied (too little was trained to extrapolate)."""
+        self._take_second_point()
+        known = self._known()
+        if not known and self._points.get(1, known) is None:
+            return self._nothing_fits()
+        if len(known) < 2:
+            return None
+        extrapolation = Extrapolation.through(*furthest_apart(known))
+        value = extrapolation.largest(self._capacity)
+        if value is None:
+            return self._as_answer(extrapolation, None, "extrapolated")
+        return self._confirm(value) if confirm else self._as_answer(extrapolation, value, "extrapolated")
+
+    def _known(self) -> list[Point]:
+        return [point for point in self._points.values() if point is not None]
+
+    def _take_second_point(self) -> None:
+        """Train half the value, or twice where there is no half or it cannot be built; halve on while out of memory."""
+        value = self._first // 2
+        while value >= 1 and len(self._known()) < 2:
+            if not self._train(value, "fit"):
+                break
+            value //= 2
+        if len(self._known()) == 1 and self._points[self._first] is not None:
+            self._train(self._first * 2, "fit")
+
+    def _train(self, value: int, purpose: Purpose) -> bool:
+        """Train at a value and note its point; False where the workload refuses the value."""
+        steps = FIT_STEPS if purpose == "fit" else CONFIRM_STEPS
+        changes = {
+            "purpose": purpose,
+            "recipe": self._trial.recipe.model_copy(update=steps),
+            "limit_bytes": self._capacity if purpose == "confirm" else None,
+        }
+        if self._knob == "batch_size":
+            changes["batch_size"] = value
+        else:
+            knobs = {**self._trial.workload.knobs, self._knob: value}
+            changes["workload"] = self._trial.workload.model_copy(update={"knobs": knobs})
+        label = f"{self._trial.optimizer.text}  {self._knob}={value}"
+        try:
+            run = self._run_trial(self._trial.model_copy(update=changes), purpose, label)
+        except MemprofError as error:
+            if error.exit_code != ExitCode.USAGE:
+                raise
+            return False
+        self._points[value] = _point(value, run)
+        return run.status != "failed"
+
+    def _confirm(self, value: int) -> FitAnswer:
+        """Train at the extrapolated value and the next, and go on from what that shows until a neighbour pair is found."""
+        lowest_failing: int | None = min((v for v in self._points if not self._fits(v)), default=None)
+        largest_fitting = max((v for v in self._points if self._fits(v)), default=0)
+        for _ in range(_MOST_CONFIRMATIONS):
+            if lowest_failing == largest_fitting + 1:
+                break
+            high = lowest_failing - 1 if lowest_failing else max(value, largest_fitting + 1)
+            value = min(max(value, largest_fitting + 1), high)
+            if not self._train(value, "confirm"):
+                break
+            if self._fits(value):
+                largest_fitting = value
+            else:
+                lowest_failing = value
+            value = self._next_guess(largest_fitting, lowest_failing)
+        extrapolation = Extrapolation.through(*furthest_apart(self._known()))
+        proven = lowest_failing == largest_fitting + 1
+        return self._as_answer(extrapolation, largest_fitting, "confirmed" if proven else "extrapolated")
+
+    def _fits(self, value: int) -> bool:
+        point = self._points.get(value)
+        return point is not None and point.peak_bytes <= self._capacity
+
+    def _next_guess(self, fitting: int, failing: int | None) -> int:
+        if failing is None or failing - fitting <= 2:
+            return fitting + 1
+        guess = Extrapolation.through(*furthest_apart(self._known())).largest(self._capacity)
+        if guess in self._points or guess is None:
+            return (fitting + failing) // 2
+        return guess
+
+    def _nothing_fits(self) -> FitAnswer:
+        return FitAnswer(knob=self._knob, value=0, next_value=1, method="confirmed", points=self._as_points())
+
+    def _as_points(self) -> list[FitPoint]:
+        return [
+            FitPoint(value=v, peak_bytes=p.peak_bytes if p else None) for v, p in sorted(self._points.items())
+        ]
+
+    def _as_answer(
+        self, lines: Extrapolation, value: int | None, method: Literal["extrapolated", "confirmed"]
+    ) -> FitAnswer:
+        if value is None:
+            return FitAnswer(knob=self._knob, value=None, method=method, points=self._as_points())
+        peak, phase = lines.peak(value)
+        parameters = lines.parameters.at(value) if self._knob != "batch_size" else None
+        return FitAnswer(
+            knob=self._knob,
+            value=value,
+            parameters=parameters,
+            peak_bytes=self._peak(value, peak),
+            next_value=value + 1,
+            next_peak_bytes=self._peak(value + 1, lines.peak(value + 1)[0]),
+            phase=phase,
+            method=method,
+            points=self._as_points(),
+        )
+
+    def _peak(self, value: int, extrapolated: int) -> int | None:
+        """Return the measured peak of a value that was trained (None: out of memory), else the extrapolated one."""
+        point = self._points.get(value)
+        return (point.peak_bytes if point else None) if value in self._points else extrapolated
+
+
+def _point(value: int, run: Run) -> Point | None:
+    if run.status != "ok" or run.parameters is None:
+        return None
+    return point_of(value, run.phases, run.parameters.count)

@@ -1,0 +1,80 @@
+"""Which addresses hold parameters, buffers, gradients, inputs and optimizer state right now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from memprof.optimizers.state import iter_state_storages
+from memprof.tracing.events import LabelMark
+from memprof.tracing.storages import data_pointers, nested_tensors
+
+
+class Labeller:
+    """Makes the label marks of a model's training step.
+
+    Args:
+        model: whose parameters, buffers and other tensor attributes are named after the module that owns them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._parameters = list(_owned(model, lambda module: module.named_parameters(recurse=False)))
+
+    def parameters(self) -> LabelMark:
+        """Parameters, tied ones under the module that has them first."""
+        return _label("parameters", self._parameters)
+
+    def buffers(self) -> LabelMark:
+        """Buffers, and tensors that modules keep as plain attributes (rotary tables, masks)."""
+        owned = []
+        for name, module in self._model.named_modules():
+            held = {
+                key: value for key, value in vars(module).items() if key not in ("_parameters", "_modules")
+            }
+            owned += [
+                (name, tensor) for tensor in nested_tensors(held) if not isinstance(tensor, nn.Parameter)
+            ]
+        return _label("buffers", owned)
+
+    def gradients(self) -> LabelMark:
+        """The gradients that exist now."""
+        return _label("gradients", [(name, p.grad) for name, p in self._parameters if p.grad is not None])
+
+    def optimizer_state(self, optimizer: Any) -> LabelMark:
+        """Everything the optimizer holds, under its parameter's module where the optimizer files it by parameter."""
+        owner = {id(parameter): name for name, parameter in self._parameters}
+        modules = {
+            address: owner[id(key)]
+            for part in getattr(optimizer, "optimizers", {None: optimizer}).values()
+            for key, value in part.state.items()
+            if id(key) in owner
+            for address in data_pointers(nested_tensors(value))
+        }
+        storages = iter_state_storages(optimizer, self._model.parameters())
+        addresses = [storage.data_ptr() for storage, _ in storages]
+        return LabelMark("optimizer_state", {address: modules.get(address, "") for address in addresses})
+
+
+def label_tensors(category: str, value: Any) -> LabelMark:
+    """Return the mark for the tensors in a nest (a batch, a loss), which belong to no module."""
+    return _label(category, [("", tensor) for tensor in nested_tensors(value)])
+
+
+def _label(category: str, owned: Iterable[tuple[str, Tensor]]) -> LabelMark:
+    modules: dict[int, str] = {}
+    for name, tensor in owned:
+        for address in data_pointers([tensor]):
+            modules.setdefault(address, name)
+    return LabelMark(category, modules)
+
+
+def _owned(model: nn.Module, members: Any) -> Iterator[tuple[str, Any]]:
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        for _, tensor in members(module):
+            if id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield name, tensor

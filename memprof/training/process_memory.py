@@ -1,0 +1,49 @@
+"""The process layer: the kernel's high-water mark of resident memory, and a limit on what may be allocated."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+def reset_peak_rss() -> bool:
+    """Set the high-water mark to the present resident size; False where the kernel cannot (proc(5): clear_refs 5)."""
+    try:
+        _CLEAR_REFS.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def peak_rss_bytes() -> int:
+    """Return the high-water resident size in bytes since the last reset, or since the process began."""
+    peak = _status_bytes("VmHWM")
+    if peak is not None:
+        return peak
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024
+
+
+def limit_memory(limit_bytes: int) -> bool:
+    """Let this process allocate at most so many bytes more than it has (RLIMIT_DATA): beyond, allocations fail.
+
+    False where the system does not say how much the process has (only Linux does).
+    """
+    used = _status_bytes("VmData")
+    if used is None:
+        return False
+    resource.setrlimit(resource.RLIMIT_DATA, (used + limit_bytes, used + limit_bytes))
+    return True
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        status = _STATUS.read_text(encoding="ascii")
+    except OSError:
+        return None
+    values = (line.split()[1] for line in status.splitlines() if line.startswith(f"{field}:"))
+    return next((int(value) * 1024 for value in values), None)

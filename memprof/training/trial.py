@@ -1,0 +1,252 @@
+"""One trial, in a process of its own: build, train a few steps, and say what they needed."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from memprof.errors import MemprofError, UsageError
+from memprof.optimizers.implementation import implementation_name
+from memprof.optimizers.registry import build_optimizer
+from memprof.optimizers.state import measure_state
+from memprof.plan import Step, Trial
+from memprof.results import OptimizerInfo, Parameters, Run, State, Steps
+from memprof.tracing.operators import OperatorTracker
+from memprof.training.checkpointing import checkpoint_blocks
+from memprof.training.labels import Labeller, label_tensors
+from memprof.training.meter import Meter, make_meter
+from memprof.training.process_memory import limit_memory
+from memprof.training.step import PerParameterOptimizers, TrainingStep
+from memprof.workloads.faults import describe, is_out_of_memory
+from memprof.workloads.loader import load_workload
+
+Emit = Callable[[Step], None]
+
+
+class _OptimizerFailure(MemprofError):
+    """This optimizer cannot train the workload; others may."""
+
+
+def run_trial(trial: Trial, emit: Emit) -> Run:
+    """Train the trial's steps and return its run: `ok`, `oom`, or `failed` with the reason.
+
+    Raises:
+        UsageError: the workload or the recipe is at fault, so that no optimizer could run.
+    """
+    session = _Session(trial, emit)
+    try:
+        return session.run()
+    except _OptimizerFailure as failure:
+        return session.unfinished("failed", str(failure))
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return session.unfinished("oom", f"out of memory in {session.place}")
+
+
+class _Session:
+    """A trial as it goes from step to step."""
+
+    def __init__(self, trial: Trial, emit: Emit) -> None:
+        self.trial = trial
+        self.device = torch.device(trial.device)
+        self.place = "the build"
+        self._emit = emit
+        self._meter: Meter = make_meter(self.device)
+        self._losses: list[float] = []
+        self._seconds: list[float] = []
+        self._tracker: OperatorTracker | None = None
+        self._number = 0
+        self._phase = "build"
+
+    def run(self) -> Run:
+        if self.trial.limit_bytes is not None:
+            self._limit(self.trial.limit_bytes)
+        self._emit(Step(stage="build"))
+        self._meter.start()
+        self._build()
+        count = self.trial.recipe.warmup + self.trial.recipe.steps
+        for number in range(1, count + 1):
+            self._number = number
+            self._emit(
+                Step(stage="step", step=number, steps=count, peak_bytes=self._meter.high_water_bytes())
+            )
+            self._train_step(attributed=number == count and self.trial.purpose == "measure")
+        return self._finished()
+
+    def unfinished(self, status: Literal["oom", "failed"], reason: str) -> Run:
+        return Run(
+            optimizer=self._optimizer_info(None), device=self.trial.device, status=status, reason=reason
+        )
+
+    def _limit(self, limit_bytes: int) -> None:
+        if self.device.type == "cuda":
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), self.device)
+        else:
+            limit_memory(limit_bytes)
+
+    def _build(self) -> None:
+        recipe = self.trial.recipe
+        torch.manual_seed(recipe.seed)
+        workload = load_workload(self.trial.workload).workload
+        self.model = workload.model().to(self.device).train()
+        if recipe.precision == "bf16":
+            self.model.to(torch.bfloat16)
+        if recipe.checkpoint_activations:
+            checkpoint_blocks(self.model)
+        _check_trainable(self.model)
+        self._labels = Labeller(self.model)
+        self.optimizer: Any = self._build_optimizer()
+        self._step = TrainingStep(
+            workload,
+            self.model,
+            self.optimizer,
+            recipe,
+            self.device,
+            self.trial.batch_size,
+            self._begin_phase,
+        )
+
+    def _build_optimizer(self) -> Any:
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        if not self.trial.recipe.step_in_backward:
+            return build_optimizer(self.trial.optimizer, named)
+        names = {parameter: name for name, parameter in named}
+        return PerParameterOptimizers(
+            names, lambda p: build_optimizer(self.trial.optimizer, [(names[p], p)]), self._before_own_step
+        )
+
+    def _before_own_step(self, parameter: nn.Parameter) -> None:
+        if self._tracker is not None:
+            self._meter.mark(self._labels.gradients())
+
+    def _begin_phase(self, phase: str) -> None:
+        if self._tracker is not None:
+            self._label_end_of(self._phase)
+            self._tracker.phase = phase
+        self._phase = phase
+        self.place = f"the {phase} phase of step {self._number}"
+        self._meter.begin_phase(self._number, phase)
+
+    def _label_end_of(self, phase: str) -> None:
+        if phase == "batch":
+            self._meter.mark(label_tensors("inputs", self._step.batch))
+        elif phase == "backward":
+            self._meter.mark(self._labels.gradients())
+        elif phase == "optimizer" or self.trial.recipe.step_in_backward:
+            self._meter.mark(self._labels.optimizer_state(self.optimizer))
+
+    def _train_step(self, attributed: bool) -> None:
+        began = time.perf_counter()
+        try:
+            with self._attribution(attributed):
+                self._step.run()
+            self._meter.synchronize()
+        except MemprofError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise self._blame(error) from error
+        if self._number > self.trial.recipe.warmup and not attributed:
+            self._seconds.append(time.perf_counter() - began)
+        self._note_loss()
+
+    def _blame(self, error: Exception) -> MemprofError:
+        if self._phase in ("batch", "forward", "backward") and self._number == 1:
+            return UsageError(
+                f"the {self._phase} phase of {self.trial.workload.model} raised {describe(error)}"
+            )
+        return _OptimizerFailure(f"{self.place} raised {describe(error)}")
+
+    def _note_loss(self) -> None:
+        assert self._step.loss is not None
+        loss = self._step.loss.item()
+        if not math.isfinite(loss):
+            raise _OptimizerFailure(
+                f"the loss is {loss} at step {self._number}; lower the learning rate (lr=...) or check the data"
+            )
+        self._losses.append(loss)
+
+    @contextmanager
+    def _attribution(self, attributed: bool) -> Iterator[None]:
+        if not attributed:
+            yield
+            return
+        gc.collect()
+        self._meter.begin_attribution()
+        for mark in (
+            self._labels.buffers(),
+            self._labels.optimizer_state(self.optimizer),
+            self._labels.gradients(),
+            self._labels.parameters(),
+            label_tensors("inputs", self._step.batch),
+            label_tensors("activations", self._step.loss),
+        ):
+            self._meter.mark(mark)
+        self._tracker = OperatorTracker(self.model, self._meter.mark)
+        with self._tracker.attached():
+            yield
+        self._label_end_of(self._phase)
+
+    def _finished(self) -> Run:
+        state = measure_state(self.optimizer, self.model.parameters())
+        parameters = list(self.model.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        reading = self._meter.finish()
+        return Run(
+            optimizer=self._optimizer_info(self._implementation()),
+            device=self.trial.device,
+            status="ok",
+            parameters=Parameters(
+                count=sum(p.numel() for p in parameters),
+                trainable=trainable,
+                bytes=sum(p.numel() * p.element_size() for p in parameters),
+            ),
+            state=State(
+                bytes=state.bytes,
+                bytes_per_parameter=state.bytes / trainable,
+                by_dtype=state.by_dtype,
+                by_device=state.device_bytes,
+            ),
+            peak=reading.peak,
+            breakdown=reading.breakdown,
+            phases=reading.phases,
+            steps=Steps(seconds=self._seconds, losses=self._losses, allocated_bytes=reading.step_peaks),
+            notes=reading.notes,
+        )
+
+    def _implementation(self) -> str | None:
+        if self._tracker is None:
+            return None
+        phase = "backward" if self.trial.recipe.step_in_backward else "optimizer"
+        one = (
+            next(iter(self.optimizer.optimizers.values()))
+            if self.trial.recipe.step_in_backward
+            else self.optimizer
+        )
+        return implementation_name(one, self._tracker.operators_of.get(phase, set()))
+
+    def _optimizer_info(self, implementation: str | None) -> OptimizerInfo:
+        spec = self.trial.optimizer
+        return OptimizerInfo(
+            spec=spec.text, name=spec.name, options=spec.options, implementation=implementation
+        )
+
+
+def _check_trainable(model: nn.Module) -> None:
+    parameters = list(model.parameters())
+    if not parameters:
+        raise UsageError("the model has no parameters; return a module with at least one nn.Parameter")
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise UsageError(
+            "every parameter of the model is frozen; set requires_grad=True on what is to be trained"
+        )
