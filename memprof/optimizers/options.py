@@ -72,7 +72,7 @@ def _argument(value: Any, item: inspect.Parameter | None, name: str, spec: Optim
     annotation = _annotation(item)
     where = f"optimizer {spec.text!r}: option {name!r}"
     if isinstance(value, str) and _means_dtype(annotation, item.default):
-        return _to_dtype(value, where)
+        return _to_dtype(value, annotation, where)
     _check_kind(value, annotation, item.default, where)
     return _to_tuple(value)
 
@@ -87,15 +87,17 @@ def _means_dtype(annotation: str, default: object) -> bool:
     return "dtype" in annotation or type(default).__name__ == "dtype"
 
 
-def _to_dtype(value: str, where: str) -> object:
+def _to_dtype(value: str, annotation: str, where: str) -> object:
+    """Return the dtype of a name; another word passes where the annotation allows strings as well."""
     import torch
 
-    dtypes = {name: item for name, item in vars(torch).items() if isinstance(item, torch.dtype)}
-    name = value.removeprefix("torch.")
-    if name not in dtypes:
-        common = [*("float32", "bfloat16", "float16", "float64", "int8")]
-        raise UsageError(f"{where} is not a dtype: {value!r}{did_you_mean(name, common)}")
-    return dtypes[name]
+    found = getattr(torch, value.removeprefix("torch."), None)
+    if isinstance(found, torch.dtype):
+        return found
+    if "str" in annotation:
+        return value
+    common = ["float32", "bfloat16", "float16", "float64", "int8"]
+    raise UsageError(f"{where} is a dtype, not {value!r}{did_you_mean(value, common)}")
 
 
 def _check_kind(value: object, annotation: str, default: object, where: str) -> None:
