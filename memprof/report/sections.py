@@ -1,0 +1,166 @@
+"""The parts of a report around the main table: who holds the peak, peaks per phase, fits, notes, failures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from memprof.report.table import Table, number_table
+from memprof.report.text import ABSENT, category_title, format_count, phase_words
+from memprof.results import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
+from memprof.units import format_size
+
+
+def heading(comparison: Comparison) -> str:
+    """Return what was trained, where and how: one line."""
+    recipe, workload = comparison.recipe, comparison.workload
+    knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items() if key != "batch_size")
+    devices = ", ".join(dict.fromkeys(run.device for run in comparison.runs))
+    parts = [
+        workload.name,
+        f"batch size {workload.batch_size}",
+        knobs,
+        devices,
+        recipe.precision,
+        *_options(comparison),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def sources(comparison: Comparison) -> str:
+    """Return `measured`, `predicted` or both."""
+    return " and ".join(sorted({run.source for run in comparison.runs}))
+
+
+def model_size(comparison: Comparison) -> str | None:
+    """Return the model's parameters, e.g. `124.4M parameters, 475 MiB`."""
+    known = (run.parameters for run in comparison.runs if run.parameters is not None)
+    parameters = next(known, None)
+    if parameters is None:
+        return None
+    frozen = parameters.count - parameters.trainable
+    suffix = f", {format_count(frozen)} of them frozen" if frozen else ""
+    return f"{format_count(parameters.count)} parameters, {format_size(parameters.bytes)}{suffix}"
+
+
+def problems(comparison: Comparison) -> list[str]:
+    """Return one line per optimizer that has no figures, with the reason."""
+    words = {"oom": "ran out of memory", "failed": "failed"}
+    return [
+        f"{run.optimizer.spec} {words[run.status]}: {run.reason or 'no reason was given'}"
+        for run in comparison.runs
+        if run.status != "ok"
+    ]
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return the runs' notes, each once, with the optimizers it is about where it is not about all."""
+    about: dict[str, list[str]] = {}
+    for run in comparison.runs:
+        for note in run.notes:
+            about.setdefault(note, []).append(run.optimizer.spec)
+    finished = sum(run.status == "ok" for run in comparison.runs)
+    return [
+        note if len(names) >= finished > 1 else f"{', '.join(names)}: {note}" for note, names in about.items()
+    ]
+
+
+def breakdowns(comparison: Comparison) -> list[tuple[Run, Breakdown]]:
+    """Return the runs that say who holds their peak."""
+    return [(run, run.breakdown) for run in comparison.runs if run.breakdown is not None]
+
+
+def present_categories(comparison: Comparison) -> list[str]:
+    """Return the categories that hold a byte in any run, in the order of the document's definition."""
+    held = {name for _, found in breakdowns(comparison) for name, size in found.by_category.items() if size}
+    return [name for name in CATEGORIES if name in held] + sorted(held.difference(CATEGORIES))
+
+
+def category_table(comparison: Comparison) -> Table:
+    """Return a row per optimizer: the bytes of each category at its peak."""
+    names = present_categories(comparison)
+    rows = (
+        (run.optimizer.spec, [*_sizes(found.by_category, names), format_size(found.total_bytes)])
+        for run, found in breakdowns(comparison)
+    )
+    return number_table("optimizer", [*map(category_title, names), "total"], rows)
+
+
+def module_table(comparison: Comparison, most: int = 10) -> Table:
+    """Return a row for each of the modules that hold most at any optimizer's peak, a column per optimizer."""
+    held: dict[str, int] = {}
+    for _, found in breakdowns(comparison):
+        for module, size in found.by_module.items():
+            held[module] = max(size, held.get(module, 0))
+    top = sorted(held, key=lambda module: (-held[module], module))[:most]
+    shown = breakdowns(comparison)
+    rows = ((module or "(outside the model)", _row(shown, module)) for module in top)
+    return number_table("module", [run.optimizer.spec for run, _ in shown], rows)
+
+
+def phase_table(comparison: Comparison) -> Table:
+    """Return a row per optimizer: the allocator's peak within each phase, `*` where it is the highest."""
+    phases = list(dict.fromkeys(phase for run in comparison.runs for phase in run.phases))
+    rows = (
+        (run.optimizer.spec, [_phase_text(run, phase) for phase in phases])
+        for run in comparison.runs
+        if run.phases
+    )
+    return number_table("optimizer", phases, rows)
+
+
+def fit_answers(comparison: Comparison) -> list[tuple[Run, FitAnswer]]:
+    """Return every answer to `what is the largest ...`, batch sizes first."""
+    batches = [(run, run.fit.batch_size) for run in comparison.runs if run.fit is not None]
+    models = [(run, run.fit.model) for run in comparison.runs if run.fit is not None]
+    return [(run, answer) for run, answer in (*batches, *models) if answer is not None]
+
+
+def fit_remark(comparison: Comparison) -> str | None:
+    """Return what the fit columns fill and how they were found; None without such columns."""
+    answers = [answer for _, answer in fit_answers(comparison)]
+    if not answers:
+        return None
+    knobs = " and ".join(dict.fromkeys(answer.knob for answer in answers))
+    whose = "the budget" if comparison.capacity.source == "budget" else "all of the device's memory"
+    methods = {answer.method for answer in answers if answer.value}
+    how = {
+        frozenset({"extrapolated"}): "; ~ is extrapolated from smaller runs, --confirm trains it",
+        frozenset({"confirmed"}): "; confirmed by training",
+        frozenset({"extrapolated", "confirmed"}): "; ~ is extrapolated, the others were trained",
+    }.get(frozenset(methods), "")
+    return f"Largest {knobs} within {format_size(comparison.capacity.bytes)}, {whose}{how}."
+
+
+def phase_of(run: Run) -> str:
+    """Return the phase that sets a run's peak, as it reads in a sentence."""
+    return phase_words(run.peak.phase) if run.peak is not None else ABSENT
+
+
+def _options(comparison: Comparison) -> Iterable[str]:
+    recipe = comparison.recipe
+    if recipe.accumulate > 1:
+        yield f"{recipe.accumulate} micro-batches"
+    if recipe.checkpoint_activations:
+        yield "activation checkpointing"
+    if recipe.clip_grad is not None:
+        yield f"gradients clipped at {recipe.clip_grad:g}"
+    if recipe.zero_grad != "after-step":
+        yield f"gradients zeroed at {recipe.zero_grad}"
+    if recipe.step_in_backward:
+        yield "step in backward"
+
+
+def _sizes(held: dict[str, int], names: list[str]) -> list[str]:
+    return [format_size(held.get(name)) for name in names]
+
+
+def _row(shown: list[tuple[Run, Breakdown]], module: str) -> list[str]:
+    return [format_size(found.by_module.get(module)) for _, found in shown]
+
+
+def _phase_text(run: Run, phase: str) -> str:
+    found = run.phases.get(phase)
+    if found is None:
+        return ABSENT
+    mark = " *" if run.peak is not None and run.peak.phase == phase else ""
+    return format_size(found.allocated_bytes) + mark

@@ -1,0 +1,155 @@
+"""A comparison on the terminal: folded to its width, never with a cut number."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from memprof.report import sections
+from memprof.report.columns import main_table
+from memprof.report.summary import summarize
+from memprof.report.table import GAP, Table, column_widths, fold
+from memprof.report.text import category_title
+from memprof.results import Breakdown, Comparison, Run
+from memprof.units import format_size
+
+# Wide enough for every column of the main table, so that logs of CI machines get one piece.
+PLAIN_WIDTH = 160
+_LETTERS = {
+    "parameters": ("P", "blue"),
+    "gradients": ("G", "cyan"),
+    "optimizer_state": ("S", "magenta"),
+    "activations": ("A", "green"),
+    "temporaries": ("T", "yellow"),
+    "buffers": ("B", "bright_blue"),
+    "inputs": ("I", "bright_cyan"),
+    "workspace": ("W", "bright_magenta"),
+    "unattributed": ("?", "red"),
+}
+
+
+def make_console(file: TextIO | None = None) -> Console:
+    """Return a console for a stream, by default stdout: a terminal's width, or a fixed one for all else."""
+    stream = file if file is not None else sys.stdout
+    width = None if stream.isatty() or os.environ.get("COLUMNS", "").isdigit() else PLAIN_WIDTH
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+def render(comparison: Comparison, console: Console) -> None:
+    """Print a comparison: the table, who holds the peaks, what went wrong, notes, and last the summary."""
+    for part in _parts(comparison, console.width):
+        console.print(part)
+
+
+def render_table(table: Table, console: Console) -> None:
+    """Print one table, folded to the console's width."""
+    for piece in _pieces(table, console.width):
+        console.print(piece)
+
+
+def bar(sizes: dict[str, int], total: int, width: int) -> Text:
+    """Return a bar of `width` cells: a letter per cell, each category's cells in proportion to its bytes.
+
+    Cells go to the largest remainders, so they always add up; a category too small for a cell gets none.
+    """
+    exact = {name: width * size / total for name, size in sizes.items()} if total else {}
+    cells = {name: int(share) for name, share in exact.items()}
+    missing = width - sum(cells.values()) if exact else 0
+    for name in sorted(exact, key=lambda name: cells[name] - exact[name])[:missing]:
+        cells[name] += 1
+    text = Text()
+    for name, count in cells.items():
+        letter, colour = _LETTERS.get(name, ("?", "red"))
+        text.append(letter * count, style=f"black on {colour}")
+    return text
+
+
+def _parts(comparison: Comparison, width: int) -> list[RenderableType]:
+    parts: list[RenderableType] = [Text(sections.heading(comparison), style="bold")]
+    size = sections.model_size(comparison)
+    parts += [Text(f"{size}; {sections.sources(comparison)}")] if size else []
+    parts += ["", *_pieces(main_table(comparison), width)]
+    broken = sections.problems(comparison)
+    parts += ["", *(Text(line, style="red") for line in broken)] if broken else []
+    remark = sections.fit_remark(comparison)
+    parts += ["", Text(remark)] if remark else []
+    parts += _breakdown(comparison, width)
+    found = sections.notes(comparison)
+    parts += ["", *(_bullet(note) for note in found)] if found else []
+    return [*parts, "", *(Text(sentence, style="bold") for sentence in summarize(comparison))]
+
+
+def _pieces(table: Table, width: int) -> list[RenderableType]:
+    widths = column_widths(table, name_width=max(16, width // 3))
+    pieces: list[RenderableType] = []
+    for piece in fold(table, widths, width):
+        pieces += ["", _rich_table(piece, width)]
+    return pieces[1:]
+
+
+def _rich_table(table: Table, width: int) -> RichTable:
+    widths = column_widths(table, name_width=max(16, width // 3))
+    drawn = RichTable(
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
+    )
+    for index, title in enumerate(table.titles):
+        heading = title if cell_len(title) <= widths[index] else "\n".join(title.split())
+        drawn.add_column(
+            Text(heading),
+            justify="right" if table.right[index] else "left",
+            vertical="bottom",
+            width=widths[index],
+            no_wrap=index > 0,
+            overflow="fold",
+        )
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def _bullet(note: str) -> RichTable:
+    line = RichTable.grid(padding=(0, 1, 0, 0))
+    line.add_row("-", Text(note))
+    return line
+
+
+def _breakdown(comparison: Comparison, width: int) -> list[RenderableType]:
+    shown = sections.breakdowns(comparison)
+    if not shown:
+        return []
+    title = Text("Who holds the memory at the peak", style="bold")
+    table = sections.category_table(comparison)
+    needed = sum(column_widths(table, name_width=max(16, width // 3))) + GAP * (len(table.titles) - 1)
+    numbers = _pieces(table, width) if needed <= width else []
+    return ["", title, Group(*_bars(shown, width)), _legend(comparison), *([""] if numbers else []), *numbers]
+
+
+def _bars(shown: list[tuple[Run, Breakdown]], width: int) -> list[RenderableType]:
+    largest = max(found.total_bytes for _, found in shown)
+    name_width = min(max(cell_len(run.optimizer.spec) for run, _ in shown), max(16, width // 3))
+    room = max(10, min(72, width - name_width - 14))
+    grid = RichTable.grid(padding=(0, GAP, 0, 0))
+    grid.add_column(width=name_width, overflow="fold")
+    grid.add_column(width=room, no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    for run, found in shown:
+        cells = round(room * found.total_bytes / largest) if largest else 0
+        drawn = bar(found.by_category, found.total_bytes, cells)
+        grid.add_row(Text(run.optimizer.spec), drawn, format_size(found.total_bytes))
+    return [grid]
+
+
+def _legend(comparison: Comparison) -> Text:
+    legend = Text()
+    for name in sections.present_categories(comparison):
+        letter, colour = _LETTERS.get(name, ("?", "red"))
+        legend.append(letter, style=f"black on {colour}").append(f" {category_title(name)}   ")
+    legend.rstrip()
+    return legend
