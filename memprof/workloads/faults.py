@@ -54,6 +54,12 @@ def describe(error: BaseException, file: str | None = None) -> str:
     return text + "".join(f" ({_short(frame.filename)}:{frame.lineno})" for frame in place)
 
 
+def kind(value: object) -> str:
+    """Return what a value is, with its article: `a dict`, `an int`."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on the CPU or on a GPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

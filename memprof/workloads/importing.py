@@ -66,10 +66,10 @@ def _public(module: ModuleType) -> list[str]:
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"there is no file {path}")
-    path = path.resolve()
-    root, name = _import_root(path)
+    file = path.resolve()
+    root, name = _import_root(file)
     _put_first(root)
-    return _run(str(path), name, lambda: _load_file(path, name))
+    return _run(str(path), name, lambda: _load_file(file, name), str(file))
 
 
 def _load_file(path: Path, name: str) -> ModuleType:
@@ -129,9 +129,8 @@ def _put_first(folder: Path) -> None:
         sys.path.insert(0, str(folder))
 
 
-def _run(source: str, name: str, load: Callable[[], ModuleType]) -> ModuleType:
+def _run(source: str, name: str, load: Callable[[], ModuleType], file: str | None = None) -> ModuleType:
     """Import, with every way in which it can fail as one sentence."""
-    file = source if source.endswith(".py") else None
     try:
         module: ModuleType = load()
     except MemprofError:

@@ -99,10 +99,11 @@ def _bound(below: str, dtype: str, text: str, option: str) -> int:
         raise UsageError(f"{option} {text!r}: only integers have a bound; drop <{below}")
     if not _INT.fullmatch(below) or int(below) < 1:
         raise UsageError(f"{option} {text!r}: the bound is a positive int, not {below!r}")
-    if int(below) > 2 ** INT_BITS[dtype]:
-        raise UsageError(
-            f"{option} {text!r}: {dtype} holds no more than {2 ** INT_BITS[dtype] - 1}; use int64"
-        )
+    most = 2 ** INT_BITS[dtype]
+    if int(below) > most and dtype != "int64":
+        raise UsageError(f"{option} {text!r}: {dtype} holds no more than {most - 1}; use int64")
+    if int(below) >= most and dtype == "int64":  # the bound itself has to be an int64
+        raise UsageError(f"{option} {text!r}: int64 bounds end at {most - 1}")
     return int(below)
 
 

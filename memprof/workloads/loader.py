@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from memprof.errors import UsageError, did_you_mean
-from memprof.workloads.faults import guard
+from memprof.workloads.faults import guard, kind
 from memprof.workloads.importing import Imported, import_attr
 from memprof.workloads.knobs import bind_knobs, check_ranges, fill_knobs
 from memprof.workloads.spec import WorkloadSpec
@@ -105,7 +105,7 @@ def _resolve(spec: WorkloadSpec, found: Imported) -> tuple[Any, dict[str, Any]]:
         return (value if isinstance(value, Workload) else OneModule(spec.model, value)), {}
     if not callable(found.value):
         raise UsageError(
-            f"{spec.model} is of type {type(found.value).__name__}; name a Workload, an nn.Module, or a "
+            f"{spec.model} is {kind(found.value)}; name a Workload, an nn.Module, or a "
             "function or class that gives one"
         )
     knobs = bind_knobs(spec.model, found.value, spec.knobs)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memprof.errors import UsageError
+from memprof.workloads.faults import kind
 from memprof.workloads.importing import Imported
 from memprof.workloads.inputs import TensorSpec, parse_inputs, parse_tensor
 from memprof.workloads.spec import WorkloadSpec
@@ -30,7 +31,7 @@ def plain_workload(
     """
     loss = found.beside("loss")
     if loss is not None and not inspect.isroutine(loss):
-        raise UsageError(f"loss beside {spec.model} must be a function loss(model, batch), not {_kind(loss)}")
+        raise UsageError(f"loss beside {spec.model} must be a function loss(model, batch), not {kind(loss)}")
     batch = input_batch(spec) if spec.inputs else _made_batch(spec, knobs, found)
     return Workload(model=model, batch=batch, loss=loss or partial(default_loss, classes=_classes(spec)))
 
@@ -74,17 +75,13 @@ def _made_batch(spec: WorkloadSpec, knobs: Mapping[str, Any], found: Imported) -
         )
     if not callable(make):
         raise UsageError(
-            f"make_batch beside {spec.model} must be a function make_batch(batch_size), not {_kind(make)}"
+            f"make_batch beside {spec.model} must be a function make_batch(batch_size), not {kind(make)}"
         )
     parameters = list(inspect.signature(make).parameters)
     if not parameters:
         raise UsageError(f"make_batch beside {spec.model} takes nothing; it must take the batch size")
     shared = {name: knobs[name] for name in parameters[1:] if name in knobs}
     return lambda batch_size: make(batch_size, **shared)
-
-
-def _kind(value: object) -> str:
-    return f"a {type(value).__name__}"
 
 
 def default_loss(model: nn.Module, batch: Any, classes: int | None = None) -> Tensor:
@@ -131,7 +128,7 @@ def _unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Tensor | None]
     if isinstance(batch, Tensor):
         return (batch,), {}, None
     raise UsageError(
-        f"make_batch gives {_kind(batch)}; it must give a tensor, a dict of keywords or a pair (inputs, "
+        f"make_batch gives {kind(batch)}; it must give a tensor, a dict of keywords or a pair (inputs, "
         "target), or write loss(model, batch) beside it"
     )
 
@@ -145,7 +142,7 @@ def _logits(output: Any) -> Tensor:
         output = output[0]
     if isinstance(output, Tensor):
         return output
-    raise UsageError(f"the model gives {_kind(output)}, not a tensor: write loss(model, batch) beside it")
+    raise UsageError(f"the model gives {kind(output)}, not a tensor: write loss(model, batch) beside it")
 
 
 def compare(output: Tensor, target: Tensor, classes: int | None = None) -> Tensor:

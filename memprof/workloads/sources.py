@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from memprof.errors import UsageError
-from memprof.workloads.faults import guard
+from memprof.workloads.faults import guard, kind
 from memprof.workloads.workload import Workload
 
 ModuleSource = Callable[[], nn.Module]
@@ -56,9 +56,7 @@ def _gives_module(factory: Callable[..., Any]) -> bool:
 def _module(name: str, value: Any) -> nn.Module:
     if isinstance(value, nn.Module):
         return value
-    raise UsageError(
-        f"{name} gives a {type(value).__name__}; it must give a memprof.Workload or an nn.Module"
-    )
+    raise UsageError(f"{name} gives {kind(value)}; it must give a memprof.Workload or an nn.Module")
 
 
 class _Early:
