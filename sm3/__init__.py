@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from .covers import Blocks, Cover, Singleton, Slices, Union, Whole
+from .averaging import averaging_bytes, polyak_average
+from .covers import Blocks, Cover, IndexSets, Singleton, Slices, Union, Whole
 from .optimizer import SM3
+from .schedules import warmup, warmup_cooldown
 
-__all__ = ["SM3", "Blocks", "Cover", "Singleton", "Slices", "Union", "Whole"]
+__all__ = [
+    "SM3",
+    "Blocks",
+    "Cover",
+    "IndexSets",
+    "Singleton",
+    "Slices",
+    "Union",
+    "Whole",
+    "averaging_bytes",
+    "polyak_average",
+    "warmup",
+    "warmup_cooldown",
+]

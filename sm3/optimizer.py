@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from .covers import Cover, GridCover, grid_shape
-from .kernels import chunked
-from .kernels.momentum import FloatMomentum, Momentum
-from .kernels.task import MIN_EPS, Accumulator, Options, Scratch, Task
-from .selection import CoverChoice, cover_of, named_cover
-from .validation import check_group, momentum_dtype_name
+from .covers import Cover, IndexSets
+from .kernels import chunked, sparse
+from .kernels.task import MIN_EPS, Options, Scratch, Task
+from .selection import CoverChoice, covers_of, named_cover
+from .state import accumulators, check_covers, describe_covers, momentum, restored
+from .validation import OPTIONS, check_group, momentum_dtype_name
 
 
 class SM3(Optimizer):
@@ -89,7 +89,7 @@ class SM3(Optimizer):
         """Add a group with its own options; see `torch.optim.Optimizer.add_param_group`.
 
         Raises:
-            ValueError: an option out of its range.
+            ValueError: an option out of its range, or a cover that does not fit a parameter.
             TypeError: a complex parameter.
         """
         super().add_param_group(param_group)
@@ -98,6 +98,8 @@ class SM3(Optimizer):
             group["momentum_dtype"] = momentum_dtype_name(group["momentum_dtype"])
             group["cover"] = named_cover(group["cover"])
             check_group(group)
+            for param, cover in zip(group["params"], covers_of(group), strict=True):
+                cover.state_shapes(param.shape)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -129,50 +131,88 @@ class SM3(Optimizer):
                 loss = closure()
         self._ran = set()
         scratch = Scratch()
-        for group, param in self._with_gradients():
-            task = self._task(group, param)
-            chunked.gather(task, scratch)
-            chunked.finish(task, scratch)
-            self._ran.add("chunked")
+        for group, param, cover in self._with_gradients():
+            self._ran.add(self._update(self._task(group, param, cover), scratch))
         return loss
 
-    def _with_gradients(self) -> Iterable[tuple[dict[str, Any], Tensor]]:
+    def _with_gradients(self) -> Iterable[tuple[dict[str, Any], Tensor, Cover]]:
         for group in self.param_groups:
-            for param in group["params"]:
+            for param, cover in zip(group["params"], covers_of(group), strict=True):
                 if param.grad is not None:
-                    yield group, param
+                    yield group, param, cover
 
-    def _task(self, group: dict[str, Any], param: Tensor) -> Task:
-        names = ("lr", "momentum", "beta", "eps", "weight_decay", "maximize", "variant")
-        options = Options(**{name: group[name] for name in names})
-        cover = cover_of(group, param)
-        assert isinstance(cover, GridCover)
-        assert param.grad is not None
+    def _task(self, group: dict[str, Any], param: Tensor, cover: Cover) -> Task:
         state = self.state[param]
-        accumulators = [
-            Accumulator(_stored(state, number, shape, param).view(grid_shape(param.shape, grid)), grid)
-            for number, (shape, grid) in enumerate(
-                zip(cover.state_shapes(param.shape), cover.grids(param.shape), strict=True)
-            )
+        assert param.grad is not None
+        if param.grad.is_sparse:
+            return Task(param, param.grad, accumulators(state, cover, param), None, Options.of(group))
+        task = Task(
+            param,
+            param.grad,
+            accumulators(state, cover, param),
+            momentum(state, group, param),
+            Options.of(group),
+        )
+        return task.flattened() if isinstance(cover, IndexSets) else task.in_memory_order()
+
+    def _update(self, task: Task, scratch: Scratch) -> str:
+        if task.grad.is_sparse:
+            sparse.step(task, scratch)
+            return "sparse"
+        chunked.gather(task, scratch)
+        chunked.finish(task, scratch)
+        return "chunked"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as `torch.optim.Optimizer.state_dict` does, with each cover replaced by its name.
+
+        It holds tensors, numbers and text only, so `torch.load(weights_only=True)` reads it.
+        """
+        packed = super().state_dict()
+        for group, saved in zip(self.param_groups, packed["param_groups"], strict=True):
+            saved["cover"] = describe_covers(group)
+        return packed
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a copy of a saved state; accumulators stay float32 whatever the parameters' dtype.
+
+        Covers are not loaded but compared: they belong to the program, not to the checkpoint.
+
+        Raises:
+            ValueError: other groups, covers or shapes than this optimizer's.
+        """
+        covers = [group["cover"] for group in self.param_groups]
+        given: dict[str, Any] = {}
+
+        def take(_: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
+            check_covers(self.param_groups, saved["param_groups"])
+            given.update(saved)
+            return {**saved, "state": {}}
+
+        def restore(_: Optimizer) -> None:
+            for group, choice, packed in zip(self.param_groups, covers, given["param_groups"], strict=True):
+                group["cover"] = choice
+                dtype = getattr(torch, group["momentum_dtype"])
+                for number, param, cover in zip(
+                    packed["params"], group["params"], covers_of(group), strict=True
+                ):
+                    if number in given["state"]:
+                        self.state[param] = restored(given["state"][number], param, cover, dtype)
+
+        hooks = [
+            self.register_load_state_dict_pre_hook(take),
+            self.register_load_state_dict_post_hook(restore, prepend=True),
         ]
-        return Task(param, param.grad, accumulators, _momentum(state, group, param), options)
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
-
-def _stored(state: dict[str, Any], number: int, shape: tuple[int, ...], param: Tensor) -> Tensor:
-    key = f"accumulator_{number}"
-    if key not in state:
-        state[key] = torch.zeros(shape, dtype=torch.float32, device=param.device)
-    kept: Tensor = state[key]
-    return kept
-
-
-def _momentum(state: dict[str, Any], group: dict[str, Any], param: Tensor) -> Momentum | None:
-    if not group["momentum"]:
-        return None
-    if "momentum_buffer" not in state:
-        dtype = getattr(torch, group["momentum_dtype"])
-        state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
-    return FloatMomentum(state["momentum_buffer"])
-
-
-__all__ = ["SM3", "Cover"]
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.__dict__.setdefault("_ran", set())
+        for group in self.param_groups:
+            for option, default in self.defaults.items():
+                if option in OPTIONS:
+                    group.setdefault(option, default)

@@ -43,26 +43,23 @@ def _single(choice: OneCover) -> Cover:
     raise TypeError("a cover mapping maps to covers, not to further mappings")
 
 
-def cover_of(group: dict[str, Any], param: Tensor) -> Cover:
-    """Return the cover of one parameter of a group: the first key that matches, else the slices.
+def covers_of(group: dict[str, Any]) -> list[Cover]:
+    """Return the cover of each parameter of a group: the first key that matches, else the slices.
 
     Raises:
         ValueError: patterns were given but the parameters came without names.
     """
-    choice = group["cover"]
+    choice, params = group["cover"], group["params"]
     if isinstance(choice, Cover):
-        return choice
-    name = _name_of(group, param)
-    for key, cover in choice.items():
-        if key is param or (isinstance(key, str) and name is not None and fnmatchcase(name, key)):
-            return _single(cover)
-    return NAMED["slices"]
-
-
-def _name_of(group: dict[str, Any], param: Tensor) -> str | None:
+        return [choice] * len(params)
     names = group.get("param_names")
-    if names is None:
-        if any(isinstance(key, str) for key in group["cover"]):
-            raise ValueError("covers by name pattern need names: pass model.named_parameters() to SM3")
-        return None
-    return next(str(name) for name, other in zip(names, group["params"], strict=True) if other is param)
+    if names is None and any(isinstance(key, str) for key in choice):
+        raise ValueError("covers by name pattern need names: pass model.named_parameters() to SM3")
+    return [_first_match(choice, *pair) for pair in zip(names or [""] * len(params), params, strict=True)]
+
+
+def _first_match(choice: Mapping[Any, Cover], name: str, param: Tensor) -> Cover:
+    for key, cover in choice.items():
+        if key is param or (isinstance(key, str) and fnmatchcase(name, key)):
+            return cover
+    return NAMED["slices"]

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from .kernels.task import MIN_EPS
 
+OPTIONS = frozenset(
+    ("lr", "momentum", "beta", "eps", "weight_decay", "maximize", "variant", "momentum_dtype", "cover")
+)
 MOMENTUM_DTYPES = ("float32", "bfloat16", "int8")
 
 

@@ -12,8 +12,9 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from .task import Accumulator, Scratch, Task
-from .tiles import Tile, owned_by_tiles, tile_steps, tiles
+from .accumulators import GridAccumulator
+from .task import Scratch, Task
+from .tiles import Tile, tile_steps, tiles
 
 
 def gather(task: Task, scratch: Scratch) -> None:
@@ -24,47 +25,50 @@ def gather(task: Task, scratch: Scratch) -> None:
     """
     prepare(task)
     for tile in tiles(task.param.shape, task.steps):
-        grad = _float32(task.grad[tile], "grad", scratch)
+        grad = float32(task.grad[tile], scratch)
         if task.options.variant == "I":
             fold_max(task, tile, torch.mul(grad, grad, out=scratch.take("nu", grad)))
             continue
         nu = _second_moment(task, tile, grad, scratch)
         fold_max(task, tile, nu)
-        _descend(task, tile, grad, nu, scratch)
+        descend(task, tile, grad, nu, scratch)
 
 
 def finish(task: Task, scratch: Scratch) -> None:
     """Second half, once `new` holds the maxima over the whole tensor: store them, and update in SM3-I."""
+    if task.options.variant == "II":
+        for accumulator in task.accumulators:
+            accumulator.store()
+        return
+    add_maxima(task)
+    for tile in tiles(task.param.shape, task.steps):
+        grad = float32(task.grad[tile], scratch)
+        descend(task, tile, grad, least(task, tile, 1.0, scratch.take("nu", grad)), scratch)
+
+
+def add_maxima(task: Task) -> None:
+    """SM3-I: mu(r) <- mu(r) + max g^2 over S_r, or their average where beta is not 0."""
     beta = task.options.beta
     for accumulator in task.accumulators:
-        new = accumulator.new
-        if new is not None and task.options.variant == "I":
-            accumulator.old.mul_(beta or 1.0).add_(new.mul_(1 - beta))
-        elif new is not None and not accumulator.in_place:
-            accumulator.old.copy_(new)
+        assert accumulator.new is not None
+        accumulator.old.mul_(beta or 1.0).add_(accumulator.new.mul_(1 - beta))
         accumulator.new = None
-    if task.options.variant == "I":
-        for tile in tiles(task.param.shape, task.steps):
-            grad = _float32(task.grad[tile], "grad", scratch)
-            nu = least(task, tile, 1.0, scratch.take("nu", grad))
-            _descend(task, tile, grad, nu, scratch)
 
 
 def prepare(task: Task) -> None:
     """Choose the tiles, and give accumulators that tiles share a second copy for their new values."""
-    grids = [accumulator.grid for accumulator in task.accumulators]
-    task.steps = tile_steps(task.param.shape, grids)
+    grids = [a.grid for a in task.accumulators if isinstance(a, GridAccumulator)]
+    task.steps = tile_steps(task.param.shape, grids, task.momentum.block if task.momentum else 1)
     for accumulator in task.accumulators:
         if accumulator.new is not None:
             continue
-        owned = task.options.variant == "II" and owned_by_tiles(
-            task.param.shape, task.steps, accumulator.grid
-        )
+        owned = task.options.variant == "II" and accumulator.owned(task.param.shape, task.steps)
         accumulator.new = accumulator.old if owned else torch.zeros_like(accumulator.old)
 
 
-def _float32(tile: Tensor, use: str, scratch: Scratch) -> Tensor:
-    return tile if tile.dtype == torch.float32 else scratch.take(use, tile).copy_(tile)
+def float32(tile: Tensor, scratch: Scratch) -> Tensor:
+    """Return the tile itself, or its copy in float32."""
+    return tile if tile.dtype == torch.float32 else scratch.take("grad", tile).copy_(tile)
 
 
 def _second_moment(task: Task, tile: Tile, grad: Tensor, scratch: Scratch) -> Tensor:
@@ -76,67 +80,27 @@ def _second_moment(task: Task, tile: Tile, grad: Tensor, scratch: Scratch) -> Te
 
 def least(task: Task, tile: Tile, scale: float, out: Tensor) -> Tensor:
     """Write into `out`, for each index, the least old accumulator of its sets, times `scale`."""
-    values = [_read(accumulator, tile, out.shape) for accumulator in task.accumulators]
+    values = [accumulator.read(tile, out) for accumulator in task.accumulators]
     if scale != 1.0:
         values = [value * scale for value in values]
     *first, last = values
     if not first:
         return out.copy_(last)
-    return torch.minimum(reduce(torch.minimum, first), last, out=out)
-
-
-def _region(accumulator: Accumulator, tile: Tile) -> Tile:
-    blocks = zip(tile, accumulator.grid, strict=True)
-    return tuple(slice(part.start // b, -(-part.stop // b)) if b else slice(0, 1) for part, b in blocks)
-
-
-def _partial(accumulator: Accumulator, shape: torch.Size) -> list[int]:
-    """Return the dimensions cut in blocks longer than one entry and shorter than the dimension."""
-    counts = accumulator.old.shape
-    return [d for d, block in enumerate(accumulator.grid) if block > 1 and counts[d] > 1 and shape[d] > 0]
-
-
-def _read(accumulator: Accumulator, tile: Tile, shape: torch.Size) -> Tensor:
-    value = accumulator.old[_region(accumulator, tile)]
-    for dim in _partial(accumulator, shape):
-        part, block = tile[dim], accumulator.grid[dim]
-        numbers = torch.arange(part.start, part.stop, device=value.device) // block - part.start // block
-        value = value.index_select(dim, numbers)
-    return value
+    return torch.minimum(reduce(torch.minimum, first).expand_as(out), last, out=out)
 
 
 def fold_max(task: Task, tile: Tile, nu: Tensor) -> None:
     """Raise the new accumulators to the tile's maxima, last dimension first so that others read less."""
     accumulators = task.accumulators
     for number in reversed(range(len(accumulators))):
-        _fold(accumulators[number], tile, nu)
+        accumulators[number].fold(tile, nu)
         rest = accumulators[:number]
         shared = [d for d in range(nu.dim()) if nu.shape[d] > 1 and all(a.old.shape[d] == 1 for a in rest)]
         if rest and shared:
             nu = nu.amax(shared, keepdim=True)
 
 
-def _fold(accumulator: Accumulator, tile: Tile, nu: Tensor) -> None:
-    whole = [d for d, count in enumerate(accumulator.old.shape) if count == 1 and nu.shape[d] > 1]
-    value = nu.amax(whole, keepdim=True) if whole else nu
-    for dim in _partial(accumulator, nu.shape):
-        value = _block_maxima(value, dim, tile[dim], accumulator.grid[dim])
-    assert accumulator.new is not None
-    target = accumulator.new[_region(accumulator, tile)]
-    if accumulator.in_place:
-        target.copy_(value)
-    else:
-        torch.maximum(target, value, out=target)
-
-
-def _block_maxima(value: Tensor, dim: int, part: slice, block: int) -> Tensor:
-    """Return the maxima over blocks along one dimension; zeros, the least there is, fill up cut blocks."""
-    ends = [part.start % block, -part.stop % block]
-    padded = torch.nn.functional.pad(value, [0, 0] * (value.dim() - 1 - dim) + ends)
-    return torch.amax(torch.unflatten(padded, dim, (-1, block)), dim + 1)
-
-
-def _descend(task: Task, tile: Tile, grad: Tensor, nu: Tensor, scratch: Scratch) -> None:
+def descend(task: Task, tile: Tile, grad: Tensor, nu: Tensor, scratch: Scratch) -> None:
     """Update one tile: p <- (1 - lr wd) p - lr g / max(sqrt(nu), eps), with momentum if any."""
     options = task.options
     lr, sign = options.lr, options.sign

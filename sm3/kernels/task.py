@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..covers import Grid
-from .momentum import Momentum
+from .accumulators import Accumulator, GridAccumulator
+from .momentum import FloatMomentum, Momentum
 
 MIN_EPS = 2.0**-63
 """The least `eps`: its square is the smallest normal float32, safe where subnormals are flushed."""
@@ -26,32 +27,15 @@ class Options:
     maximize: bool
     variant: str
 
+    @classmethod
+    def of(cls, group: dict[str, Any]) -> Options:
+        """Return the options of a parameter group of an optimizer."""
+        return cls(**{field.name: group[field.name] for field in fields(cls)})
+
     @property
     def sign(self) -> float:
         """Return -1 where the objective is maximized: the gradient counts with this sign."""
         return -1.0 if self.maximize else 1.0
-
-
-@dataclass
-class Accumulator:
-    """The accumulators of one grid of a cover.
-
-    Args:
-        old: the values before this step, float32, one per block, shaped to broadcast over blocks of the
-            parameter.
-        grid: the block length along each dimension.
-        new: where the values after this step are gathered; `old` itself where no tile reads what another one
-            wrote.
-    """
-
-    old: Tensor
-    grid: Grid
-    new: Tensor | None = None
-
-    @property
-    def in_place(self) -> bool:
-        """Say whether new values may overwrite old ones tile by tile."""
-        return self.new is self.old
 
 
 @dataclass
@@ -61,7 +45,7 @@ class Task:
     Args:
         param: the parameter; where it is sharded, this rank's part.
         grad: its gradient, dense, of the same shape.
-        accumulators: one per grid of its cover.
+        accumulators: one per tensor of its cover.
         momentum: the momentum buffer, if any.
         options: the options of its group.
         steps: the length of a tile along each dimension; `chunked.prepare` chooses it.
@@ -73,6 +57,38 @@ class Task:
     momentum: Momentum | None
     options: Options
     steps: tuple[int, ...] = field(default=())
+
+    def in_memory_order(self) -> Task:
+        """Return the same task with the dimensions ordered by stride, so that tiles are contiguous in memory.
+
+        That matters for `channels_last` and transposed parameters. Int8 momentum keeps its own order.
+        """
+        strides = self.param.stride()
+        order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
+        if order == sorted(order) or not isinstance(self.momentum, FloatMomentum | None):
+            return self
+        accumulators: list[Accumulator] = [
+            GridAccumulator(a.old.permute(order), tuple(a.grid[dim] for dim in order))
+            for a in self.accumulators
+            if isinstance(a, GridAccumulator)
+        ]
+        momentum = FloatMomentum(self.momentum.buffer.permute(order)) if self.momentum else None
+        param, grad = self.param.permute(order), self.grad.permute(order)
+        return replace(self, param=param, grad=grad, accumulators=accumulators, momentum=momentum)
+
+    def flattened(self) -> Task:
+        """Return the same task with the parameter as a vector, as index sets need it.
+
+        Raises:
+            ValueError: the parameter is not contiguous, or the momentum is int8, whose blocks follow the
+                shape.
+        """
+        if not self.param.is_contiguous():
+            raise ValueError("a cover by index sets needs a contiguous parameter: call contiguous() on it")
+        if not isinstance(self.momentum, FloatMomentum | None):
+            raise ValueError("a cover by index sets takes momentum_dtype float32 or bfloat16, not int8")
+        momentum = FloatMomentum(self.momentum.buffer.view(-1)) if self.momentum else None
+        return replace(self, param=self.param.view(-1), grad=self.grad.reshape(-1), momentum=momentum)
 
 
 class Scratch:

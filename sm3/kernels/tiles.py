@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from ..covers import Grid
 
 TILE = 1 << 17
-"""Elements in one tile: 512 KiB in float32. At most six buffers of this size are alive at once (3 MiB)."""
+"""Elements in one tile: 512 KiB in float32, at most six such buffers at once. Int8 momentum needs 2**16 or more."""
 
 VECTORS = 1 << 17
 """Above this sum of dimensions the longest is cut first: a second copy of its accumulators is too much."""
@@ -17,23 +17,30 @@ VECTORS = 1 << 17
 Tile = tuple[slice, ...]
 
 
-def tile_steps(shape: Sequence[int], grids: Sequence[Grid]) -> tuple[int, ...]:
+def tile_steps(shape: Sequence[int], grids: Sequence[Grid] = (), entries: int = 1) -> tuple[int, ...]:
     """Return the length of a tile along each dimension.
 
     The first dimension is cut first, for contiguous tiles; unless the accumulators of the other dimensions
     are so many that their second copy would be large, as in a 2 x 50,000,000 table: then the longest
     dimension is cut first and only the short ones need a second copy.
+
+    Args:
+        shape: the tensor's.
+        grids: the cover's; where it can be, tiles end where blocks end.
+        entries: tiles end at multiples of this many consecutive entries (a block of int8 momentum), which
+            goes before the grids; then a middle dimension is never cut first.
     """
-    order = (
-        sorted(range(len(shape)), key=lambda d: -shape[d])
-        if sum(shape) > VECTORS
-        else list(range(len(shape)))
-    )
+    order = list(range(len(shape)))
+    if sum(shape) > VECTORS:
+        order.sort(key=lambda dim: -shape[dim])
+    if entries > 1 and shape and (order[0] != len(shape) - 1 or entries * math.prod(shape[:-1]) > TILE):
+        order.sort()
     steps = list(shape)
     for dim in order:
         if math.prod(steps) <= TILE:
             break
-        steps[dim] = _step(shape[dim], math.prod(steps) // steps[dim], [grid[dim] for grid in grids])
+        blocks = [entries] if entries > 1 else [grid[dim] for grid in grids]
+        steps[dim] = _step(shape[dim], math.prod(steps) // steps[dim], blocks)
     return tuple(steps)
 
 

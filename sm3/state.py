@@ -1,0 +1,101 @@
+"""The state of one parameter: creating it, seeing it as a kernel does, saving and loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .covers import Cover, GridCover, IndexSets, grid_shape
+from .kernels.accumulators import Accumulator, GridAccumulator, IndexSetAccumulator
+from .kernels.momentum import FloatMomentum, Int8Momentum, Momentum, scale_shape
+from .selection import covers_of
+
+
+def accumulators(state: dict[str, Any], cover: Cover, param: Tensor) -> list[Accumulator]:
+    """Return a parameter's accumulators under its cover, all zero if this is its first step."""
+    kept = []
+    for number, shape in enumerate(cover.state_shapes(param.shape)):
+        key = f"accumulator_{number}"
+        if key not in state:
+            state[key] = torch.zeros(shape, dtype=torch.float32, device=param.device)
+        kept.append(state[key])
+    if isinstance(cover, IndexSets):
+        return [IndexSetAccumulator(kept[0], *cover.memberships(param.device))]
+    assert isinstance(cover, GridCover)
+    grids = cover.grids(param.shape)
+    return [
+        GridAccumulator(old.view(grid_shape(param.shape, grid)), grid)
+        for old, grid in zip(kept, grids, strict=True)
+    ]
+
+
+def momentum(state: dict[str, Any], group: dict[str, Any], param: Tensor) -> Momentum | None:
+    """Return a parameter's momentum, zero if it had none so far; None where the group asks for none."""
+    if not group["momentum"]:
+        return None
+    dtype = getattr(torch, group["momentum_dtype"])
+    if "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+    if dtype != torch.int8:
+        return FloatMomentum(state["momentum_buffer"])
+    if "momentum_scale" not in state:
+        state["momentum_scale"] = torch.zeros(scale_shape(param.shape), device=param.device)
+    return Int8Momentum(state["momentum_buffer"], state["momentum_scale"])
+
+
+def describe_covers(group: dict[str, Any]) -> str | list[str]:
+    """Return what a checkpoint keeps of a group's covers: one name, or a name for each parameter."""
+    if isinstance(group["cover"], Cover):
+        return group["cover"].name
+    return [cover.name for cover in covers_of(group)]
+
+
+def check_covers(groups: Sequence[dict[str, Any]], saved: Sequence[dict[str, Any]]) -> None:
+    """Compare the covers of a checkpoint with the optimizer's.
+
+    Raises:
+        ValueError: they differ, so that the accumulators do not mean the same.
+    """
+    for number, (group, packed) in enumerate(zip(groups, saved, strict=False)):
+        kept = packed.get("cover")
+        if kept is not None and _per_parameter(kept, group) != _per_parameter(describe_covers(group), group):
+            raise ValueError(
+                f"the checkpoint's group {number} has cover {kept}, this optimizer's has "
+                f"{describe_covers(group)}: construct it with the same cover"
+            )
+
+
+def _per_parameter(names: str | list[str], group: dict[str, Any]) -> list[str]:
+    return [names] * len(group["params"]) if isinstance(names, str) else list(names)
+
+
+def restored(saved: dict[str, Any], param: Tensor, cover: Cover, dtype: torch.dtype) -> dict[str, Any]:
+    """Return a copy of a parameter's saved state, on its device and in the dtypes that SM3 keeps.
+
+    `torch.optim.Optimizer.load_state_dict` would cast all of it to the parameter's dtype (PyTorch issue
+    43706).
+
+    Args:
+        saved: the state, by name.
+        param: the parameter.
+        cover: its cover.
+        dtype: the momentum's.
+
+    Raises:
+        ValueError: accumulators of other shapes than the cover's.
+    """
+    shapes = cover.state_shapes(param.shape)
+    state = {}
+    for key, value in saved.items():
+        kept = dtype if key == "momentum_buffer" else torch.float32
+        state[key] = value.detach().to(device=param.device, dtype=kept, copy=True)
+    found = [tuple(state[key].shape) for key in sorted(state) if key.startswith("accumulator_")]
+    if found != [tuple(shape) for shape in shapes]:
+        raise ValueError(
+            f"the checkpoint has accumulators of shapes {found} for a parameter of shape "
+            f"{tuple(param.shape)}, which needs {shapes}: load it into the same model"
+        )
+    return state

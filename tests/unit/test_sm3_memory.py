@@ -1,0 +1,94 @@
+"""What a step of SM3 allocates beside its state, counted in PyTorch's own allocator, kernels included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from sm3 import SM3
+from sm3.kernels import tiles
+
+MIB = 2**20
+
+
+def peak_bytes(step) -> int:
+    """Return the most bytes that `step` held at once beyond what was allocated when it began."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        step()
+    allocations = []
+    nodes = list(run.profiler.kineto_results.experimental_event_tree())
+    while nodes:
+        node = nodes.pop()
+        nodes.extend(node.children)
+        if "Allocation" in str(node.tag):
+            allocations.append((node.start_time_ns, node.extra_fields.alloc_size))
+    held = peak = 0
+    for _, size in sorted(allocations, key=lambda event: event[0]):
+        held += size
+        peak = max(peak, held)
+    return peak
+
+
+def test_the_measure_sees_a_temporary_of_a_kernel() -> None:
+    half, single = torch.ones(MIB, dtype=torch.bfloat16), torch.ones(MIB)
+    assert peak_bytes(lambda: half.add_(single)) >= 4 * MIB
+
+
+SHAPES = [
+    (4096, 4096),
+    (2, 5_000_000),
+    (5_000_000, 2),
+    (3_000_000,),
+    (256, 256, 3, 3),
+    (4, 500, 2000),
+    (1, 8, 1, 3, 200_000),
+]
+
+
+def second_step_peak(shape, dtype=torch.float32, **options) -> int:
+    param = nn.Parameter(torch.zeros(shape, dtype=dtype))
+    param.grad = torch.full(shape, 0.5, dtype=dtype)
+    optimizer = SM3([param], **options)
+    optimizer.step()
+    return peak_bytes(optimizer.step)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_temporaries_of_a_step_stay_below_4_mib(shape) -> None:
+    assert second_step_peak(shape) < 4 * MIB
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"momentum": 0.9},
+        {"momentum": 0.9, "momentum_dtype": "bfloat16"},
+        {"momentum": 0.9, "momentum_dtype": "int8"},
+        {"variant": "I"},
+        {"beta": 0.9, "weight_decay": 0.1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_so_do_those_of_every_option(options, dtype) -> None:
+    assert second_step_peak((3000, 1500), dtype, **options) < 4 * MIB
+
+
+def test_the_cut_changes_no_bit(monkeypatch) -> None:
+    results = []
+    for tile in (1 << 30, 1 << 17, 1000, 7):
+        monkeypatch.setattr(tiles, "TILE", tile)
+        for shape in [(37, 41), (5, 7, 11), (1000,)]:
+            torch.manual_seed(1)
+            param = nn.Parameter(torch.randn(shape))
+            optimizer = SM3([param], momentum=0.9)
+            for _ in range(3):
+                param.grad = torch.randn(shape)
+                optimizer.step()
+            results.append((shape, param.detach(), list(optimizer.state[param].values())))
+    for shape, param, state in results:
+        whole = next(result for result in results if result[0] == shape)
+        assert torch.equal(param, whole[1])
+        assert all(torch.equal(*pair) for pair in zip(state, whole[2], strict=True))
