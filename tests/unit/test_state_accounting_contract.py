@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -74,28 +75,30 @@ def two_steps(optimizer: torch.optim.Optimizer, model: EveryRank | Matrix | Spar
         optimizer.zero_grad()
 
 
-def kept_bytes(spec: str) -> tuple[int, int]:
-    """Return the bytes that the allocator handed out and did not get back, and those of the model among them.
+def kept_by_allocator(run: Callable[[], tuple[torch.optim.Optimizer, list[nn.Parameter]]]) -> int:
+    """Return what the CPU allocator handed out during a run and did not get back, less the parameters.
 
-    The oracle: it knows no Python objects. The model is made inside, so that all it frees was counted.
+    The oracle: it knows no Python objects. The run makes its own model, so that all it frees was counted,
+    and drops its gradients.
     """
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        optimizer, model = train(spec)
-        two_steps(optimizer, model)
+        optimizer, parameters = run()
         gc.collect()
     events = profiler.profiler.kineto_results.events()
     kept = sum(event.nbytes() for event in events if event.name() == "[memory]")
     assert optimizer is not None  # alive until here
-    return kept, sum(p.nbytes for p in model.parameters())
+    return kept - sum(parameter.nbytes for parameter in parameters)
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_state_is_what_the_allocator_kept(spec: str) -> None:
-    two_steps(*train(spec))  # what a first call allocates for good is not state
-    kept, model_bytes = kept_bytes(spec)
-    optimizer, model = train(spec)
-    two_steps(optimizer, model)
-    assert measure_state(optimizer, model.parameters()).bytes == kept - model_bytes
+    def run() -> tuple[torch.optim.Optimizer, list[nn.Parameter]]:
+        optimizer, model = train(spec)
+        two_steps(optimizer, model)
+        return optimizer, list(model.parameters())
+
+    optimizer, parameters = run()  # before the oracle: what a first call allocates for good is no state
+    assert measure_state(optimizer, parameters).bytes == kept_by_allocator(run)
 
 
 @pytest.mark.parametrize("spec", SPECS)
