@@ -1,0 +1,75 @@
+"""The `memprof` command: the one place where errors become a sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+from typing import TextIO
+
+import typer
+
+from memprof.cli.app import app
+from memprof.cli.options import debug_asked
+from memprof.errors import ExitCode, MemprofError
+
+
+def main() -> int:
+    """Run the command line in `sys.argv` and return its exit code."""
+    _print_whatever_happens(sys.stdout, sys.stderr)
+    code = _run()
+    if code == ExitCode.INTERRUPTED:
+        _complain("interrupted")
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:  # `memprof models | head`; the interpreter would flush again and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+def _run() -> int:
+    try:
+        result = app(standalone_mode=False, prog_name="memprof")
+    except (KeyboardInterrupt, typer.Abort):
+        return ExitCode.INTERRUPTED
+    except SystemExit as error:  # Typer's own way out when a pipe breaks
+        return ExitCode.FAILED if error.code else ExitCode.OK
+    except Exception as error:
+        if debug_asked():
+            traceback.print_exc()
+        return _explain(error)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _explain(error: Exception) -> int:
+    """Print one sentence and return the exit code."""
+    if isinstance(error, MemprofError):
+        _complain(f"error: {error}")
+        return error.exit_code
+    # Typer brings its own copy of Click, older versions need Click itself: neither is to be imported, so
+    # usage errors are known by what both give them.
+    describe = getattr(error, "format_message", None)
+    if callable(describe):
+        _complain(f"error: {describe().rstrip('.')}; see {_help_command(error)}")
+        return ExitCode.USAGE
+    text = " ".join(str(error).split())
+    hint = "" if debug_asked() else "; use --debug for the traceback"
+    _complain(f"error: {type(error).__name__}: {text} (a fault of memprof{hint})")
+    return ExitCode.FAILED
+
+
+def _help_command(error: Exception) -> str:
+    path = getattr(getattr(error, "ctx", None), "command_path", "memprof")
+    return f"`{path} --help`"
+
+
+def _complain(sentence: str) -> None:
+    print(sentence, file=sys.stderr)
+
+
+def _print_whatever_happens(*streams: TextIO) -> None:
+    """Let a terminal that cannot show a character show a question mark instead of a traceback."""
+    for stream in streams:
+        with suppress(AttributeError, ValueError):
+            stream.reconfigure(errors="replace")  # type: ignore[attr-defined]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from memprof.report.columns import step_seconds
+from statistics import median
+
 from memprof.report.sections import sources
 from memprof.report.text import category_title, format_seconds, format_share, phase_words
 from memprof.results import Comparison, FitAnswer, Peak, Run, State
@@ -10,6 +11,7 @@ from memprof.units import format_size
 
 CLOSE = 0.02
 _TIE = 0.01
+_ENOUGH_STEPS = 5
 
 
 class _Finished:
@@ -24,7 +26,8 @@ def summarize(comparison: Comparison) -> list[str]:
     """Return the sentences of the headline, the most important first.
 
     The optimizer with the lowest peak (the first of those within 1 %) is set against the reference, or
-    against the largest state where there is no reference.
+    against the largest state where there is no reference. One that keeps no state at all, such as plain SGD,
+    shows the floor and not what could replace the reference: it is chosen only where there is nothing else.
     """
     finished = [
         _Finished(run, run.state, run.peak)
@@ -65,8 +68,22 @@ def _reference(finished: list[_Finished], comparison: Comparison) -> _Finished:
 
 
 def _best(candidates: list[_Finished]) -> _Finished:
-    lowest = min(found.peak for found in candidates)
-    return next(found for found in candidates if found.peak <= lowest * (1 + _TIE))
+    adaptive = [found for found in candidates if found.state] or candidates
+    lowest = min(found.peak for found in adaptive)
+    return next(found for found in adaptive if found.peak <= lowest * (1 + _TIE))
+
+
+def _all_peaks(finished: list[_Finished], reference: _Finished) -> list[str]:
+    """Return how the peaks compare with the reference's, the lowest first; nothing for a pair."""
+    others = sorted((found for found in finished if found is not reference), key=lambda found: found.peak)
+    if len(others) < 2:
+        return []
+    changes = (f"{found.name} {_signed(found.peak / reference.peak - 1)}" for found in others)
+    return [f"Peaks against {reference.name}: {'; '.join(changes)}."]
+
+
+def _signed(change: float) -> str:
+    return f"{'-' if change < 0 else '+'}{format_share(abs(change))}" if abs(change) >= 0.005 else "the same"
 
 
 def _against(
@@ -81,6 +98,7 @@ def _against(
         sentences = [f"{keeps}.", _all_alike(best, reference)]
     else:
         sentences = [f"{keeps}; {_peak_clause(best, reference)}, set by {phase_words(best.phase)}."]
+        sentences += _all_peaks(finished, reference)
     return [*sentences, *_fits(best, reference, comparison), *_speed(best, reference)]
 
 
@@ -144,12 +162,15 @@ def _label(*answers: FitAnswer) -> str:
 
 
 def _speed(best: _Finished, reference: _Finished) -> list[str]:
-    """Return what the smaller memory costs in time, where it is more than measuring noise can explain."""
-    ours, theirs = step_seconds(best.run), step_seconds(reference.run)
-    if ours is None or theirs is None or ours < theirs * 1.25:
+    """Return what the smaller memory costs in time, where there are enough steps to tell it from noise."""
+    if best.run.steps is None or reference.run.steps is None:
         return []
-    both = f"{format_seconds(ours)} instead of {format_seconds(theirs)}"
-    return [f"A step takes {ours / theirs:.1f} times as long: {both}."]
+    ours, theirs = best.run.steps.seconds, reference.run.steps.seconds
+    if min(len(ours), len(theirs)) < _ENOUGH_STEPS or min(ours) <= max(theirs):
+        return []
+    ratio = median(ours) / median(theirs)
+    both = f"{format_seconds(median(ours))} instead of {format_seconds(median(theirs))}"
+    return [f"A step takes {ratio:.1f} times as long: {both}."]
 
 
 def _unfinished(comparison: Comparison) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from typing import TextIO
 
 from rich import box
@@ -48,10 +49,26 @@ def render(comparison: Comparison, console: Console) -> None:
         console.print(part)
 
 
-def render_table(table: Table, console: Console) -> None:
-    """Print one table, folded to the console's width."""
-    for piece in _pieces(table, console.width):
-        console.print(piece)
+def render_words(table: Table, console: Console) -> None:
+    """Print a table of words: its cells wrap where the terminal is narrow, but for names and numbers."""
+    drawn = _plain_table()
+    for index, title in enumerate(table.titles):
+        right = table.right[index]
+        drawn.add_column(Text(title), justify="right" if right else "left", no_wrap=right or index == 0)
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    console.print(drawn)
+
+
+def render_checks(checks: Iterable[tuple[str, str, str]], console: Console) -> None:
+    """Print findings, a line each: level, name and sentence."""
+    colours = {"pass": "green", "warn": "yellow", "fail": "bold red"}
+    grid = RichTable.grid(padding=(0, GAP, 0, 0))
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True)
+    for level, name, finding in checks:
+        grid.add_row(Text(level, style=colours[level]), Text(name), Text(finding))
+    console.print(grid)
 
 
 def bar(sizes: dict[str, int], total: int, width: int) -> Text:
@@ -96,9 +113,7 @@ def _pieces(table: Table, width: int) -> list[RenderableType]:
 
 def _rich_table(table: Table, width: int) -> RichTable:
     widths = column_widths(table, name_width=max(16, width // 3))
-    drawn = RichTable(
-        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold"
-    )
+    drawn = _plain_table()
     for index, title in enumerate(table.titles):
         heading = title if cell_len(title) <= widths[index] else "\n".join(title.split())
         drawn.add_column(
@@ -111,6 +126,12 @@ def _rich_table(table: Table, width: int) -> RichTable:
         )
     for row in table.rows:
         drawn.add_row(*map(Text, row))
+    return drawn
+
+
+def _plain_table() -> RichTable:
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    drawn.header_style = "bold"
     return drawn
 
 

@@ -13,14 +13,21 @@ def test_the_lowest_peak_is_set_against_the_reference() -> None:
     assert summarize(make_comparison()) == [
         "Measured: sm3 keeps 1.20 MiB of state where adam keeps 949.40 MiB; its peak is 45 % lower "
         "(1.13 GiB instead of 2.05 GiB), set by the backward pass.",
+        "Peaks against adam: sgd -45 %; sm3 -45 %; adafactor -45 %; adagrad -23 %; sm3,momentum=0.9 -23 %.",
         "Within 24.00 GiB: largest batch 61 instead of 52 (extrapolated); "
         "largest n_layer 48 with both (extrapolated).",
     ]
 
 
 def test_the_first_of_nearly_equal_peaks_is_chosen() -> None:
-    comparison = make_comparison(make_run("sgd", 0), make_run("sm3", MIB), make_run("adam", 8 * COUNT))
-    assert "sgd keeps 0 B of state where adam" in text(comparison)
+    small = [make_run("adafactor", 2 * MIB), make_run("sm3", MIB)]
+    assert "adafactor keeps 2.00 MiB" in text(make_comparison(*small, make_run("adam", 8 * COUNT)))
+
+
+def test_an_optimizer_without_state_is_no_replacement_but_where_it_is_alone() -> None:
+    runs = [make_run("sgd", 0), make_run("adam", 8 * COUNT)]
+    assert "sgd keeps 0 B of state where adam" in text(make_comparison(*runs))
+    assert "adagrad keeps" in text(make_comparison(*runs, make_run("adagrad", 4 * COUNT)))
 
 
 def test_where_activations_set_the_peak_it_says_that_a_smaller_state_does_not_help() -> None:
@@ -92,7 +99,14 @@ def test_predicted_figures_are_called_predicted() -> None:
     assert text(make_comparison(make_run("adam", 8, source="predicted"))).startswith("Predicted: adam")
 
 
-def test_a_much_slower_step_is_mentioned() -> None:
-    slow = Steps(seconds=[2.0, 2.0], losses=[1.0], allocated_bytes=[1])
-    runs = [make_run("sm3", MIB, steps=slow), make_run("adam", 8 * COUNT)]
-    assert "A step takes 2.2 times as long: 2.00 s instead of 900 ms." in summarize(make_comparison(*runs))
+def test_a_slower_step_is_mentioned_where_enough_steps_tell_it_from_noise() -> None:
+    def steps(*seconds: float) -> Steps:
+        return Steps(seconds=list(seconds), losses=[1.0], allocated_bytes=[1] * len(seconds))
+
+    def shown(slow: Steps) -> str:
+        fast = make_run("adam", 8 * COUNT, steps=steps(0.9, 0.9, 0.9, 1.0, 1.1))
+        return text(make_comparison(make_run("sm3", MIB, steps=slow), fast))
+
+    assert "A step takes 2.2 times as long: 2.00 s instead of 900 ms." in shown(steps(2, 2, 2, 2, 1.9))
+    assert "A step takes" not in shown(steps(2, 2, 2, 2, 1.1))
+    assert "A step takes" not in shown(steps(2, 2))

@@ -1,0 +1,258 @@
+"""`memprof compare`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from memprof.cli.exports import Exports
+from memprof.cli.options import DebugOption, JsonOption
+from memprof.cli.output import tell
+from memprof.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from memprof.results import Comparison
+    from memprof.training.recipe import Recipe
+
+MODEL, OPTIMIZERS, RECIPE, MEASURE, FIT, OUTPUT = (
+    "Model",
+    "Optimizers",
+    "Training recipe",
+    "Measurement",
+    "Largest batch and model",
+    "Output",
+)
+
+
+class Precision(str, Enum):
+    """`Recipe.precision`, spelled again because importing the recipe would slow `--help` down."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    AMP_BF16 = "amp-bf16"
+    AMP_FP16 = "amp-fp16"
+
+
+class ZeroGrad(str, Enum):
+    """`Recipe.zero_grad`."""
+
+    START = "start"
+    BEFORE_BACKWARD = "before-backward"
+    AFTER_STEP = "after-step"
+
+
+def option(*names: str, panel: str, text: str, metavar: str | None = None) -> Any:
+    """Return an option of a help panel."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar)
+
+
+def compare(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A built-in (see memprof models), path/to/file.py:attr, package.module:attr or hf:PATH.",
+        ),
+    ],
+    batch_size: Annotated[
+        int, option("-b", "--batch-size", panel=MODEL, text="Samples per micro-batch.")
+    ] = 8,
+    knobs: Annotated[
+        list[str] | None,
+        option("--set", panel=MODEL, text="Set a knob of the model; repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        option(
+            "--input",
+            panel=MODEL,
+            text="An input of a plain module, e.g. float32[B,3,224,224]; repeatable.",
+            metavar="SPEC",
+        ),
+    ] = None,
+    target: Annotated[
+        str | None,
+        option(
+            "--target", panel=MODEL, text="What its loss compares with, e.g. int64[B]<1000.", metavar="SPEC"
+        ),
+    ] = None,
+    optimizers: Annotated[
+        list[str] | None,
+        option(
+            "-o",
+            "--optimizer",
+            panel=OPTIMIZERS,
+            text="NAME or import path, then ,key=value options; repeatable. "
+            "Default: sm3; sm3,momentum=0.9; adam; adagrad; adafactor; sgd.",
+            metavar="SPEC",
+        ),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        option(
+            "--reference",
+            panel=OPTIMIZERS,
+            text="The optimizer to compare with (default: adam).",
+            metavar="SPEC",
+        ),
+    ] = None,
+    device: Annotated[
+        str, option("--device", panel=MEASURE, text="auto, cpu, cuda or cuda:N.", metavar="NAME")
+    ] = "auto",
+    steps: Annotated[int, option("--steps", panel=MEASURE, text="Counted steps, at least 2.")] = 2,
+    warmup: Annotated[int, option("--warmup", panel=MEASURE, text="Steps before the counted ones.")] = 1,
+    seed: Annotated[int, option("--seed", panel=MEASURE, text="Of the weights and the batches.")] = 0,
+    precision: Annotated[
+        Precision,
+        option("--precision", panel=RECIPE, text="fp32, bf16, amp-bf16 or amp-fp16.", metavar="NAME"),
+    ] = Precision.FP32,
+    accumulate: Annotated[
+        int, option("--accumulate", panel=RECIPE, text="Micro-batches per optimizer step.")
+    ] = 1,
+    checkpoint_activations: Annotated[
+        bool,
+        option(
+            "--checkpoint-activations",
+            panel=RECIPE,
+            text="Recompute the model's blocks in the backward pass.",
+        ),
+    ] = False,
+    clip_grad: Annotated[
+        float | None,
+        option("--clip-grad", panel=RECIPE, text="Clip the total gradient norm.", metavar="NORM"),
+    ] = None,
+    zero_grad: Annotated[
+        ZeroGrad,
+        option("--zero-grad", panel=RECIPE, text="start, before-backward or after-step.", metavar="WHEN"),
+    ] = ZeroGrad.AFTER_STEP,
+    step_in_backward: Annotated[
+        bool,
+        option("--step-in-backward", panel=RECIPE, text="Step each parameter as its gradient is complete."),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        option(
+            "--budget",
+            panel=FIT,
+            text="The memory to fill, e.g. 24GiB (default: the device's).",
+            metavar="SIZE",
+        ),
+    ] = None,
+    no_fit: Annotated[
+        bool, option("--no-fit", panel=FIT, text="Do not look for the largest batch and model.")
+    ] = False,
+    confirm: Annotated[
+        bool, option("--confirm", panel=FIT, text="Prove the answers by training them.")
+    ] = False,
+    as_json: JsonOption = False,
+    export_json: Annotated[
+        str | None,
+        option("--export-json", panel=OUTPUT, text="Save the comparison, after every trial.", metavar="FILE"),
+    ] = None,
+    export_csv: Annotated[
+        str | None,
+        option("--export-csv", panel=OUTPUT, text="Save a row per optimizer; - is stdout.", metavar="FILE"),
+    ] = None,
+    export_markdown: Annotated[
+        str | None,
+        option("--export-markdown", panel=OUTPUT, text="Save the report; - is stdout.", metavar="FILE"),
+    ] = None,
+    force: Annotated[bool, option("--force", panel=OUTPUT, text="Overwrite exports that exist.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train one model with several optimizers, each in a fresh process, and compare what memory they take."""
+    files = {"json": export_json, "csv": export_csv, "markdown": export_markdown}
+    exports = Exports(files, as_json=as_json, force=force)
+    from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
+    from memprof.workloads.spec import parse_knobs
+
+    recipe = make_recipe(
+        precision=precision.value,
+        accumulate=accumulate,
+        checkpoint_activations=checkpoint_activations,
+        clip_grad=clip_grad,
+        zero_grad=zero_grad.value,
+        step_in_backward=step_in_backward,
+        warmup=warmup,
+        steps=steps,
+        seed=seed,
+    )
+    arguments = {
+        "batch_size": batch_size,
+        "knobs": parse_knobs(knobs or []),
+        "inputs": inputs or [],
+        "target": target,
+        "optimizers": optimizers or DEFAULT_OPTIMIZERS,
+        "device": device,
+        "recipe": recipe,
+        "budget": budget,
+        "fit": not no_fit,
+        "confirm": confirm,
+        "reference": reference,
+        "command": shlex.join(["memprof", *sys.argv[1:]]),
+    }
+    comparison = watch(model, arguments, exports, as_json)
+    show(comparison, exports, as_json)
+    raise typer.Exit(exit_code(comparison))
+
+
+def make_recipe(**values: Any) -> Recipe:
+    """Return the recipe of the options.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    from pydantic import ValidationError
+
+    from memprof.training.recipe import Recipe
+
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = str(first["loc"][0]).replace("_", "-")
+        wanted = first["msg"].removeprefix("Input ")
+        raise UsageError(f"--{flag} {first['input']}: the value {wanted}") from None
+
+
+def watch(model: str, arguments: dict[str, Any], exports: Exports, as_json: bool) -> Comparison:
+    """Run a comparison, keep it after every trial, and show what is finished where the user interrupts it."""
+    from memprof.api import compare as run_comparison
+    from memprof.cli.watch import make_watcher
+
+    finished: list[Comparison] = []
+
+    def keep(comparison: Comparison) -> None:
+        finished[:] = [comparison]
+        exports.keep(comparison)
+
+    try:
+        with make_watcher() as watcher:
+            return run_comparison(model, on_progress=watcher, on_comparison=keep, **arguments)
+    except KeyboardInterrupt:
+        for comparison in finished:
+            show(comparison, exports, as_json)
+        raise
+
+
+def show(comparison: Comparison, exports: Exports, as_json: bool) -> None:
+    """Write the exports, then the comparison to stdout if nothing else goes there."""
+    written = exports.write(comparison)
+    if as_json:
+        sys.stdout.write(comparison.to_json())
+    elif not exports.takes_stdout:
+        from memprof.report.terminal import make_console, render
+
+        render(comparison, make_console())
+    if written:
+        tell(f"wrote {', '.join(written)}")
+
+
+def exit_code(comparison: Comparison) -> ExitCode:
+    """Return 3 if a run failed or none finished; running out of memory is a result beside finished runs."""
+    states = [run.status for run in comparison.runs]
+    return ExitCode.FAILED if "failed" in states or "ok" not in states else ExitCode.OK

@@ -1,0 +1,38 @@
+"""What commands print: data to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def print_json(document: Any) -> None:
+    """Print a document as indented JSON."""
+    print(json.dumps(document, indent=1, ensure_ascii=False))
+
+
+def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
+    """Print a table of words, folded to the terminal's width.
+
+    Args:
+        titles: the headings; the first column names the row.
+        rows: the cells.
+        numbers: the titles of the columns that are aligned right.
+    """
+    from memprof.report.table import Table
+    from memprof.report.terminal import make_console, render_words
+
+    table = Table(
+        titles=tuple(titles),
+        rows=tuple(tuple(row) for row in rows),
+        ranks=tuple(range(len(titles))),
+        right=tuple(title in numbers for title in titles),
+    )
+    render_words(table, make_console())
+
+
+def tell(sentence: str) -> None:
+    """Print a remark to stderr."""
+    print(sentence, file=sys.stderr)

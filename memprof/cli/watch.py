@@ -1,0 +1,107 @@
+"""Progress on stderr: one line that changes on a terminal, one line per finished trial elsewhere.
+
+Nothing is drawn but when a worker reports: no thread refreshes anything while a trial is measured.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from memprof.progress import Progress as Event
+from memprof.report.terminal import make_console
+from memprof.report.text import format_seconds
+from memprof.results import Run
+from memprof.units import format_size
+
+_STAGES = {"start": "starting", "build": "building the model", "done": "done"}
+
+
+class Watcher:
+    """Shows the events of a running comparison; use it in a `with` block, and give it as `on_progress`."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[state]}", markup=False),
+                console=console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._task = self._bar.add_task("", state="", total=1)
+
+    def __enter__(self) -> Watcher:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        if self._bar is not None:
+            fraction = event.step / event.steps if event.stage == "step" and event.steps else 0.0
+            done = event.trial - 1 + (1.0 if event.stage == "done" else fraction)
+            self._bar.update(
+                self._task,
+                description=name_of(event),
+                state=state_of(event),
+                completed=done,
+                total=event.trials,
+            )
+            self._bar.refresh()
+        elif event.stage == "done":
+            self._console.print(f"{name_of(event)}: {result_of(event)}", soft_wrap=True)
+
+
+def make_watcher() -> Watcher:
+    """Return a watcher on stderr."""
+    import sys
+
+    return Watcher(make_console(sys.stderr))
+
+
+def name_of(event: Event) -> str:
+    """Return which trial it is: `[2/6] adam`."""
+    purpose = "" if event.purpose == "measure" else f" ({event.purpose})"
+    return f"[{event.trial}/{event.trials}] {event.label}{purpose}"
+
+
+def state_of(event: Event) -> str:
+    """Return what a trial is doing: `step 2/3, peak 1.20 GiB`."""
+    doing = f"step {event.step}/{event.steps}" if event.stage == "step" else _STAGES[event.stage]
+    return doing if event.peak_bytes is None else f"{doing}, peak {format_size(event.peak_bytes)}"
+
+
+def result_of(event: Event) -> str:
+    """Return how a trial ended: its peak and state, or why it has none."""
+    run = event.run
+    if run is None:
+        return state_of(event)
+    if run.status != "ok":
+        return (
+            f"{'out of memory' if run.status == 'oom' else 'failed'}: {run.reason or 'no reason was given'}"
+        )
+    return ", ".join(_figures(run, with_state=event.purpose == "measure")) or "done"
+
+
+def _figures(run: Run, with_state: bool) -> list[str]:
+    figures = [f"peak {format_size(run.peak.allocated_bytes)}"] if run.peak is not None else []
+    if with_state and run.state is not None:
+        figures.append(f"state {format_size(run.state.bytes)}")
+    if with_state and run.steps is not None and run.steps.seconds:
+        figures.append(f"{format_seconds(run.steps.seconds[-1])} per step")
+    return figures

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
+from tests.cli.conftest import ROOT, Command
+
+COMMANDS = ("compare", "models", "optimizers", "devices", "doctor", "schema")
+LOADED = """
+import sys
+sys.argv = {arguments!r}
+from memprof.cli import main
+code = main()
+print(code, *sorted(sys.modules), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    script = LOADED.format(arguments=["memprof", *arguments])
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    code, *loaded = done.stderr.split()
+    assert code == "0"
+    # Typer itself imports pydantic from 0.26 on; what memprof would import it for must stay out.
+    assert {"torch", "pandas", "numpy", "memprof.results", "memprof.training.recipe"}.isdisjoint(loaded)
+
+
+def test_click_is_not_imported_by_name() -> None:
+    sources = (ROOT / "memprof").rglob("*.py")
+    assert not [
+        path for path in sources if "import click" in path.read_text() or "typer._click" in path.read_text()
+    ]
+
+
+def test_no_command_is_usage_with_the_help(memprof: Command) -> None:
+    done = memprof()
+    assert done.returncode == 2
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(memprof: Command, command: str) -> None:
+    done = memprof(command, "-h")
+    assert done.returncode == 0
+    assert "Usage: memprof" in done.stdout
+
+
+def test_no_option_is_cut_at_80_columns(memprof: Command) -> None:
+    done = memprof("compare", "--help", TERMINAL_WIDTH="80", COLUMNS="80")
+    assert "…" not in done.stdout
+    assert "--checkpoint-activations" in done.stdout
+
+
+def test_help_names_the_default_optimizers(memprof: Command) -> None:
+    shown = " ".join(memprof("compare", "--help", TERMINAL_WIDTH="300", COLUMNS="300").stdout.split())
+    assert f"Default: {'; '.join(DEFAULT_OPTIMIZERS)}." in shown
+
+
+def test_version(memprof: Command) -> None:
+    done = memprof("-V")
+    assert done.returncode == 0
+    assert done.stdout.startswith("memprof ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["frob"], "error: No such command 'frob'"),
+        (["compare"], "error: Missing argument 'MODEL'; see `memprof compare --help`"),
+        (["compare", "mlp", "--optimzer", "sm3"], "--optimizer"),
+        (["compare", "mlp", "-b", "x"], "--batch-size"),
+        (["compare", "mlp", "--precision", "fp8"], "fp32"),
+        (
+            ["compare", "mlp", "--steps", "1"],
+            "error: --steps 1: the value should be greater than or equal to 2",
+        ),
+        (
+            ["compare", "mlp", "--clip-grad", "0"],
+            "error: --clip-grad 0.0: the value should be greater than 0",
+        ),
+        (["compare", "mlp", "--set", "x"], "error: --set takes KEY=VALUE"),
+        (["compare", "mlp", "--budget", "3Q"], "error: '3Q' is not a size"),
+        (["compare", "mlp", "-o", "sm4"], "did you mean 'sm3'?"),
+        (["compare", "mlp", "-o", "sm3", "--reference", "adam"], "error: the reference 'adam' is not among"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_2(memprof: Command, arguments: list[str], sentence: str) -> None:
+    done = memprof(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(memprof: Command) -> None:
+    done = memprof("compare", "mlp", "--set", "x", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "error: --set takes KEY=VALUE" in done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_crash() -> None:
+    script = f"{sys.executable} -m memprof schema | head -1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        script, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=True
+    )
+    assert done.stdout == "{\n"
+    assert done.stderr == ""
+
+
+def test_terminals_without_unicode_get_question_marks(memprof: Command) -> None:
+    done = memprof("models", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert "gpt2" in done.stdout
+
+
+def test_schema_is_json_schema(memprof: Command) -> None:
+    document = json.loads(memprof("schema").stdout)
+    assert document["properties"]["schema"]["const"] == "memprof.comparison/1"
+    assert {"runs", "environment", "workload", "recipe"} <= set(document["required"])
