@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from memprof.errors import UsageError, did_you_mean
-from memprof.optimizers.importing import import_attribute
 from memprof.optimizers.options import constructor_arguments, takes_names
 from memprof.optimizers.spec import OptimizerSpec
+from memprof.workloads.importing import import_attr
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,13 +109,16 @@ def resolve_class(spec: OptimizerSpec) -> Callable[..., Optimizer]:
     path = known.class_path if known else spec.name
     if known and known.name == "muon":
         _require_muon()
-    target = import_attribute(path, f"optimizer {spec.text!r}")
+    try:
+        target = import_attr(path).value
+    except UsageError as error:
+        raise UsageError(f"optimizer {spec.text!r}: {error}") from error
     if not callable(target):
         raise UsageError(
             f"optimizer {spec.text!r}: {path} is a {type(target).__name__}, not an optimizer class"
         )
     _refuse_class(target, spec)
-    return target  # type: ignore[no-any-return]  # what it returns is checked when it is called
+    return target  # type: ignore[no-any-return]
 
 
 def check_options(spec: OptimizerSpec) -> None:

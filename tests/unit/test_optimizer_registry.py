@@ -92,12 +92,12 @@ def test_lbfgs_is_refused_under_both_names() -> None:
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("no_such_package.optim:X", "no module is called 'no_such_package'"),
-        ("torch.no_such_part:X", "no module is called 'torch.no_such_part'"),
-        ("torch.optim:Adem", "did you mean 'Adam'?"),
+        ("no_such_package.optim:X", "there is no module 'no_such_package.optim'"),
+        ("torch.no_such_part:X", "there is no module 'torch.no_such_part'"),
+        ("torch.optim:Adem", "torch.optim has no attribute 'Adem'"),
         ("torch.nn:Linear", "no subclass of torch.optim.Optimizer"),
         ("torch.optim:__all__", "is a list, not an optimizer class"),
-        ("missing_file.py:X", "no file 'missing_file.py'"),
+        ("missing_file.py:X", "no file missing_file.py"),
     ],
 )
 def test_wrong_import_paths(text: str, part: str) -> None:
@@ -120,9 +120,12 @@ def test_module_of_the_current_folder_and_a_file(tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("source", "part"),
     [
-        ("import a_library_that_is_not_there", "No module named 'a_library_that_is_not_there'"),
-        ("raise RuntimeError('no GPU\\nhere')", "RuntimeError: no GPU here"),
-        ("raise SystemExit(3)", "SystemExit: 3"),
+        (
+            "import a_library_that_is_not_there",
+            "imports 'a_library_that_is_not_there', which is not installed",
+        ),
+        ("raise RuntimeError('no GPU\\nhere')", "no GPU here"),
+        ("raise SystemExit(3)", "exits when it is imported"),
         ("x = (", "SyntaxError"),
     ],
 )
@@ -133,8 +136,10 @@ def test_failure_inside_a_module_is_not_a_missing_module(
     (tmp_path / f"{module}.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
     for text in (f"{module}:X", f"{tmp_path}/{module}.py:X"):
-        assert "failed inside" in message(text)
-        assert part in message(text)
+        said = message(text)
+        assert part in said
+        assert "there is no" not in said
+        assert said.startswith(f"optimizer {text!r}: ")
 
 
 # Options
