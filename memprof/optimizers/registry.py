@@ -134,7 +134,8 @@ def build_optimizer(spec: OptimizerSpec, named_parameters: Iterable[NamedParamet
     """Build the optimizer over the parameters that require a gradient.
 
     A constructor that demands `lr` gets 1e-3, like torch's Adam; one whose first argument is called
-    `named_parameters` gets the names as well.
+    `named_parameters` gets the names as well. An optimizer with a train mode, as schedule-free ones have, is
+    put into it.
 
     Args:
         spec: what to build.
@@ -151,8 +152,11 @@ def build_optimizer(spec: OptimizerSpec, named_parameters: Iterable[NamedParamet
             "the model has no parameter that requires a gradient, so there is nothing to optimize"
         )
     _refuse_shapes(factory, spec, named)
-    optimizer = _construct(factory, spec, named, arguments)
-    return _require_optimizer(optimizer, spec)
+    optimizer = _require_optimizer(_construct(factory, spec, named, arguments), spec)
+    train = getattr(optimizer, "train", None)
+    if callable(train):
+        train()
+    return optimizer
 
 
 def _trainable(named_parameters: Iterable[NamedParameter]) -> list[NamedParameter]:

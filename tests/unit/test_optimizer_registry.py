@@ -232,6 +232,17 @@ def test_a_function_may_build_the_optimizer() -> None:
     assert "returned a list" in message(f"{__file__}:no_optimizer")
 
 
+class ScheduleFree(torch.optim.SGD):
+    """Has a mode, as modules do, and is born in neither."""
+
+    def train(self) -> None:
+        self.mode = "train"
+
+
+def test_an_optimizer_with_modes_is_put_into_train_mode() -> None:
+    assert build(f"{__file__}:ScheduleFree").mode == "train"  # type: ignore[attr-defined]
+
+
 class TooBig(torch.optim.SGD):
     def __init__(self, params: Any) -> None:
         super().__init__(params, lr=0.1)

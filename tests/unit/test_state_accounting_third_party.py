@@ -32,8 +32,6 @@ def two_steps(spec: str, name: str, shape: list[int]) -> tuple[torch.optim.Optim
     optimizer = build_optimizer(
         parse_optimizer(spec.replace("factories.py", str(DATA / "factories.py"))), [(name, weight)]
     )
-    if hasattr(optimizer, "train"):  # schedulefree has a mode, as modules do
-        optimizer.train()
     for _ in range(2):
         weight.grad = torch.randn(shape)
         optimizer.step()
