@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from memprof.progress import Progress as Event
+from memprof.report.sections import ending
 from memprof.report.terminal import make_console
 from memprof.report.text import format_seconds
 from memprof.results import Run
@@ -37,7 +38,7 @@ class Watcher:
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self._task = self._bar.add_task("", state="", total=1)
+            self._task = self._bar.add_task("starting PyTorch", state="", total=1)
 
     def __enter__(self) -> Watcher:
         if self._bar is not None:
@@ -92,9 +93,7 @@ def result_of(event: Event) -> str:
     if run is None:
         return state_of(event)
     if run.status != "ok":
-        return (
-            f"{'out of memory' if run.status == 'oom' else 'failed'}: {run.reason or 'no reason was given'}"
-        )
+        return ending(run)
     return ", ".join(_figures(run, with_state=event.purpose == "measure")) or "done"
 
 

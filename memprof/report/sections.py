@@ -44,12 +44,14 @@ def model_size(comparison: Comparison) -> str | None:
 
 def problems(comparison: Comparison) -> list[str]:
     """Return one line per optimizer that has no figures, with the reason."""
-    words = {"oom": "ran out of memory", "failed": "failed"}
-    return [
-        f"{run.optimizer.spec} {words[run.status]}: {run.reason or 'no reason was given'}"
-        for run in comparison.runs
-        if run.status != "ok"
-    ]
+    return [f"{run.optimizer.spec}: {ending(run)}" for run in comparison.runs if run.status != "ok"]
+
+
+def ending(run: Run) -> str:
+    """Return how a run without figures ended: `failed: ...` or `out of memory: ...`."""
+    word = "out of memory" if run.status == "oom" else "failed"
+    reason = run.reason or "no reason was given"
+    return reason if reason.startswith(word) else f"{word}: {reason}"
 
 
 def notes(comparison: Comparison) -> list[str]:

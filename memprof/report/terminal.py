@@ -9,7 +9,7 @@ from typing import TextIO
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -18,7 +18,7 @@ from memprof.report.columns import main_table
 from memprof.report.summary import summarize
 from memprof.report.table import GAP, Table, column_widths, fold
 from memprof.report.text import category_title
-from memprof.results import Breakdown, Comparison, Run
+from memprof.results import Comparison
 from memprof.units import format_size
 
 # Wide enough for every column of the main table, so that logs of CI machines get one piece.
@@ -142,17 +142,17 @@ def _bullet(note: str) -> RichTable:
 
 
 def _breakdown(comparison: Comparison, width: int) -> list[RenderableType]:
-    shown = sections.breakdowns(comparison)
-    if not shown:
+    if not sections.breakdowns(comparison):
         return []
     title = Text("Who holds the memory at the peak", style="bold")
     table = sections.category_table(comparison)
     needed = sum(column_widths(table, name_width=max(16, width // 3))) + GAP * (len(table.titles) - 1)
     numbers = _pieces(table, width) if needed <= width else []
-    return ["", title, Group(*_bars(shown, width)), _legend(comparison), *([""] if numbers else []), *numbers]
+    return ["", title, _bars(comparison, width), _legend(comparison), *([""] if numbers else []), *numbers]
 
 
-def _bars(shown: list[tuple[Run, Breakdown]], width: int) -> list[RenderableType]:
+def _bars(comparison: Comparison, width: int) -> RichTable:
+    shown, names = sections.breakdowns(comparison), sections.present_categories(comparison)
     largest = max(found.total_bytes for _, found in shown)
     name_width = min(max(cell_len(run.optimizer.spec) for run, _ in shown), max(16, width // 3))
     room = max(10, min(72, width - name_width - 14))
@@ -162,9 +162,10 @@ def _bars(shown: list[tuple[Run, Breakdown]], width: int) -> list[RenderableType
     grid.add_column(justify="right", no_wrap=True)
     for run, found in shown:
         cells = round(room * found.total_bytes / largest) if largest else 0
-        drawn = bar(found.by_category, found.total_bytes, cells)
+        held = {name: found.by_category.get(name, 0) for name in names}
+        drawn = bar(held, found.total_bytes, cells)
         grid.add_row(Text(run.optimizer.spec), drawn, format_size(found.total_bytes))
-    return [grid]
+    return grid
 
 
 def _legend(comparison: Comparison) -> Text:

@@ -92,7 +92,7 @@ def test_a_command_with_backticks_stays_in_its_fence() -> None:
 
 def test_comparisons_without_figures_have_no_empty_sections() -> None:
     text = to_markdown(make_comparison(make_broken_run("adam", "oom", "it is full")))
-    assert "- adam ran out of memory: it is full" in text
+    assert "- adam: out of memory: it is full" in text
     assert "Who holds" not in text
     assert "Peak within" not in text
     assert "Largest" not in text

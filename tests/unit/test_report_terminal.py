@@ -79,8 +79,8 @@ def test_failures_show_their_reasons_and_the_others_their_rows() -> None:
         make_broken_run("bad", "failed", None),
     )
     shown = draw(comparison, 140)
-    assert "big ran out of memory: it needs 9 GiB" in shown
-    assert "bad failed: no reason was given" in shown
+    assert "big: out of memory: it needs 9 GiB" in shown
+    assert "bad: failed: no reason was given" in shown
     assert "~52" in shown
 
 
