@@ -58,6 +58,21 @@ def check_ranges(owner: str, knobs: Mapping[str, Any]) -> None:
             raise UsageError(f"the knob {name} of {owner} must be at least 1, not {value}")
 
 
+def check_length(owner: str, name: str, value: Any, most: int | None) -> int:
+    """Return the length of a sample, checked.
+
+    Raises:
+        UsageError: it is no int of at least 1, or more than the model has positions for.
+    """
+    coerce(owner, name, value, int)
+    check_ranges(owner, {name: value})
+    if most is not None and name == "seq_len" and value > most:
+        raise UsageError(
+            f"seq_len={value} is more than the {most} positions of {owner}; set max_position_embeddings too"
+        )
+    return int(value)
+
+
 def bind_knobs(owner: str, factory: Callable[..., Any], given: Mapping[str, KnobValue]) -> dict[str, Any]:
     """Return every keyword of a user's factory: the given values, and the defaults of the rest.
 

@@ -43,6 +43,10 @@ def load_workload(spec: WorkloadSpec) -> LoadedWorkload:
     Raises:
         UsageError: what the spec names is not there or cannot be trained, or the user's code raised.
     """
+    if spec.model.startswith("hf:"):
+        from memprof.workloads.huggingface import load_huggingface
+
+        return LoadedWorkload(*load_huggingface(spec))
     if ":" in spec.model:
         return _load_user(spec)
     return _load_builtin(spec)

@@ -93,7 +93,7 @@ class OneModule:
         Raises:
             UsageError: it was handed out before, and has been trained since.
         """
-        if _fake_active():
+        if fake_active():
             return blank_copy(self._module)
         if self._taken:
             raise UsageError(
@@ -118,7 +118,8 @@ def _mode_active() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0
 
 
-def _fake_active() -> bool:
+def fake_active() -> bool:
+    """Return whether tensors made now are fake."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return isinstance(torch.empty(0), FakeTensor)
