@@ -1,7 +1,9 @@
 """The largest value of a knob within a capacity, from the peaks at a few values.
 
-Within one phase the peak of a training step is close to linear in the batch size and in the number of layers; the
-peak over phases is the largest of these lines, so each phase is extrapolated by itself.
+A training step makes the same allocations in the same order at every batch size, and each tensor's size is linear in
+the batch size; so is the level of live bytes after each allocation, and the peak is the largest of these lines. Where
+the steps at two values do not match allocation by allocation (another number of layers, a kernel that takes other
+scratch), the peak of each phase is extrapolated instead.
 """
 
 from __future__ import annotations
@@ -9,21 +11,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from memprof.results import PhasePeak
-
 
 @dataclass(frozen=True)
 class Point:
-    """The peak of each phase, in bytes, at one value of the knob, and the model's parameters there."""
+    """What was trained at one value of the knob.
+
+    Attributes:
+        value: of the knob.
+        levels: by phase, live bytes through a step; the last of each list is the phase's peak.
+        parameters: of the model at this value.
+    """
 
     value: int
-    phases: Mapping[str, int]
+    levels: Mapping[str, Sequence[int]]
     parameters: int
 
     @property
     def peak_bytes(self) -> int:
         """The peak over all phases."""
-        return max(self.phases.values())
+        return max(max(levels) for levels in self.levels.values())
 
 
 @dataclass(frozen=True)
@@ -46,42 +52,38 @@ class Line:
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Straight lines through the phases of two points."""
+    """Straight lines through two points: for each phase, one line or one for each allocation."""
 
-    phases: Mapping[str, Line]
+    phases: Mapping[str, Sequence[Line]]
     parameters: Line
 
     @classmethod
     def through(cls, first: Point, second: Point) -> Extrapolation:
         """Return the lines through two points of different values."""
-        lines = {
-            phase: Line.through(first.value, peak, second.value, second.phases[phase])
-            for phase, peak in first.phases.items()
-            if phase in second.phases
+        phases = {
+            phase: _lines(first.value, levels, second.value, second.levels[phase])
+            for phase, levels in first.levels.items()
+            if phase in second.levels
         }
-        return cls(lines, Line.through(first.value, first.parameters, second.value, second.parameters))
+        return cls(phases, Line.through(first.value, first.parameters, second.value, second.parameters))
 
     def peak(self, value: int) -> tuple[int, str]:
         """Return the peak at a value, and the phase that sets it."""
-        return max((line.at(value), phase) for phase, line in self.phases.items())
+        return max((max(line.at(value) for line in lines), phase) for phase, lines in self.phases.items())
 
     def largest(self, capacity_bytes: int) -> int | None:
         """Return the largest value whose peak is at most the capacity, 0 if none is; None if the peak never grows."""
-        bounds = [
-            int((capacity_bytes - line.intercept) // line.slope)
-            for line in self.phases.values()
-            if line.slope > 0
-        ]
-        return max(0, min(bounds)) if bounds else None
+        lines = [line for lines in self.phases.values() for line in lines]
+        if any(line.slope <= 0 and line.at(1) > capacity_bytes for line in lines):
+            return 0
+        bounds = [(capacity_bytes - line.intercept) // line.slope for line in lines if line.slope > 0]
+        return max(0, int(min(bounds))) if bounds else None
 
 
-def point_of(value: int, phases: Mapping[str, PhasePeak], parameters: int) -> Point:
-    """Return the point that a trial measured; on a GPU what counts is what the allocator reserved."""
-    peaks = {
-        name: peak.allocated_bytes if peak.reserved_bytes is None else peak.reserved_bytes
-        for name, peak in phases.items()
-    }
-    return Point(value, peaks, parameters)
+def _lines(x0: int, levels0: Sequence[int], x1: int, levels1: Sequence[int]) -> list[Line]:
+    if len(levels0) != len(levels1):
+        levels0, levels1 = [max(levels0)], [max(levels1)]
+    return [Line.through(x0, y0, x1, y1) for y0, y1 in zip(levels0, levels1, strict=True)]
 
 
 def furthest_apart(points: Sequence[Point]) -> tuple[Point, Point]:

@@ -52,6 +52,24 @@ def span_peaks(trace: Trace, tensors_only: bool = False) -> list[SpanPeak]:
     return peaks
 
 
+def step_levels(trace: Trace, step: int) -> dict[str, list[int]]:
+    """Return the live bytes after each allocation of a step, by phase, and when each phase begins.
+
+    Two steps that differ only in the batch size have the same allocations in the same order, so their levels can
+    be compared one by one.
+    """
+    levels: dict[str, list[int]] = {}
+    level = 0
+    for span, end in _bounded(trace):
+        wanted = levels.setdefault(span.phase, []) if span.step == step else []
+        wanted.append(level)
+        for event in trace.events[span.start : end]:
+            level += event.size
+            if event.size > 0:
+                wanted.append(level)
+    return levels
+
+
 def holdings_at(trace: Trace, event: int) -> Holdings:
     """Return who holds the memory right after the event of that index (-1: before the first)."""
     live: set[int] = set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memprof.analysis.profile import span_peaks
+from memprof.analysis.profile import span_peaks, step_levels
 from memprof.results import Peak, PhasePeak
 from memprof.tracing.attribution import build_trace
 from memprof.tracing.cpu_allocator import CpuRecorder
@@ -76,5 +76,9 @@ class CpuMeter:
             phases=phases,
             step_peaks=step_peaks,
             breakdown=breakdown,
+            levels={
+                phase: [*levels, phases[phase].allocated_bytes]
+                for phase, levels in step_levels(trace, spans[-1].step).items()
+            },
             notes=self._notes + repeatability_note(step_peaks),
         )

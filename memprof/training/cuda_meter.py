@@ -86,11 +86,13 @@ class CudaMeter:
             phase=top[1],
             step=top[0],
         )
+        phases = self._phases(tensors)
         return Reading(
             peak=peak,
-            phases=self._phases(tensors),
+            phases=phases,
             step_peaks=step_peaks,
             breakdown=breakdown,
+            levels={name: [phase.reserved_bytes or phase.allocated_bytes] for name, phase in phases.items()},
             notes=self._notes + repeatability_note(step_peaks),
         )
 

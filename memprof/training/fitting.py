@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
-from memprof.analysis.fit import Extrapolation, Point, furthest_apart, point_of
+from memprof.analysis.fit import Extrapolation, Point, furthest_apart
 from memprof.errors import ExitCode, MemprofError
-from memprof.plan import Trial
+from memprof.plan import Outcome, Trial
 from memprof.progress import Purpose
-from memprof.results import FitAnswer, FitPoint, Run
+from memprof.results import FitAnswer, FitPoint
 
 # The first step creates the optimizer's state, the second has it from its beginning.
 FIT_STEPS = {"warmup": 0, "steps": 2}
@@ -17,7 +17,7 @@ FIT_STEPS = {"warmup": 0, "steps": 2}
 CONFIRM_STEPS = {"warmup": 0, "steps": 3}
 _MOST_CONFIRMATIONS = 12
 
-RunTrial = Callable[[Trial, Purpose, str], Run]
+RunTrial = Callable[[Trial, Purpose, str], Outcome]
 
 
 class FitSearch:
@@ -25,7 +25,7 @@ class FitSearch:
 
     Args:
         trial: the trial that was measured, at the value the user gave.
-        measured: its run; out of memory is an answer too.
+        measured: its outcome; out of memory is an answer too.
         knob: `batch_size`, or the workload's scale knob.
         value: the knob's value in `trial`.
         capacity_bytes: what the allocator may take.
@@ -33,7 +33,7 @@ class FitSearch:
     """
 
     def __init__(
-        self, trial: Trial, measured: Run, knob: str, value: int, capacity_bytes: int, run_trial: RunTrial
+        self, trial: Trial, measured: Outcome, knob: str, value: int, capacity_bytes: int, run_trial: RunTrial
     ) -> None:
         self._trial = trial
         self._knob = knob
@@ -72,7 +72,7 @@ class FitSearch:
     def _train(self, value: int, purpose: Purpose) -> bool:
         """Train at a value and note its point; False where the workload refuses the value."""
         steps = FIT_STEPS if purpose == "fit" else CONFIRM_STEPS
-        changes = {
+        changes: dict[str, Any] = {
             "purpose": purpose,
             "recipe": self._trial.recipe.model_copy(update=steps),
             "limit_bytes": self._capacity if purpose == "confirm" else None,
@@ -84,13 +84,13 @@ class FitSearch:
             changes["workload"] = self._trial.workload.model_copy(update={"knobs": knobs})
         label = f"{self._trial.optimizer.text}  {self._knob}={value}"
         try:
-            run = self._run_trial(self._trial.model_copy(update=changes), purpose, label)
+            outcome = self._run_trial(self._trial.model_copy(update=changes), purpose, label)
         except MemprofError as error:
             if error.exit_code != ExitCode.USAGE:
                 raise
             return False
-        self._points[value] = _point(value, run)
-        return run.status != "failed"
+        self._points[value] = _point(value, outcome)
+        return outcome.run.status != "failed"
 
     def _confirm(self, value: int) -> FitAnswer:
         """Train at the extrapolated value and the next, and go on from what that shows until a neighbour pair is found."""
@@ -157,7 +157,8 @@ class FitSearch:
         return (point.peak_bytes if point else None) if value in self._points else extrapolated
 
 
-def _point(value: int, run: Run) -> Point | None:
+def _point(value: int, outcome: Outcome) -> Point | None:
+    run = outcome.run
     if run.status != "ok" or run.parameters is None:
         return None
-    return point_of(value, run.phases, run.parameters.count)
+    return Point(value, outcome.levels, run.parameters.count)

@@ -10,15 +10,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from memprof.errors import ExitCode, MemprofError
 from memprof.plan import Findings, Inquiry, Mistake, Outcome, Step, Trial
 from memprof.training.server import kill_worker, receive_message, send_message
 
-_MESSAGE: TypeAdapter[Findings | Outcome | Mistake | Step] = TypeAdapter(Findings | Outcome | Mistake | Step)
+_Message = Annotated[Findings | Outcome | Mistake | Step, Field(discriminator="kind")]
+_MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
 
 # The profiler announces itself on stderr in every worker; users' own PyTorch warnings come through Python.
 _QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}

@@ -21,6 +21,8 @@ class Reading:
         phases: the largest peak of each phase over all steps.
         step_peaks: the allocator's peak of each step, in order.
         breakdown: at the peak of the attributed step, None where there was none.
+        levels: by phase, the bytes that count against a capacity as they rise and fall through the last step, and
+            last the phase's peak over all steps.
         notes: what the reader of these figures must know.
     """
 
@@ -28,6 +30,7 @@ class Reading:
     phases: dict[str, PhasePeak]
     step_peaks: list[int]
     breakdown: Breakdown | None
+    levels: dict[str, list[int]]
     notes: list[str] = field(default_factory=list)
 
 

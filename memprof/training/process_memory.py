@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
+_MIB = 1 << 20
 
 
 def reset_peak_rss() -> bool:
@@ -29,14 +31,19 @@ def peak_rss_bytes() -> int:
 
 
 def limit_memory(limit_bytes: int) -> bool:
-    """Let this process allocate at most so many bytes more than it has (RLIMIT_DATA): beyond, allocations fail.
+    """Let tensors take at most about so many bytes more than now: beyond, allocations fail (RLIMIT_DATA).
+
+    The kernel's limit covers thread stacks and libraries' scratch as well, for which there is a fixed allowance;
+    whoever needs the limit to the byte compares the allocator's peak with it.
 
     False where the system does not say how much the process has (only Linux does).
     """
     used = _status_bytes("VmData")
     if used is None:
         return False
-    resource.setrlimit(resource.RLIMIT_DATA, (used + limit_bytes, used + limit_bytes))
+    allowance = 64 * _MIB + 16 * _MIB * (os.cpu_count() or 1)
+    limit = used + limit_bytes + allowance
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return True
 
 

@@ -22,7 +22,7 @@ class Recipe(BaseModel):
         zero_grad: where `zero_grad(set_to_none=True)` is called.
         step_in_backward: step each parameter as soon as its gradient is complete, and drop the gradient.
         warmup: steps before the counted ones.
-        steps: counted steps; the last one is the one whose memory is attributed.
+        steps: counted steps; the last one is attributed operator by operator, the others are timed.
         seed: of the weights and the batches.
     """
 
@@ -35,5 +35,5 @@ class Recipe(BaseModel):
     zero_grad: ZeroGrad = "after-step"
     step_in_backward: bool = False
     warmup: int = Field(default=1, ge=0)
-    steps: int = Field(default=2, ge=2)
+    steps: int = Field(default=3, ge=2)
     seed: int = 0

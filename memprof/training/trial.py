@@ -16,7 +16,7 @@ from memprof.errors import MemprofError, UsageError
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state import measure_state
-from memprof.plan import Step, Trial
+from memprof.plan import Outcome, Step, Trial
 from memprof.results import OptimizerInfo, Parameters, Run, State, Steps
 from memprof.tracing.operators import OperatorTracker
 from memprof.training.checkpointing import checkpoint_blocks
@@ -34,8 +34,8 @@ class _OptimizerFailure(MemprofError):
     """This optimizer cannot train the workload; others may."""
 
 
-def run_trial(trial: Trial, emit: Emit) -> Run:
-    """Train the trial's steps and return its run: `ok`, `oom`, or `failed` with the reason.
+def run_trial(trial: Trial, emit: Emit) -> Outcome:
+    """Train the trial's steps and return its outcome; the run is `ok`, `oom`, or `failed` with the reason.
 
     Raises:
         UsageError: the workload or the recipe is at fault, so that no optimizer could run.
@@ -66,7 +66,7 @@ class _Session:
         self._number = 0
         self._phase = "build"
 
-    def run(self) -> Run:
+    def run(self) -> Outcome:
         if self.trial.limit_bytes is not None:
             self._limit(self.trial.limit_bytes)
         self._emit(Step(stage="build"))
@@ -81,10 +81,9 @@ class _Session:
             self._train_step(attributed=number == count and self.trial.purpose == "measure")
         return self._finished()
 
-    def unfinished(self, status: Literal["oom", "failed"], reason: str) -> Run:
-        return Run(
-            optimizer=self._optimizer_info(None), device=self.trial.device, status=status, reason=reason
-        )
+    def unfinished(self, status: Literal["oom", "failed"], reason: str) -> Outcome:
+        run = Run(optimizer=self._optimizer_info(None), device=self.trial.device, status=status, reason=reason)
+        return Outcome(run=run)
 
     def _limit(self, limit_bytes: int) -> None:
         if self.device.type == "cuda":
@@ -104,7 +103,10 @@ class _Session:
             checkpoint_blocks(self.model)
         _check_trainable(self.model)
         self._labels = Labeller(self.model)
-        self.optimizer: Any = self._build_optimizer()
+        try:
+            self.optimizer: Any = self._build_optimizer()
+        except UsageError as error:  # it does not take this model's parameters; another optimizer may
+            raise _OptimizerFailure(str(error)) from error
         self._step = TrainingStep(
             workload,
             self.model,
@@ -197,12 +199,12 @@ class _Session:
             yield
         self._label_end_of(self._phase)
 
-    def _finished(self) -> Run:
+    def _finished(self) -> Outcome:
         state = measure_state(self.optimizer, self.model.parameters())
         parameters = list(self.model.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
         reading = self._meter.finish()
-        return Run(
+        run = Run(
             optimizer=self._optimizer_info(self._implementation()),
             device=self.trial.device,
             status="ok",
@@ -223,6 +225,7 @@ class _Session:
             steps=Steps(seconds=self._seconds, losses=self._losses, allocated_bytes=reading.step_peaks),
             notes=reading.notes,
         )
+        return Outcome(run=run, levels=reading.levels)
 
     def _implementation(self) -> str | None:
         if self._tracker is None:

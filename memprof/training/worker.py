@@ -14,7 +14,8 @@ from pydantic import BaseModel
 
 from memprof.errors import ExitCode, MemprofError, UsageError
 from memprof.machine import describe_environment, device_memory_bytes
-from memprof.optimizers.registry import check_options
+from memprof.optimizers.registry import build_optimizer, check_options, find_known
+from memprof.optimizers.spec import OptimizerSpec
 from memprof.plan import Findings, Inquiry, Mistake, Outcome, Trial
 from memprof.training.trial import run_trial
 from memprof.workloads.faults import describe
@@ -49,14 +50,14 @@ def work(channel: socket.socket, request: dict[str, Any]) -> None:
 def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Findings | Outcome:
     if request["job"] == "inquiry":
         return _inquire(Inquiry.model_validate(request))
-    return Outcome(run=run_trial(Trial.model_validate(request), send))
+    return run_trial(Trial.model_validate(request), send)
 
 
 def _inquire(inquiry: Inquiry) -> Findings:
     device = resolve_device(inquiry.device)
     loaded = load_workload(inquiry.workload)
     for optimizer in inquiry.optimizers:
-        check_options(optimizer)
+        _check_optimizer(optimizer)
     return Findings(
         environment=describe_environment(inquiry.command, device),
         device=device,
@@ -65,6 +66,13 @@ def _inquire(inquiry: Inquiry) -> Findings:
         knobs=loaded.knobs,
         scale=loaded.scale,
     )
+
+
+def _check_optimizer(spec: OptimizerSpec) -> None:
+    """Refuse unknown options, and of known optimizers wrong values, before anything is trained."""
+    check_options(spec)
+    if find_known(spec) is not None:
+        build_optimizer(spec, [("weight", torch.nn.Parameter(torch.zeros(2, 2)))])
 
 
 def resolve_device(name: str) -> str:

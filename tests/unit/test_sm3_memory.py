@@ -55,9 +55,10 @@ def second_step_peak(shape, dtype=torch.float32, **options) -> int:
     return peak_bytes(optimizer.step)
 
 
+@pytest.mark.parametrize("kernel", ["auto", "chunked"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_temporaries_of_a_step_stay_below_4_mib(shape) -> None:
-    assert second_step_peak(shape) < 4 * MIB
+def test_temporaries_of_a_step_stay_below_4_mib(shape, kernel) -> None:
+    assert second_step_peak(shape, kernel=kernel) < 4 * MIB
 
 
 @pytest.mark.parametrize(
@@ -71,9 +72,10 @@ def test_temporaries_of_a_step_stay_below_4_mib(shape) -> None:
     ],
     ids=str,
 )
+@pytest.mark.parametrize("kernel", ["auto", "chunked"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_so_do_those_of_every_option(options, dtype) -> None:
-    assert second_step_peak((3000, 1500), dtype, **options) < 4 * MIB
+def test_so_do_those_of_every_option(options, dtype, kernel) -> None:
+    assert second_step_peak((3000, 1500), dtype, kernel=kernel, **options) < 4 * MIB
 
 
 def test_the_cut_changes_no_bit(monkeypatch) -> None:
@@ -83,7 +85,7 @@ def test_the_cut_changes_no_bit(monkeypatch) -> None:
         for shape in [(37, 41), (5, 7, 11), (1000,)]:
             torch.manual_seed(1)
             param = nn.Parameter(torch.randn(shape))
-            optimizer = SM3([param], momentum=0.9)
+            optimizer = SM3([param], momentum=0.9, kernel="chunked")
             for _ in range(3):
                 param.grad = torch.randn(shape)
                 optimizer.step()

@@ -16,7 +16,7 @@ SHAPES = [(), (5,), (700,), (3, 300), (40, 7, 3, 3), (2, 1000), (512, 3), (3, 4,
 def run(shape, steps=30, **options) -> tuple[torch.Tensor, SM3]:
     generator = torch.Generator().manual_seed(0)
     param = nn.Parameter(torch.zeros(shape))
-    optimizer = SM3([param], lr=1.0, momentum=0.9, **options)
+    optimizer = SM3([param], lr=1.0, **{"momentum": 0.9, **options})
     for _ in range(steps):
         param.grad = torch.randn(shape, generator=generator)
         optimizer.step()

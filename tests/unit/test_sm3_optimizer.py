@@ -41,14 +41,15 @@ def train(param: nn.Parameter, optimizer: torch.optim.Optimizer, grads: list[tor
         optimizer.step()
 
 
+@pytest.mark.parametrize("kernel", ["auto", "chunked"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("variant", ["I", "II"])
 @pytest.mark.parametrize("cover", COVERS.values(), ids=COVERS.keys())
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_equals_the_pseudocode(shape, cover, variant, options) -> None:
+def test_equals_the_pseudocode(shape, cover, variant, options, kernel) -> None:
     param = nn.Parameter(torch.linspace(-1, 1, torch.Size(shape).numel()).view(shape))
     start, grads = param.detach().clone(), gradients(shape)
-    train(param, SM3([param], lr=0.3, variant=variant, cover=cover, **options), grads)
+    train(param, SM3([param], lr=0.3, variant=variant, cover=cover, kernel=kernel, **options), grads)
     sets = [members.tolist() for members in cover.index_sets(shape)]
     expected = reference.run(variant, start, grads, sets, 0.3, **options).weights
     torch.testing.assert_close(param.detach().double(), expected, rtol=1e-5, atol=1e-6)
@@ -57,8 +58,9 @@ def test_equals_the_pseudocode(shape, cover, variant, options) -> None:
 @pytest.mark.parametrize("shape", [(3, 5), (2, 3, 4), (1, 1), (4, 1, 2, 3)])
 def test_state_is_the_sum_of_the_dimensions_and_nothing_else(shape) -> None:
     param = nn.Parameter(torch.randn(shape))
-    optimizer = SM3([param])
+    optimizer = SM3([param], kernel="chunked")
     assert not optimizer.state
+    assert optimizer.kernel == "none"
     train(param, optimizer, gradients(shape, 1))
     state = optimizer.state[param]
     assert [tuple(value.shape) for value in state.values()] == [(n,) for n in shape]
@@ -148,6 +150,7 @@ def test_closure_and_missing_gradients() -> None:
         ({"weight_decay": -1.0}, "weight_decay must be"),
         ({"variant": "III"}, "variant must be"),
         ({"momentum_dtype": torch.float16}, "momentum_dtype must be"),
+        ({"kernel": "cuda"}, "kernel must be"),
         ({"cover": "columns"}, "unknown cover 'columns'"),
     ],
 )

@@ -1,0 +1,50 @@
+"""The CPU allocator's peak equals an independent count to the byte, and a tracked step equals an untracked one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import memprof
+
+SCRIPT = Path(__file__).with_name("independent_count.py")
+
+SMALL = {
+    "mlp": ({}, 64),
+    "gpt2": ({"n_layers": 2, "d_model": 64, "n_heads": 2, "seq_len": 32, "vocab_size": 500}, 3),
+    "resnet50": ({}, 2),
+    "vit-b16": ({"n_layers": 1}, 2),
+}
+OPTIMIZERS = {
+    "sm3,lr=0.001": ("sm3:SM3", {"lr": 0.001}),
+    "sm3,lr=0.001,momentum=0.9": ("sm3:SM3", {"lr": 0.001, "momentum": 0.9}),
+    "adam": ("torch.optim:Adam", {}),
+    "adam,foreach=true": ("torch.optim:Adam", {"foreach": True}),
+    "adafactor": ("torch.optim:Adafactor", {}),
+}
+
+
+def independent_peaks(workload: str, optimizer: str) -> list[int]:
+    knobs, batch_size = SMALL[workload]
+    path, options = OPTIMIZERS[optimizer]
+    arguments = [workload, json.dumps(knobs), str(batch_size), path, json.dumps(options)]
+    command = [sys.executable, str(SCRIPT), *arguments]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    peaks: list[int] = json.loads(output.splitlines()[-1])
+    return peaks
+
+
+@pytest.mark.parametrize("workload", SMALL)
+def test_peak_of_every_step_equals_the_independent_count(workload: str) -> None:
+    knobs, batch_size = SMALL[workload]
+    optimizers = list(OPTIMIZERS) if workload == "mlp" else ["sm3,lr=0.001", "adam"]
+    comparison = memprof.compare(workload, batch_size=batch_size, knobs=knobs, optimizers=optimizers, fit=False)
+    for run in comparison.runs:
+        assert run.status == "ok", run.reason
+        # The last of memprof's steps is tracked operator by operator, the script's is not.
+        assert run.steps.allocated_bytes == independent_peaks(workload, run.optimizer.spec), run.optimizer.spec
+        assert run.peak.allocated_bytes == max(run.steps.allocated_bytes)

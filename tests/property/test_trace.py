@@ -1,0 +1,93 @@
+"""The one-pass analysis against a slow and obvious one, on random streams of events."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from memprof.analysis.profile import holdings_at, span_peaks
+from memprof.tracing.attribution import build_trace
+from memprof.tracing.events import Allocation, Entry, Free, PhaseMark
+from memprof.tracing.marks import MARK_BYTES, place_marks
+
+PHASES = ("forward", "backward", "optimizer")
+
+
+@st.composite
+def streams(draw: st.DrawFn) -> list[Entry]:
+    """Random allocations, frees of what lives, reuse of addresses, and phases."""
+    entries: list[Entry] = []
+    live: list[int] = []
+    free_addresses = list(range(1, 12))
+    step = 0
+    for _ in range(draw(st.integers(0, 40))):
+        action = draw(st.sampled_from(["allocate", "free", "phase"]))
+        if action == "allocate" and free_addresses:
+            address = free_addresses.pop(draw(st.integers(0, len(free_addresses) - 1)))
+            live.append(address)
+            entries.append(Allocation(address, draw(st.integers(17, 10_000))))
+        elif action == "free" and live:
+            address = live.pop(draw(st.integers(0, len(live) - 1)))
+            free_addresses.append(address)
+            entries.append(Free(address))
+        elif action == "phase":
+            step += 1
+            entries.append(PhaseMark(step, draw(st.sampled_from(PHASES))))
+    return entries
+
+
+def slow_peaks(entries: list[Entry]) -> list[int]:
+    """The peak of each span by recomputing the live set after every entry."""
+    live: dict[int, int] = {}
+    peaks = [0]
+    for entry in entries:
+        if isinstance(entry, PhaseMark):
+            peaks.append(sum(live.values()))
+        elif isinstance(entry, Allocation):
+            live[entry.address] = entry.size
+        elif isinstance(entry, Free):
+            del live[entry.address]
+        peaks[-1] = max(peaks[-1], sum(live.values()))
+    return peaks
+
+
+@given(streams())
+def test_span_peaks_equal_the_slow_count(entries: list[Entry]) -> None:
+    trace = build_trace(entries)
+    peaks = span_peaks(trace)
+    assert [peak.peak_bytes for peak in peaks] == slow_peaks(entries)
+    for peak in peaks:
+        assert holdings_at(trace, peak.event).total_bytes == peak.peak_bytes
+
+
+@given(streams(), st.data())
+def test_marks_come_back_in_their_places(entries: list[Entry], data: st.DataObject) -> None:
+    """Encode marks as blocks of their own among real events, some of which have a mark's very size and address."""
+    sizes: dict[int, int] = {}
+    events: list[tuple[int, int, int]] = []
+    marks = []
+    for entry in entries:
+        if isinstance(entry, Allocation):
+            size = data.draw(st.sampled_from([entry.size, MARK_BYTES]))
+            sizes[entry.address] = size
+            events.append((entry.address, size, 0))
+        elif isinstance(entry, Free):
+            events.append((entry.address, -sizes.pop(entry.address), 0))
+        elif isinstance(entry, PhaseMark):
+            address = min(set(range(1, 14)) - set(sizes))  # a free address, as the allocator would give
+            marks.append((address, entry))
+            events += [(address, MARK_BYTES, 0), (address, -MARK_BYTES, 0)]
+    placed = place_marks(events, marks)
+    assert [entry for entry in placed if isinstance(entry, PhaseMark)] == [mark for _, mark in marks]
+    expected = Counter(size for _, size, _ in events if size > 0)
+    expected[MARK_BYTES] -= len(marks)
+    assert Counter(entry.size for entry in placed if isinstance(entry, Allocation)) == +expected
+    assert len(placed) == len(events) - len(marks)
+
+
+def test_lost_marks_are_an_error() -> None:
+    with pytest.raises(RuntimeError, match="marks are missing"):
+        place_marks([(1, 100, 0), (1, -100, 0)], [(7, PhaseMark(1, "forward"))])

@@ -1,0 +1,151 @@
+"""The API end to end on the CPU, with real workers; faults leave the other optimizers' rows whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import memprof
+from memprof.errors import ExitCode, MemprofError, UsageError
+from memprof.optimizers.spec import parse_optimizer
+from memprof.plan import Trial
+from memprof.results import Comparison
+from memprof.training.launcher import Launcher
+from memprof.workloads.spec import WorkloadSpec
+
+FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
+
+
+def compare(attribute: str, *optimizers: str, **options) -> Comparison:
+    options = {"fit": False, "batch_size": 4, **options}
+    return memprof.compare(f"{FAULTY}:{attribute}", optimizers=optimizers or ["sgd"], **options)
+
+
+def test_rows_of_dead_and_broken_optimizers_stand_beside_finished_ones():
+    delivered: list[Comparison] = []
+    names = ["Fatal", "Crash", "Greedy", "Broken"]
+    faulty = [f"{FAULTY}:{name}" for name in names]
+    result = compare("good", "adam", *faulty, "sgd", on_comparison=delivered.append)
+    runs = dict(zip(["adam", *names, "sgd"], result.runs, strict=True))
+    assert {name: run.status for name, run in runs.items()} == {
+        "adam": "ok",
+        "Fatal": "failed",
+        "Crash": "failed",
+        "Greedy": "oom",
+        "Broken": "failed",
+        "sgd": "ok",
+    }
+    assert "SIGKILL" in runs["Fatal"].reason
+    assert "exit code 7" in runs["Crash"].reason
+    assert "optimizer phase of step 1" in runs["Greedy"].reason
+    assert "this optimizer is broken (" in runs["Broken"].reason
+    assert "faulty.py:" in runs["Broken"].reason
+    assert [len(partial.runs) for partial in delivered] == [1, 2, 3, 4, 5, 6]
+    assert delivered[-1] == result
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"),
+    [
+        ("builder_raises", "ValueError: no such layer"),
+        ("loss_is_a_vector", "the loss has shape (4,); reduce it to a scalar"),
+        ("loss_is_a_float", "the loss is a float; return a scalar tensor"),
+        ("loss_is_detached", "the loss does not depend on any trainable parameter"),
+        ("forward_raises", "RuntimeError: mat1 and mat2 shapes cannot be multiplied"),
+        ("no_parameters", "the model has no parameters"),
+        ("frozen", "every parameter of the model is frozen"),
+        ("missing", "missing"),
+    ],
+)
+def test_fault_of_the_workload_is_one_sentence(launcher: Launcher, attribute: str, words: str):
+    workload = WorkloadSpec(model=f"{FAULTY}:{attribute}")
+    sgd = parse_optimizer("sgd")
+    with pytest.raises(MemprofError) as caught:
+        launcher.run(Trial(workload=workload, optimizer=sgd, device="cpu", batch_size=4, recipe=memprof.Recipe()))
+    assert caught.value.exit_code == ExitCode.USAGE
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_nan_loss_fails_the_row():
+    (run,) = compare("loss_is_nan").runs
+    assert run.status == "failed"
+    assert "the loss is nan at step 1" in run.reason
+
+
+def test_tied_parameters_count_once_and_are_trained():
+    (run,) = compare("tied", "adam").runs
+    assert run.parameters.count == 50 * 8
+    assert run.state.bytes == 2 * 50 * 8 * 4 + 4
+
+
+def test_sparse_gradients_work_where_the_optimizer_takes_them():
+    adam, adagrad, sm3 = compare("sparse", "adam", "adagrad", "sm3").runs
+    assert (adam.status, adagrad.status, sm3.status) == ("failed", "ok", "ok")
+    assert "sparse gradients" in adam.reason
+    assert sm3.breakdown.by_category["gradients"] > 0
+
+
+def test_complex_parameters():
+    adam, sm3 = compare("complex_parameters", "adam", "sm3").runs
+    assert adam.status == "ok"
+    assert sm3.status == "failed"
+    assert "complex" in sm3.reason
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"optimizers": []}, "no optimizer to compare"),
+        ({"optimizers": ["adam", "adam"]}, "'adam' is given twice"),
+        ({"batch_size": 0}, "the batch size is 0"),
+        ({"reference": "sgd"}, "'sgd' is not among the optimizers compared"),
+        ({"optimizers": ["adamm"]}, "did you mean 'adam'"),
+        ({"optimizers": ["adam,lrr=1"]}, "lr"),
+        ({"optimizers": ["adam,lr=-1"]}, "Invalid learning rate: -1"),
+        ({"budget": "12 parsecs"}, "'12 parsecs' is not a size"),
+        ({"device": "tpu"}, "'tpu' is no device"),
+        ({"knobs": {"widht": 3}}, "did you mean 'width'"),
+        ({"recipe": memprof.Recipe(step_in_backward=True, accumulate=2)}, "excludes gradient accumulation"),
+        ({"recipe": memprof.Recipe(checkpoint_activations=True)}, "no repeated blocks"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(arguments: dict, words: str):
+    arguments = {"optimizers": ["adam"], "fit": False, **arguments}
+    with pytest.raises(MemprofError, match=words.replace("(", r"\(")) as caught:
+        memprof.compare(f"{FAULTY}:good", **arguments)
+    assert caught.value.exit_code == ExitCode.USAGE
+
+
+def test_function_of_a_file_is_imported_from_it_and_a_lambda_refused():
+    from tests.data.models import faulty
+
+    result = memprof.compare(faulty.tied, optimizers=["sgd"], batch_size=2, fit=False)
+    assert result.workload.model.endswith("faulty.py:tied")
+    with pytest.raises(UsageError, match="workers cannot import"):
+        memprof.compare(lambda: None, optimizers=["sgd"])
+
+
+def test_fit_extrapolates_and_confirm_proves_it():
+    options = {"optimizers": ["sm3", "adam"], "batch_size": 4, "knobs": {"n_layers": 2, "d_model": 64}}
+    result = memprof.compare("mlp", budget="3 MiB", confirm=True, **options)
+    guess = memprof.compare("mlp", budget="3 MiB", **options)
+    for run, guessed in zip(result.runs, guess.runs, strict=True):
+        for answer in (run.fit.batch_size, run.fit.model):
+            assert answer.method == "confirmed"
+            assert answer.peak_bytes <= 3 << 20
+            assert answer.next_value == answer.value + 1
+            assert answer.next_peak_bytes is None or answer.next_peak_bytes > 3 << 20
+            trained = {point.value for point in answer.points}
+            assert {answer.value, answer.next_value} <= trained
+        assert guessed.fit.batch_size.method == "extrapolated"
+        assert guessed.fit.batch_size.value == run.fit.batch_size.value
+        assert guessed.fit.model.value == run.fit.model.value
+    sm3, adam = result.runs
+    assert sm3.fit.model.parameters > adam.fit.model.parameters
+
+
+def test_nothing_fits_a_budget_below_the_parameters():
+    result = memprof.compare("mlp", optimizers=["adam"], batch_size=4, budget="1 MiB")
+    assert result.runs[0].fit.batch_size.value == 0

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+from memprof.analysis.profile import holdings_at, span_peaks, step_levels
+from memprof.tracing.attribution import build_trace
+from memprof.tracing.events import (
+    Allocation,
+    Entry,
+    Event,
+    Free,
+    LabelMark,
+    OperatorBegin,
+    OperatorEnd,
+    PhaseMark,
+    Trace,
+)
+
+
+def operator(name: str, *inside: Entry, outputs: list[int], module: str = "", recompute: bool = False) -> list[Entry]:
+    return [OperatorBegin(name, module, recompute), *inside, OperatorEnd(outputs)]
+
+
+def block_at(trace: Trace, size: int):
+    (block,) = [block for block in trace.blocks if block.size == size]
+    return block
+
+
+def test_forward_tensor_alive_at_backward_is_an_activation_with_its_module():
+    trace = build_trace(
+        [
+            PhaseMark(1, "forward"),
+            *operator("aten::mm", Allocation(10, 100), outputs=[10], module="layer.0"),
+            *operator("aten::relu", Allocation(20, 50), outputs=[20], module="layer.1"),
+            Free(20),
+            PhaseMark(1, "backward"),
+        ]
+    )
+    kept = block_at(trace, 100)
+    assert (kept.category, kept.module, kept.operator, kept.tensor) == ("activations", "layer.0", "aten::mm", True)
+    assert block_at(trace, 50).category == "temporaries"
+
+
+def test_scratch_within_a_kernel_is_a_temporary_and_no_tensor():
+    trace = build_trace(
+        [PhaseMark(1, "forward"), *operator("conv", Allocation(10, 64), Allocation(20, 8), Free(10), outputs=[20])]
+    )
+    scratch = block_at(trace, 64)
+    assert scratch.category == "temporaries"
+    assert not scratch.tensor
+
+
+def test_block_that_outlives_its_operator_unseen_is_unattributed():
+    trace = build_trace([PhaseMark(1, "forward"), *operator("resize", Allocation(10, 64), outputs=[])])
+    assert block_at(trace, 64).category == "unattributed"
+
+
+def test_recomputed_tensor_is_an_activation():
+    entries = operator("aten::mm", Allocation(10, 100), outputs=[10], module="block", recompute=True)
+    trace = build_trace([PhaseMark(1, "backward"), *entries])
+    assert block_at(trace, 100).category == "activations"
+
+
+def test_label_applies_to_the_block_that_lives_at_the_address_now():
+    trace = build_trace(
+        [
+            Allocation(10, 32),
+            Free(10),
+            Allocation(10, 48),
+            LabelMark("parameters", {10: "head", 99: "nowhere"}),
+        ]
+    )
+    assert block_at(trace, 32).category == "unattributed"
+    assert block_at(trace, 48).category == "parameters"
+    assert block_at(trace, 48).module == "head"
+
+
+def test_trackers_own_copy_of_a_number_is_left_out():
+    def step(copies: list[Entry], frees: list[Entry]) -> list[Entry]:
+        inner = [Allocation(2, 8), Allocation(3, 1000), Free(2)]
+        return [PhaseMark(1, "optimizer"), *copies, *operator("div", *inner, outputs=[3]), *frees]
+
+    tracked = build_trace(step([Allocation(1, 8)], [Free(1)]))
+    assert [peak.peak_bytes for peak in span_peaks(tracked)] == [0, 1008]
+    # A small tensor that lives on after the operator was not the tracker's.
+    kept = build_trace(step([Allocation(1, 8)], [OperatorBegin("other", ""), OperatorEnd([]), Free(1)]))
+    assert [peak.peak_bytes for peak in span_peaks(kept)] == [0, 1016]
+
+
+def test_free_of_a_block_from_before_the_recording_is_ignored():
+    assert build_trace([Free(1234), Allocation(1, 5)]).events == [Event(0, 5)]
+
+
+def test_holdings_sum_to_the_level_and_levels_start_where_the_phase_starts():
+    trace = build_trace(
+        [
+            Allocation(1, 100),
+            LabelMark("parameters", {1: "a"}),
+            PhaseMark(1, "forward"),
+            *operator("mm", Allocation(2, 30), outputs=[2], module="b"),
+            PhaseMark(1, "backward"),
+            *operator("mm_backward", Allocation(3, 7), outputs=[3], module="b"),
+            Free(2),
+        ]
+    )
+    peaks = {peak.phase: peak for peak in span_peaks(trace)}
+    holdings = holdings_at(trace, peaks["backward"].event)
+    assert holdings.total_bytes == peaks["backward"].peak_bytes == 137
+    assert holdings.by_category == {"parameters": 100, "activations": 30, "temporaries": 7}
+    assert holdings.by_module == {"a": 100, "b": 37}
+    assert step_levels(trace, 1) == {"forward": [100, 130], "backward": [130, 137]}

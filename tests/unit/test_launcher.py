@@ -1,0 +1,116 @@
+"""Worker processes: cheap to start, isolated, and none left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from memprof.optimizers.spec import parse_optimizer
+from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
+from memprof.training.launcher import Launcher, WorkerDied
+from memprof.training.process_memory import peak_rss_bytes, reset_peak_rss
+from memprof.training.recipe import Recipe
+from memprof.workloads.spec import WorkloadSpec
+
+FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
+
+
+def trial(attribute: str = "good", optimizer: str = "sgd", **options) -> Trial:
+    return Trial(
+        workload=WorkloadSpec(model=f"{FAULTY}:{attribute}"),
+        optimizer=parse_optimizer(optimizer),
+        device="cpu",
+        batch_size=4,
+        recipe=Recipe(),
+        **options,
+    )
+
+
+def test_jobs_run_one_after_the_other_in_processes_of_their_own(launcher: Launcher):
+    steps: list[Step] = []
+    found = launcher.run(Inquiry(workload=WorkloadSpec(model="mlp"), optimizers=[], device="cpu"))
+    assert isinstance(found, Findings)
+    assert found.scale == "n_layers"
+    with pytest.raises(WorkerDied, match="SIGKILL"):
+        launcher.run(trial(optimizer=f"{FAULTY}:Fatal"))
+    outcome = launcher.run(trial(), steps.append)
+    assert isinstance(outcome, Outcome)
+    assert outcome.run.status == "ok"
+    assert [(step.stage, step.step) for step in steps] == [("build", 0)] + [("step", n) for n in (1, 2, 3, 4)]
+
+
+def test_output_of_the_users_code_goes_to_stderr(capfd: pytest.CaptureFixture[str]):
+    with Launcher() as launcher:
+        launcher.run(trial("chatty"))
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "this line must not reach stdout" in captured.err
+
+
+def test_memory_limit_of_a_trial_holds(launcher: Launcher):
+    model = WorkloadSpec(model="mlp", knobs={"d_model": 8192})
+    outcome = launcher.run(trial().model_copy(update={"workload": model, "limit_bytes": 4 << 20}))
+    assert isinstance(outcome, Outcome)
+    assert outcome.run.status == "oom"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_is_left_when_the_parent_ends(how: signal.Signals):
+    script = textwrap.dedent(
+        f"""
+        import memprof
+        memprof.compare({str(FAULTY) + ":good"!r}, optimizers=[{str(FAULTY) + ":Slow"!r}], fit=False,
+                        on_progress=lambda p: print(p.stage, p.step, flush=True))
+        """
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    while "step 1" not in parent.stdout.readline():
+        assert parent.poll() is None
+    family = psutil.Process(parent.pid).children(recursive=True)
+    assert len(family) == 2  # the fork server and the worker
+    os.kill(parent.pid, how)
+    parent.wait(timeout=20)
+    deadline = time.monotonic() + 20
+    while any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family):
+        assert time.monotonic() < deadline, family
+        time.sleep(0.05)
+    parent.communicate()
+
+
+def in_child(body: str) -> str:
+    return subprocess.run([sys.executable, "-c", body], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the high-water mark can be reset on Linux only")
+def test_high_water_mark_is_the_kernels_and_can_be_reset():
+    hoard = bytearray(64 << 20)
+    high = peak_rss_bytes()
+    del hoard
+    assert reset_peak_rss()
+    assert peak_rss_bytes() < high - (48 << 20)
+    hoard = bytearray(64 << 20)
+    assert peak_rss_bytes() > high - (8 << 20)
+    del hoard
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much a process has")
+def test_limit_stops_an_allocation():
+    body = f"""
+from memprof.training.process_memory import limit_memory
+assert limit_memory({512 << 20})
+bytearray({400 << 20})
+try:
+    bytearray({4 << 30})
+except MemoryError:
+    print("refused")
+"""
+    assert in_child(body) == "refused\n"
