@@ -141,6 +141,7 @@ class _Study:
         self._recipe = recipe
         self._on_progress = on_progress
         self._on_comparison = on_comparison
+        self._measured: list[Outcome] = []
         self._started = 0
         self._trials = len(optimizers)
 
@@ -176,20 +177,21 @@ class _Study:
     def measure(self) -> None:
         """Fill one row per optimizer."""
         for spec in self._optimizers:
-            run = self._run(self._trial(spec), "measure", spec.text)
-            self._keep([*self.comparison.runs, run])
+            outcome = self._run(self._trial(spec), "measure", spec.text)
+            self._measured.append(outcome)
+            self._keep([*self.comparison.runs, outcome.run])
 
     def fit(self, confirm: bool) -> None:
         """Find the largest batch and model of each optimizer that could train."""
-        for index, run in enumerate(self.comparison.runs):
-            if run.status == "failed":
+        for index, outcome in enumerate(self._measured):
+            if outcome.run.status == "failed":
                 continue
-            fitted = self._fit_one(self._trial(self._optimizers[index]), run, confirm)
+            fitted = self._fit_one(self._trial(self._optimizers[index]), outcome, confirm)
             runs = [*self.comparison.runs]
-            runs[index] = run.model_copy(update={"fit": fitted})
+            runs[index] = outcome.run.model_copy(update={"fit": fitted})
             self._keep(runs)
 
-    def _fit_one(self, trial: Trial, run: Run, confirm: bool) -> Fit:
+    def _fit_one(self, trial: Trial, measured: Outcome, confirm: bool) -> Fit:
         knobs = {"batch_size": ("batch_size", self._batch_size)}
         scale = self._found.scale
         if scale is not None and isinstance(self._found.knobs.get(scale), int):
@@ -197,7 +199,7 @@ class _Study:
         capacity = self.comparison.capacity.bytes
         self._trials += 2 * len(knobs) if confirm else len(knobs)
         answers = {
-            name: FitSearch(trial, run, knob, value, capacity, self._run).answer(confirm)
+            name: FitSearch(trial, measured, knob, value, capacity, self._run).answer(confirm)
             for name, (knob, value) in knobs.items()
         }
         return Fit(**answers)
@@ -216,7 +218,7 @@ class _Study:
         if self._on_comparison is not None:
             self._on_comparison(self.comparison)
 
-    def _run(self, trial: Trial, purpose: Purpose, label: str) -> Run:
+    def _run(self, trial: Trial, purpose: Purpose, label: str) -> Outcome:
         self._started += 1
         self._trials = max(self._trials, self._started)
 
@@ -235,11 +237,10 @@ class _Study:
         try:
             outcome = self._launcher.run(trial, on_step)
             assert isinstance(outcome, Outcome)
-            run = outcome.run
         except WorkerDied as death:
-            run = _run_of_the_dead(trial, death)
-        tell(stage="done", run=run)
-        return run
+            outcome = Outcome(run=_run_of_the_dead(trial, death))
+        tell(stage="done", run=outcome.run)
+        return outcome
 
 
 def _run_of_the_dead(trial: Trial, death: WorkerDied) -> Run:

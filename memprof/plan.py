@@ -68,10 +68,11 @@ class Step(_Message):
 
 
 class Outcome(_Message):
-    """The end of a trial."""
+    """The end of a trial: its run, and the levels that a fit extrapolates (`memprof.training.meter.Reading`)."""
 
     kind: Literal["outcome"] = "outcome"
     run: Run
+    levels: dict[str, list[int]] = {}
 
 
 class Mistake(_Message):
