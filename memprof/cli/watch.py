@@ -9,6 +9,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
 
 from memprof.progress import Progress as Event
 from memprof.report.sections import ending
@@ -65,7 +66,7 @@ class Watcher:
             )
             self._bar.refresh()
         elif event.stage == "done":
-            self._console.print(f"{name_of(event)}: {result_of(event)}", soft_wrap=True)
+            self._console.print(Text(f"{name_of(event)}: {result_of(event)}"), soft_wrap=True)
 
 
 def make_watcher() -> Watcher:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from memprof.report.table import Table, number_table
 from memprof.report.text import ABSENT, category_title, format_count, phase_words
 from memprof.results import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
 from memprof.units import format_size
+
+# A block's number within a module's dotted name; a last number stays: it tells a Sequential's layers apart.
+_BLOCK = re.compile(r"(?<![^.])\d+(?=\.)")
 
 
 def heading(comparison: Comparison) -> str:
@@ -88,14 +92,20 @@ def category_table(comparison: Comparison) -> Table:
 
 
 def module_table(comparison: Comparison, most: int = 10) -> Table:
-    """Return a row for each of the modules that hold most at any optimizer's peak, a column per optimizer."""
+    """Return a row for each of the modules that hold most at any optimizer's peak, a column per optimizer.
+
+    Modules that differ only in the number of their block count together: `blocks.*.attention`.
+    """
+    shown = [(run, _fold_blocks(found.by_module)) for run, found in breakdowns(comparison)]
     held: dict[str, int] = {}
-    for _, found in breakdowns(comparison):
-        for module, size in found.by_module.items():
+    for _, modules in shown:
+        for module, size in modules.items():
             held[module] = max(size, held.get(module, 0))
     top = sorted(held, key=lambda module: (-held[module], module))[:most]
-    shown = breakdowns(comparison)
-    rows = ((module or "(outside the model)", _row(shown, module)) for module in top)
+    rows = (
+        (module or "(outside the model)", [format_size(modules.get(module)) for _, modules in shown])
+        for module in top
+    )
     return number_table("module", [run.optimizer.spec for run, _ in shown], rows)
 
 
@@ -156,8 +166,12 @@ def _sizes(held: dict[str, int], names: list[str]) -> list[str]:
     return [format_size(held.get(name)) for name in names]
 
 
-def _row(shown: list[tuple[Run, Breakdown]], module: str) -> list[str]:
-    return [format_size(found.by_module.get(module)) for _, found in shown]
+def _fold_blocks(by_module: dict[str, int]) -> dict[str, int]:
+    folded: dict[str, int] = {}
+    for module, size in by_module.items():
+        name = _BLOCK.sub("*", module)
+        folded[name] = folded.get(name, 0) + size
+    return folded
 
 
 def _phase_text(run: Run, phase: str) -> str:
