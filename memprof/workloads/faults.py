@@ -28,7 +28,7 @@ def guard(what: str, function: Callable[..., Any], file: str | None) -> Callable
             return function(*args, **kwargs)
         except MemprofError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if is_out_of_memory(error):
                 raise
             raise UsageError(f"{what} raised {describe(error, file)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,17 +23,19 @@ _FIXED = ("use_cache", "return_dict")  # what the training step relies on
 
 
 def require_transformers(model: str) -> None:
-    """Import transformers.
+    """Import transformers; unless the environment says otherwise, it reports errors alone.
 
     Raises:
         UsageError: it is not installed, or cannot be imported.
     """
     try:
-        import transformers  # noqa: F401
+        import transformers
     except ModuleNotFoundError as error:
         raise UsageError(f"{model} needs transformers: pip install 'sm3-memprof[hf]'") from error
     except Exception as error:
         raise UsageError(f"importing transformers raised {describe(error)}") from error
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:  # its hints would come once per trial
+        transformers.logging.set_verbosity_error()
 
 
 def read_config(source: str) -> dict[str, Any]:
@@ -99,8 +102,12 @@ def make_config(model: str, raw: Mapping[str, Any]) -> Any:
 
 
 def integers(config: Any) -> dict[str, int]:
-    """Return the integer fields of a configuration: its knobs."""
-    return {name: value for name, value in config.to_dict().items() if type(value) is int}
+    """Return the integer fields of a configuration that size the model: its knobs."""
+    from transformers import PretrainedConfig
+
+    of_any_model = PretrainedConfig().to_dict()  # settings of generation and the like
+    fields = {name: value for name, value in config.to_dict().items() if type(value) is int}
+    return {k: v for k, v in fields.items() if k not in of_any_model and not k.endswith("_token_id")}
 
 
 def positions(config: Any) -> int | None:

@@ -124,6 +124,12 @@ def test_file_folder_and_other_names(tmp_path: Path) -> None:
     assert load(DATA / "llama").knobs["seq_len"] == 512
 
 
+def test_knobs_are_what_sizes_the_model() -> None:
+    knobs = {"seq_len": 32, "vocab_size": 50, "n_positions": 32, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    assert load(DATA / "gpt2").knobs == knobs
+    assert load(DATA / "gpt2", bos_token_id=1).knobs == {**knobs, "bos_token_id": 1}
+
+
 def test_knobs_reach_the_model() -> None:
     loaded = load(DATA / "gpt2", n_layer=3, seq_len=7)
     assert loaded.scale == "n_layer"

@@ -225,6 +225,7 @@ def test_the_working_folder_is_on_the_path(write: Write) -> None:
             "train.py:gives_dict gives a dict; it must give a memprof.Workload or an nn.Module",
         ),
         ("train.py:raises", "train.py:raises raised ValueError: too wide (train.py:"),
+        ("train.py:exits", "train.py:exits raised SystemExit: 3 (train.py:"),
         ("train.py:Raises", "building the model of train.py:Raises raised RuntimeError: no luck (train.py:"),
         (
             "train.py:scaled",
@@ -242,6 +243,7 @@ def test_faults_are_one_sentence(write: Write, model: str, message: str) -> None
         def position(width, /): return workload(4)
         def gives_dict(): return {}
         def raises(): raise ValueError("too\\nwide")
+        def exits(): raise SystemExit(3)
         class Raises(nn.Module):
             def __init__(self):
                 raise RuntimeError("no luck")
