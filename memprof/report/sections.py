@@ -163,7 +163,7 @@ def _options(comparison: Comparison) -> Iterable[str]:
 
 
 def _sizes(held: dict[str, int], names: list[str]) -> list[str]:
-    return [format_size(held.get(name)) for name in names]
+    return [format_size(held.get(name, 0)) for name in names]
 
 
 def _fold_blocks(by_module: dict[str, int]) -> dict[str, int]:

@@ -103,3 +103,12 @@ def test_the_remark_names_the_budget_and_leaves_out_what_does_not_matter() -> No
     comparison = make_comparison(make_run("a", 8, fit=fit), capacity=Capacity(bytes=GIB, source="budget"))
     assert sections.fit_remark(comparison) == "Largest batch_size within 1.00 GiB, the budget."
     assert sections.fit_remark(make_comparison(make_run("a", 8, fit=None))) is None
+
+
+def test_a_category_that_holds_nothing_is_zero_and_not_absent() -> None:
+    comparison = make_comparison(make_run("sgd", 0), make_run("adam", 8))
+    table = sections.category_table(comparison)
+    assert [row[table.titles.index("optimizer state")] for row in table.rows] == ["0 B", "8 B"]
+    bare = Breakdown(total_bytes=1, phase="forward", by_category={"inputs": 1}, by_module={})
+    with_bare = make_comparison(make_run("sgd", 0, breakdown=bare), make_run("adam", 8))
+    assert sections.category_table(with_bare).rows[0][table.titles.index("optimizer state")] == "0 B"
