@@ -24,6 +24,10 @@ def load(source: object, **knobs: Any) -> LoadedWorkload:
     return load_workload(WorkloadSpec(model=f"hf:{source}", knobs=knobs))
 
 
+def built(loaded: LoadedWorkload) -> Any:
+    return loaded.workload.model()
+
+
 def edited(folder: Path, name: str, **fields: Any) -> Path:
     """Write a variant of one of the committed configurations; None takes a field out."""
     raw = {**json.loads((DATA / name / "config.json").read_text()), **fields}
@@ -135,18 +139,18 @@ def test_knobs_reach_the_model() -> None:
     assert loaded.scale == "n_layer"
     assert (loaded.knobs["n_layer"], loaded.knobs["seq_len"]) == (3, 7)
     assert loaded.workload.batch(5)["input_ids"].shape == (5, 7)
-    assert len(loaded.workload.model().transformer.h) == 3
+    assert len(built(loaded).transformer.h) == 3
     assert load(DATA / "gpt2", num_hidden_layers=3).knobs == {**loaded.knobs, "seq_len": 32}
     assert load(DATA / "gpt2", resid_pdrop=0).knobs["resid_pdrop"] == 0.0
     assert load(DATA / "vit", image_size=64).workload.batch(1)["pixel_values"].shape == (1, 3, 64, 64)
 
 
 def test_what_is_derived_is_derived_anew(tmp_path: Path) -> None:
-    model = load(DATA / "llama", hidden_size=32).workload.model()
+    model = built(load(DATA / "llama", hidden_size=32))
     assert model.model.layers[0].self_attn.head_dim == 8
-    assert len(load(DATA / "t5", num_layers=3).workload.model().decoder.block) == 3
+    assert len(built(load(DATA / "t5", num_layers=3)).decoder.block) == 3
     shallow = load(DATA / "t5", num_layers=3, num_decoder_layers=1)
-    assert len(shallow.workload.model().decoder.block) == 1
+    assert len(built(shallow).decoder.block) == 1
     kinds = {
         "model_type": "qwen2",
         "architectures": ["Qwen2ForCausalLM"],
@@ -157,7 +161,7 @@ def test_what_is_derived_is_derived_anew(tmp_path: Path) -> None:
 
 def test_weights_tied_in_the_configuration_stay_tied_under_fake_tensors() -> None:
     with FakeTensorMode():
-        model = load(DATA / "gpt2").workload.model()
+        model = built(load(DATA / "gpt2"))
     assert model.lm_head.weight is model.transformer.wte.weight
 
 

@@ -39,7 +39,11 @@ Write = Callable[[str], None]
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    yield lambda text: (tmp_path / "plain_net.py").write_text(HEAD + text) and None
+
+    def write(text: str) -> None:
+        (tmp_path / "plain_net.py").write_text(HEAD + text)
+
+    yield write
     sys.modules.pop("plain_net", None)
 
 

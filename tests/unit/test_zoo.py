@@ -155,12 +155,30 @@ def test_cross_attention_equals_pytorchs_own() -> None:
     from memprof.workloads.zoo.layers import Attention
 
     torch.manual_seed(0)
-    ours, theirs = Attention(16, 4), torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    ours = Attention(16, 4)
+    theirs: Any = torch.nn.MultiheadAttention(16, 4, batch_first=True)
     theirs.in_proj_weight, theirs.in_proj_bias = ours.qkv.weight, ours.qkv.bias
     theirs.out_proj.weight, theirs.out_proj.bias = ours.out.weight, ours.out.bias
     x, memory = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
     assert torch.allclose(ours(x, memory), theirs(x, memory, memory)[0], atol=1e-6)
     assert torch.allclose(ours(x), theirs(x, x, x)[0], atol=1e-6)
+
+
+def test_a_vit_block_equals_pytorchs_own() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(16, 4, 24, 0, "gelu", 1e-6, batch_first=True, norm_first=True)
+    ours: Any = load("vit-b16", **{**TINY["vit-b16"], "n_heads": 4, "d_ff": 24}).workload.model()
+    block = ours.blocks[0]
+    mine = (block.attention.qkv, block.attention.out, block.up, block.down, block.ln_1, block.ln_2)
+    their_attention: Any = layer.self_attn
+    theirs = (their_attention.out_proj, layer.linear1, layer.linear2, layer.norm1, layer.norm2)
+    with torch.no_grad():
+        their_attention.in_proj_weight.copy_(mine[0].weight)
+        their_attention.in_proj_bias.copy_(mine[0].bias)
+        for one, other in zip(mine[1:], theirs, strict=True):
+            other.load_state_dict(one.state_dict())
+    x = torch.randn(3, 5, 16)
+    assert torch.allclose(block(x), layer(x), atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor")
