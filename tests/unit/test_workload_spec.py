@@ -75,7 +75,7 @@ def test_a_spec_is_closed_and_frozen() -> None:
     with pytest.raises(ValidationError):
         WorkloadSpec(model="m", knob={})  # type: ignore[call-arg]
     with pytest.raises(ValidationError):
-        WorkloadSpec(model="m").model = "n"  # type: ignore[misc]
+        WorkloadSpec(model="m").model = "n"
 
 
 def test_the_spec_is_read_without_torch() -> None:
