@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from . import kernels
 from .covers import Cover, IndexSets
-from .kernels import chunked, sparse
+from .kernels import sparse
 from .kernels.task import MIN_EPS, Options, Scratch, Task
 from .selection import CoverChoice, covers_of, named_cover
 from .state import accumulators, check_covers, describe_covers, momentum, restored
@@ -52,6 +53,9 @@ class SM3(Optimizer):
         cover: which indices share an accumulator: a name ("slices", "rows", "singleton", "whole"), a
             `sm3.covers.Cover`, or a mapping from name patterns ("*.embed*") or parameters to either.
 
+        kernel: "auto" takes the fastest that can run: "triton" on CUDA, "native" (compiled on first use, once
+            per machine) on CPU, else "chunked", which runs anywhere. One of these names allows no other.
+
     Raises:
         ValueError: an option out of its range, or a cover that misses an index.
         TypeError: a complex parameter.
@@ -70,6 +74,7 @@ class SM3(Optimizer):
         variant: str = "II",
         momentum_dtype: torch.dtype | str = torch.float32,
         cover: CoverChoice = "slices",
+        kernel: str = "auto",
     ) -> None:
         defaults = {
             "lr": lr,
@@ -81,6 +86,7 @@ class SM3(Optimizer):
             "variant": variant,
             "momentum_dtype": momentum_dtype_name(momentum_dtype),
             "cover": named_cover(cover),
+            "kernel": kernel,
         }
         self._ran: set[str] = set()
         super().__init__(params, defaults)
@@ -106,7 +112,7 @@ class SM3(Optimizer):
 
     @property
     def kernel(self) -> str:
-        """Which kernels the last step ran, as in "chunked"; "none" before the first."""
+        """Which kernels the last step ran, as in "native" or "chunked+native"; "none" before the first."""
         return "+".join(sorted(self._ran)) or "none"
 
     @overload
@@ -132,7 +138,7 @@ class SM3(Optimizer):
         self._ran = set()
         scratch = Scratch()
         for group, param, cover in self._with_gradients():
-            self._ran.add(self._update(self._task(group, param, cover), scratch))
+            self._ran.add(self._update(self._task(group, param, cover), group["kernel"], scratch))
         return loss
 
     def _with_gradients(self) -> Iterable[tuple[dict[str, Any], Tensor, Cover]]:
@@ -155,13 +161,14 @@ class SM3(Optimizer):
         )
         return task.flattened() if isinstance(cover, IndexSets) else task.in_memory_order()
 
-    def _update(self, task: Task, scratch: Scratch) -> str:
+    def _update(self, task: Task, choice: str, scratch: Scratch) -> str:
         if task.grad.is_sparse:
             sparse.step(task, scratch)
             return "sparse"
-        chunked.gather(task, scratch)
-        chunked.finish(task, scratch)
-        return "chunked"
+        kernel = kernels.choose(task, choice)
+        kernel.gather(task, scratch)
+        kernel.finish(task, scratch)
+        return kernel.name
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as `torch.optim.Optimizer.state_dict` does, with each cover replaced by its name.
@@ -176,12 +183,12 @@ class SM3(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a copy of a saved state; accumulators stay float32 whatever the parameters' dtype.
 
-        Covers are not loaded but compared: they belong to the program, not to the checkpoint.
+        Covers are not loaded but compared, and kernels not loaded: they belong to the program.
 
         Raises:
             ValueError: other groups, covers or shapes than this optimizer's.
         """
-        covers = [group["cover"] for group in self.param_groups]
+        own = [{name: group[name] for name in ("cover", "kernel")} for group in self.param_groups]
         given: dict[str, Any] = {}
 
         def take(_: Optimizer, saved: dict[str, Any]) -> dict[str, Any]:
@@ -190,8 +197,8 @@ class SM3(Optimizer):
             return {**saved, "state": {}}
 
         def restore(_: Optimizer) -> None:
-            for group, choice, packed in zip(self.param_groups, covers, given["param_groups"], strict=True):
-                group["cover"] = choice
+            for group, kept, packed in zip(self.param_groups, own, given["param_groups"], strict=True):
+                group.update(kept)
                 dtype = getattr(torch, group["momentum_dtype"])
                 for number, param, cover in zip(
                     packed["params"], group["params"], covers_of(group), strict=True

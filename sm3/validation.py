@@ -11,8 +11,20 @@ from torch import Tensor
 from .kernels.task import MIN_EPS
 
 OPTIONS = frozenset(
-    ("lr", "momentum", "beta", "eps", "weight_decay", "maximize", "variant", "momentum_dtype", "cover")
+    (
+        "lr",
+        "momentum",
+        "beta",
+        "eps",
+        "weight_decay",
+        "maximize",
+        "variant",
+        "momentum_dtype",
+        "cover",
+        "kernel",
+    )
 )
+KERNELS = ("auto", "triton", "native", "chunked")
 MOMENTUM_DTYPES = ("float32", "bfloat16", "int8")
 
 
@@ -50,6 +62,8 @@ def check_group(group: dict[str, Any]) -> None:
         raise ValueError(f"weight_decay must be a finite number of at least 0, not {group['weight_decay']}")
     if group["variant"] not in ("I", "II"):
         raise ValueError(f'variant must be "I" or "II", not {group["variant"]!r}')
+    if group["kernel"] not in KERNELS:
+        raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {group['kernel']!r}")
     if any(param.is_complex() for param in group["params"]):
         raise TypeError(
             "SM3 does not take complex parameters: optimize torch.view_as_real(parameter) instead"

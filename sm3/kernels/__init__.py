@@ -1,0 +1,81 @@
+"""The kernels of a dense step, fastest first, and which of them runs."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from . import chunked, native
+from .task import Scratch, Task
+
+
+class Kernel(Protocol):
+    """One way to run a dense task, with the exchange between ranks after the first half."""
+
+    name: str
+
+    def takes(self, task: Task) -> bool:
+        """Say whether it can run this task here."""
+
+    def gather(self, task: Task, scratch: Scratch) -> None:
+        """Run the first half: see `chunked.gather`."""
+
+    def finish(self, task: Task, scratch: Scratch) -> None:
+        """Run the second half: see `chunked.finish`."""
+
+
+class Chunked:
+    """Runs anywhere: `chunked.py`."""
+
+    name = "chunked"
+
+    def takes(self, task: Task) -> bool:
+        """Say yes."""
+        return True
+
+    def gather(self, task: Task, scratch: Scratch) -> None:
+        """See `chunked.gather`."""
+        chunked.gather(task, scratch)
+
+    def finish(self, task: Task, scratch: Scratch) -> None:
+        """See `chunked.finish`."""
+        chunked.finish(task, scratch)
+
+
+class Native:
+    """Compiled C++ on the CPU: `native.py`."""
+
+    name = "native"
+
+    def takes(self, task: Task) -> bool:
+        """See `native.takes`."""
+        return native.takes(task)
+
+    def gather(self, task: Task, scratch: Scratch) -> None:
+        """See `native.gather`."""
+        native.gather(task)
+
+    def finish(self, task: Task, scratch: Scratch) -> None:
+        """See `native.finish`."""
+        native.finish(task)
+
+
+KERNELS: tuple[Kernel, ...] = (Native(), Chunked())
+
+
+def choose(task: Task, choice: str) -> Kernel:
+    """Return the first kernel that takes a task.
+
+    Args:
+        task: a dense task.
+        choice: "auto", or the name of the only kernel allowed.
+
+    Raises:
+        RuntimeError: the chosen kernel does not take it.
+    """
+    for kernel in KERNELS:
+        if choice in ("auto", kernel.name) and kernel.takes(task):
+            return kernel
+    raise RuntimeError(
+        f"kernel {choice!r} cannot update a {task.param.dtype} parameter of shape {tuple(task.param.shape)} "
+        f"on {task.param.device} with this cover and momentum: use kernel='auto'"
+    )

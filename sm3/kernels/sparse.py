@@ -1,7 +1,7 @@
 """Sparse gradients (COO, hybrid or not): a step that reads and writes only the entries that are present.
 
-Between dense steps every accumulator equals the maximum of nu over its set, so an absent entry, whose g is 0,
-changes none: at beta = 0 this equals the step with the densified gradient bit for bit, in both variants.
+Every accumulator equals the maximum of nu over its set, so an absent entry, whose g is 0, changes none: at beta = 0
+this equals the chunked step with the densified gradient bit for bit, in both variants.
 """
 
 from __future__ import annotations

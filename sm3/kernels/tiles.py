@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from ..covers import Grid
 
 TILE = 1 << 17
-"""Elements in one tile: 512 KiB in float32, at most six such buffers at once. Int8 momentum needs 2**16 or more."""
+"""Elements in one tile: 512 KiB in float32, at most six such buffers at once. Int8 momentum needs 2**16."""
 
 VECTORS = 1 << 17
 """Above this sum of dimensions the longest is cut first: a second copy of its accumulators is too much."""

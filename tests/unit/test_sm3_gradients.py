@@ -11,7 +11,7 @@ from sm3.covers import NAMED, Blocks, Slices, Union
 
 
 def steps(param: nn.Parameter, grads, **options) -> SM3:
-    optimizer = SM3([param], lr=0.3, **options)
+    optimizer = SM3([param], lr=0.3, **{"kernel": "chunked", **options})
     for grad in grads:
         param.grad = grad
         optimizer.step()

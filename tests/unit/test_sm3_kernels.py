@@ -1,4 +1,7 @@
-"""The contract of every kernel: the bits of the chunked one, for each shape, dtype, layout and option it takes."""
+"""The contract of every kernel: the results of the chunked one, for all that it takes.
+
+Accumulators bit for bit; parameters and momentum to the roundings that `sm3/kernels/native.py` states.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,6 @@ SHAPES = [
     (1, 6, 1),
     (64, 32, 3, 3),
     (3, 5, 2, 4, 2),
-    (0, 4),
 ]
 OPTIONS = [
     {},
@@ -51,11 +53,21 @@ def run(kernel: str, shape, dtype=torch.float32, steps=3, layout=torch.contiguou
     return param.detach(), optimizer.state[param], optimizer.kernel
 
 
+def assert_close(first: torch.Tensor, second: torch.Tensor, unit: float = 2**-23) -> None:
+    """Two units in the last place of each of three updates of at most 1, and of the tensor's own dtype."""
+    unit = max(unit, torch.finfo(first.dtype).eps)
+    torch.testing.assert_close(first, second, rtol=2 * unit, atol=3 * 2 * unit)
+
+
 def assert_same(first, second) -> None:
-    assert torch.equal(first[0], second[0])
+    coarsest = max(torch.finfo(value.dtype).eps for value in first[1].values())
+    assert_close(first[0], second[0], coarsest)
     assert first[1].keys() == second[1].keys()
     for key, value in first[1].items():
-        assert torch.equal(value, second[1][key]), key
+        if key.startswith("accumulator"):
+            assert torch.equal(value, second[1][key]), key
+        else:
+            assert_close(value, second[1][key])
 
 
 @needs_compiler
@@ -63,34 +75,38 @@ def assert_same(first, second) -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_native_equals_chunked_bit_for_bit(shape, dtype, options, variant) -> None:
-    if 0 in shape:
-        pytest.skip("an empty tensor is left to the chunked kernel")
+def test_native_equals_chunked(shape, dtype, options, variant) -> None:
     native = run("native", shape, dtype, variant=variant, **options)
     assert native[2] == "native"
     assert_same(native, run("chunked", shape, dtype, variant=variant, **options))
 
 
 @needs_compiler
-@pytest.mark.parametrize("options", [{"cover": "singleton"}, {"momentum": 0.9}], ids=str)
-def test_native_takes_channels_last_and_the_singletons(options) -> None:
-    found = [
-        run(kernel, (8, 6, 5, 5), layout=torch.channels_last, **options) for kernel in ("native", "chunked")
-    ]
+@pytest.mark.parametrize("options", [{"cover": "singleton"}, {"momentum": 0.9}, {"variant": "I"}], ids=str)
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format], ids=str)
+def test_layouts_and_the_singletons(options, layout) -> None:
+    found = [run(kernel, (8, 6, 5, 5), layout=layout, **options) for kernel in ("auto", "chunked")]
+    in_order = layout == torch.contiguous_format or "cover" not in options
+    assert found[0][2] == ("native" if in_order else "chunked")
     assert_same(*found)
 
 
-@needs_compiler
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("shape", [(500, 300), (300, 7000)])
-def test_threads_change_no_bit(shape, threads) -> None:
+def with_threads(threads: int, shape):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found = run("native", shape)
+        return run("native", shape, momentum=0.9)
     finally:
         torch.set_num_threads(before)
-    assert_same(found, run("chunked", shape))
+
+
+@needs_compiler
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("shape", [(500, 300), (300, 7000), (70_001,)])
+def test_threads_change_no_bit(shape, threads) -> None:
+    alone, together = with_threads(1, shape), with_threads(threads, shape)
+    assert torch.equal(alone[0], together[0])
+    assert all(torch.equal(value, together[1][key]) for key, value in alone[1].items())
 
 
 @needs_compiler
@@ -109,7 +125,7 @@ def test_nan_and_inf_spread_alike(shape, value, place) -> None:
         results.append([param.detach(), *optimizer.state[param].values()])
     for native, chunked in zip(*results, strict=True):
         assert torch.equal(native.isnan(), chunked.isnan())
-        assert torch.equal(native.nan_to_num(), chunked.nan_to_num())
+        assert_close(native.nan_to_num(), chunked.nan_to_num())
 
 
 @needs_compiler

@@ -1,0 +1,76 @@
+"""Compiles `native.cpp` once per machine and loads it; where that fails there is just no native kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+SOURCE = Path(__file__).with_name("native.cpp")
+FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-fPIC",
+    "-march=native",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+)
+SECONDS = 120
+
+
+def cache_folder() -> Path:
+    """Return where compiled kernels are kept: `$XDG_CACHE_HOME/sm3`, by default `~/.cache/sm3`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sm3"
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """Return the compiled kernel, from the cache or from the system's C++ compiler; None if that fails."""
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if compiler is None:
+        return None
+    try:
+        built = cache_folder() / f"native-{_key(compiler)}.so"
+        if not built.exists():
+            _build(compiler, built)
+        return ctypes.CDLL(str(built))
+    except (OSError, RuntimeError, subprocess.SubprocessError):
+        return None
+
+
+def _key(compiler: str) -> str:
+    """Name a build after all it depends on; the processor too, since it is compiled for that one alone."""
+    processor = Path("/proc/cpuinfo")
+    lines = processor.read_text().splitlines() if processor.exists() else [platform.processor()]
+    features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    parts = [SOURCE.read_text(), *FLAGS, compiler, platform.platform(), *features, torch.__version__]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _build(compiler: str, built: Path) -> None:
+    built.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=built.parent) as folder:
+        part, whole = Path(folder, "native.o"), Path(folder, "native.so")
+        _run(compiler, *FLAGS, "-fopenmp", "-c", str(SOURCE), "-o", str(part))
+        _run(compiler, "-shared", str(part), "-o", str(whole), *_openmp())
+        os.replace(whole, built)
+
+
+def _openmp() -> list[str]:
+    """Link PyTorch's own OpenMP where it brings one: two runtimes would compete for the cores."""
+    for found in sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):
+        return [str(found)]
+    return ["-fopenmp"]
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, timeout=SECONDS, stdin=subprocess.DEVNULL)

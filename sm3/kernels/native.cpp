@@ -1,0 +1,229 @@
+// SM3 in one pass over a rows x cols tensor on the CPU: the operations of chunked.py, rounded in the same order.
+//
+// Second moments are never negative, so their bits order as integers do; a NaN, its sign masked, is above everything.
+// Integer maxima are exact in any order, hence neither threads nor vectors change a bit. Compiled without contraction.
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+namespace {
+
+using Bits = int32_t;
+constexpr int64_t kBlock = 2048;  // columns whose maxima stay in the first-level cache
+
+struct Options {
+  float step;          // -lr, or lr when maximizing
+  float rate;          // -lr
+  float momentum;      // weight of the past in the average
+  float fresh;         // sign * (1 - momentum)
+  float old_weight;    // beta, or 1
+  float new_weight;    // 1 - beta, or 1
+  float floor;         // eps^2
+  float decay;         // 1 - lr * weight_decay
+  int32_t decays;      // whether to decay at all
+};
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline float load(float value) { return value; }
+inline float load(BFloat16 value) {
+  uint32_t wide = uint32_t(value.bits) << 16;
+  float result;
+  std::memcpy(&result, &wide, 4);
+  return result;
+}
+inline void store(float& to, float value) { to = value; }
+inline void store(BFloat16& to, float value) {  // to nearest, ties to even, as c10::BFloat16
+  uint32_t wide;
+  std::memcpy(&wide, &value, 4);
+  uint32_t rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
+  to.bits = uint16_t(value != value ? 0x7fc0u : rounded);
+}
+
+inline Bits bits_of(float value) {
+  Bits bits;
+  std::memcpy(&bits, &value, 4);
+  return bits & 0x7fffffff;
+}
+inline Bits larger(Bits a, Bits b) { return a > b ? a : b; }
+
+#ifdef _OPENMP
+inline int thread_number() { return omp_get_thread_num(); }
+inline int team_size() { return omp_get_num_threads(); }  // may be less than was asked for
+#else
+inline int thread_number() { return 0; }
+inline int team_size() { return 1; }
+#endif
+
+template <typename P, typename M>
+inline void descend(P& param, float grad, M* average, float nu, const Options& o) {
+  const float root = std::sqrt(nu < o.floor ? o.floor : nu);
+  if (o.decays) store(param, load(param) * o.decay);
+  if (average != nullptr) {
+    const float value = load(*average) * o.momentum + (o.fresh * grad) / root;
+    store(*average, value);
+    store(param, load(param) + value * o.rate);
+  } else {
+    store(param, load(param) + (o.step * grad) / root);
+  }
+}
+
+enum Mode { kSecond = 0, kMaxima = 1, kFirst = 2 };  // SM3-II; maxima of g^2 only; SM3-I with its sums ready
+
+// One row, columns [from, to): least = min(row, column); returns the row's maximum and raises those of the columns.
+template <typename P, typename M, Mode mode, bool averages>
+inline Bits sweep(P* p, const P* g, M* m, float row, const float* column, Bits* column_max, int64_t from, int64_t to,
+                  const Options& o) {
+  const float poison = row != row ? row : 0.0f;  // the comparison below would lose a NaN in `row`
+  const float weighted = row * o.old_weight;
+  Bits row_max = 0;
+#pragma omp simd reduction(max : row_max)
+  for (int64_t j = from; j < to; ++j) {
+    const float grad = load(g[j]);
+    float nu;
+    if (mode == kMaxima) {
+      nu = grad * grad;
+    } else {
+      const float other = mode == kSecond ? column[j] * o.old_weight : column[j];
+      const float mine = mode == kSecond ? weighted : row;
+      const float least = (mine < other ? mine : other) + poison;
+      nu = mode == kSecond ? least + (grad * grad) * o.new_weight : least;
+    }
+    if (mode != kFirst) {
+      const Bits bits = bits_of(nu);
+      column_max[j - from] = larger(column_max[j - from], bits);
+      row_max = larger(row_max, bits);
+    }
+    if (mode != kMaxima) descend<P, M>(p[j], grad, averages ? m + j : nullptr, nu, o);
+  }
+  return row_max;
+}
+
+// Long and narrow: threads share out the rows; `partial` holds each thread's column maxima.
+template <typename P, typename M, Mode mode, bool averages>
+void by_rows(P* p, const P* g, M* m, float* row, float* column, Bits* partial, int64_t rows, int64_t cols,
+             const Options& o, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    Bits* mine = partial + thread_number() * cols;
+    if (mode != kFirst) std::memset(mine, 0, size_t(cols) * sizeof(Bits));
+#pragma omp for schedule(static)
+    for (int64_t i = 0; i < rows; ++i) {
+      const int64_t at = i * cols;
+      const Bits top =
+          sweep<P, M, mode, averages>(p + at, g + at, averages ? m + at : nullptr, row[i], column, mine, 0, cols, o);
+      if (mode != kFirst) std::memcpy(row + i, &top, 4);
+    }
+    if (mode != kFirst) {
+#pragma omp for schedule(static)
+      for (int64_t j = 0; j < cols; ++j) {
+        Bits top = 0;
+        for (int t = 0; t < team_size(); ++t) top = larger(top, partial[t * cols + j]);
+        std::memcpy(column + j, &top, 4);
+      }
+    }
+  }
+}
+
+// Short and wide: threads share out blocks of columns; `partial` holds each thread's row maxima.
+template <typename P, typename M, Mode mode, bool averages>
+void by_columns(P* p, const P* g, M* m, float* row, float* column, Bits* partial, int64_t rows, int64_t cols,
+                const Options& o, int threads) {
+#pragma omp parallel num_threads(threads)
+  {
+    Bits* mine = partial + thread_number() * rows;
+    Bits column_max[kBlock];
+    if (mode != kFirst) std::memset(mine, 0, size_t(rows) * sizeof(Bits));
+#pragma omp for schedule(static)
+    for (int64_t block = 0; block < (cols + kBlock - 1) / kBlock; ++block) {
+      const int64_t from = block * kBlock, to = from + kBlock < cols ? from + kBlock : cols;
+      if (mode != kFirst) std::memset(column_max, 0, sizeof column_max);
+      for (int64_t i = 0; i < rows; ++i) {
+        const int64_t at = i * cols;
+        const Bits top = sweep<P, M, mode, averages>(p + at, g + at, averages ? m + at : nullptr, row[i], column,
+                                                     column_max, from, to, o);
+        if (mode != kFirst) mine[i] = larger(mine[i], top);
+      }
+      if (mode != kFirst) std::memcpy(column + from, column_max, size_t(to - from) * 4);
+    }
+    if (mode != kFirst) {
+#pragma omp for schedule(static)
+      for (int64_t i = 0; i < rows; ++i) {
+        Bits top = 0;
+        for (int t = 0; t < team_size(); ++t) top = larger(top, partial[t * rows + i]);
+        std::memcpy(row + i, &top, 4);
+      }
+    }
+  }
+}
+
+template <typename P, typename M, Mode mode, bool averages>
+void matrix(void* p, const void* g, void* m, float* row, float* column, void* partial, int64_t rows, int64_t cols,
+            const Options& o, int threads) {
+  const auto run = rows >= cols ? by_rows<P, M, mode, averages> : by_columns<P, M, mode, averages>;
+  run(static_cast<P*>(p), static_cast<const P*>(g), static_cast<M*>(m), row, column, static_cast<Bits*>(partial), rows,
+      cols, o, threads);
+}
+
+template <typename P, typename M>
+void matrix_in_mode(int mode, void* p, const void* g, void* m, float* row, float* column, void* partial, int64_t rows,
+                    int64_t cols, const Options& o, int threads) {
+  if (mode == kMaxima) {
+    matrix<P, M, kMaxima, false>(p, g, m, row, column, partial, rows, cols, o, threads);
+  } else if (mode == kFirst) {
+    (m ? matrix<P, M, kFirst, true> : matrix<P, M, kFirst, false>)(p, g, m, row, column, partial, rows, cols, o,
+                                                                   threads);
+  } else {
+    (m ? matrix<P, M, kSecond, true> : matrix<P, M, kSecond, false>)(p, g, m, row, column, partial, rows, cols, o,
+                                                                     threads);
+  }
+}
+
+// Singleton cover: diagonal Adagrad, the same in both variants.
+template <typename P, typename M, bool averages>
+void singleton(P* p, const P* g, M* m, float* accumulator, int64_t numel, const Options& o, int threads) {
+#pragma omp parallel for simd num_threads(threads) schedule(static)
+  for (int64_t i = 0; i < numel; ++i) {
+    const float grad = load(g[i]);
+    const float nu = accumulator[i] * o.old_weight + (grad * grad) * o.new_weight;
+    accumulator[i] = nu;
+    descend<P, M>(p[i], grad, averages ? m + i : nullptr, nu, o);
+  }
+}
+
+template <typename P, typename M>
+void vector(void* p, const void* g, void* m, float* accumulator, int64_t numel, const Options& o, int threads) {
+  (m ? singleton<P, M, true> : singleton<P, M, false>)(static_cast<P*>(p), static_cast<const P*>(g),
+                                                       static_cast<M*>(m), accumulator, numel, o, threads);
+}
+
+}  // namespace
+
+extern "C" {
+
+// dtypes: bit 0, the parameter and its gradient are bfloat16; bit 1, the momentum is.
+void sm3_matrix(int mode, int dtypes, void* p, const void* g, void* m, float* row, float* column, void* partial,
+                int64_t rows, int64_t cols, const Options* o, int threads) {
+  const auto run = dtypes == 0   ? matrix_in_mode<float, float>
+                   : dtypes == 1 ? matrix_in_mode<BFloat16, float>
+                   : dtypes == 2 ? matrix_in_mode<float, BFloat16>
+                                 : matrix_in_mode<BFloat16, BFloat16>;
+  run(mode, p, g, m, row, column, partial, rows, cols, *o, threads);
+}
+
+void sm3_vector(int dtypes, void* p, const void* g, void* m, float* accumulator, int64_t numel, const Options* o,
+                int threads) {
+  const auto run = dtypes == 0   ? vector<float, float>
+                   : dtypes == 1 ? vector<BFloat16, float>
+                   : dtypes == 2 ? vector<float, BFloat16>
+                                 : vector<BFloat16, BFloat16>;
+  run(p, g, m, accumulator, numel, *o, threads);
+}
+}

@@ -1,0 +1,172 @@
+"""The compiled CPU kernel: one pass over parameter and gradient.
+
+It takes the default cover and the singletons, float32 and bfloat16. A tensor of rank 3 or more becomes a
+matrix: its leading dimensions the rows, the others the columns, cut where fewest combined accumulators are
+needed.
+
+Accumulators have the bits of the chunked kernel. Updates may differ by 2 units in the last place: the root is
+correctly rounded here, while `torch.sqrt` on the CPU may be MKL's, which is off by one unit for one in six
+numbers on some CPUs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+
+import torch
+from torch import Tensor
+
+from . import chunked
+from .accumulators import GridAccumulator
+from .compiler import library
+from .matrix import Matrix, as_matrix
+from .momentum import FloatMomentum
+from .task import Options, Task
+
+THREADED = 1 << 15
+"""Entries below which threads cost more than they bring: PyTorch's own grain size."""
+
+PARTIAL = 1 << 19
+"""Maxima that the threads may hold together (2 MiB)."""
+
+_SECOND, _MAXIMA, _FIRST = 0, 1, 2
+
+
+class _Options(ctypes.Structure):
+    _fields_ = (
+        *[(name, ctypes.c_float) for name in ("step", "rate", "momentum", "fresh")],
+        *[(name, ctypes.c_float) for name in ("old_weight", "new_weight", "floor", "decay")],
+        ("decays", ctypes.c_int32),
+    )
+
+    @classmethod
+    def of(cls, options: Options) -> _Options:
+        lr, beta = float(options.lr), options.beta
+        return cls(
+            step=-lr * options.sign,
+            rate=-lr,
+            momentum=options.momentum,
+            fresh=options.sign * (1 - options.momentum),
+            old_weight=beta or 1.0,
+            new_weight=1 - beta,
+            floor=options.eps**2,
+            decay=1 - lr * options.weight_decay,
+            decays=options.weight_decay != 0,
+        )
+
+
+def takes(task: Task) -> bool:
+    """Say whether it can run a task: plain CPU tensors, alike in memory, of a dtype and cover it knows."""
+    tensors = [task.param, task.grad]
+    if task.momentum is not None:
+        if not isinstance(task.momentum, FloatMomentum):
+            return False
+        tensors.append(task.momentum.buffer)
+    if any(
+        type(t) not in (Tensor, torch.nn.Parameter) or not t.is_cpu or not t.is_contiguous() for t in tensors
+    ):
+        return False
+    if task.param.dtype != task.grad.dtype or task.param.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    if _singleton(task):
+        return task.accumulators[0].old.is_contiguous() and library() is not None
+    return as_matrix(task) is not None and library() is not None
+
+
+def gather(task: Task) -> None:
+    """As `chunked.gather`; in SM3-II the accumulators are new when it returns."""
+    if _singleton(task):
+        return _vector(task)
+    if task.options.variant == "II":
+        matrix = as_matrix(task)
+        assert matrix is not None
+        _matrix(task, matrix, _SECOND)
+        matrix.write_back()
+        return None
+    for accumulator in task.accumulators:
+        accumulator.new = torch.zeros_like(accumulator.old)
+    matrix = as_matrix(task, new=True)
+    assert matrix is not None
+    _matrix(task, matrix, _MAXIMA)
+    matrix.write_back()
+    return None
+
+
+def finish(task: Task) -> None:
+    """As `chunked.finish`."""
+    if task.options.variant == "II" or _singleton(task):
+        return
+    chunked.add_maxima(task)
+    matrix = as_matrix(task)
+    assert matrix is not None
+    _matrix(task, matrix, _FIRST)
+
+
+def _singleton(task: Task) -> bool:
+    only = task.accumulators[0]
+    return len(task.accumulators) == 1 and isinstance(only, GridAccumulator) and set(only.grid) <= {1}
+
+
+def _dtypes(task: Task) -> int:
+    halved = isinstance(task.momentum, FloatMomentum) and task.momentum.buffer.dtype == torch.bfloat16
+    return int(task.param.dtype == torch.bfloat16) + 2 * int(halved)
+
+
+def _threads(task: Task, shorter: int) -> int:
+    if task.param.numel() < THREADED:
+        return 1
+    return max(1, min(torch.get_num_threads(), PARTIAL // max(1, shorter)))
+
+
+def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
+    threads = _threads(task, min(matrix.rows, matrix.cols))
+    partial = torch.empty(threads * min(matrix.rows, matrix.cols), dtype=torch.int32)
+    _call(
+        "sm3_matrix",
+        ctypes.c_int(mode),
+        ctypes.c_int(_dtypes(task)),
+        *_pointers(task),
+        _pointer(matrix.row),
+        _pointer(matrix.column),
+        _pointer(partial),
+        ctypes.c_int64(matrix.rows),
+        ctypes.c_int64(matrix.cols),
+        ctypes.byref(_Options.of(task.options)),
+        ctypes.c_int(threads),
+    )
+    if mode != _MAXIMA:
+        _mark_changed(task)
+
+
+def _vector(task: Task) -> None:
+    _call(
+        "sm3_vector",
+        ctypes.c_int(_dtypes(task)),
+        *_pointers(task),
+        _pointer(task.accumulators[0].old),
+        ctypes.c_int64(math.prod(task.param.shape)),
+        ctypes.byref(_Options.of(task.options)),
+        ctypes.c_int(_threads(task, 0)),
+    )
+    _mark_changed(task)
+
+
+def _call(function: str, *arguments: object) -> None:
+    compiled = library()
+    assert compiled is not None
+    getattr(compiled, function)(*arguments)
+
+
+def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _pointers(task: Task) -> list[ctypes.c_void_p]:
+    average = task.momentum.buffer if isinstance(task.momentum, FloatMomentum) else None
+    return [_pointer(task.param), _pointer(task.grad), _pointer(average)]
+
+
+def _mark_changed(task: Task) -> None:
+    """Tell autograd, as an in-place operation of PyTorch would, so that a stale backward is refused."""
+    torch.autograd.graph.increment_version(task.param)
