@@ -17,7 +17,16 @@ from memprof.workloads.spec import KnobValue
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 _LAYERS = ("n_layer", "n_layers", "num_layers", "encoder_layers")  # where there is no num_hidden_layers
 _DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
-_SHIFTED = ("roberta", "xlm-roberta", "camembert", "longformer", "data2vec-text", "ibert", "mpnet", "esm")
+_SHIFTED = (
+    "roberta",
+    "xlm-roberta",
+    "camembert",
+    "longformer",
+    "data2vec-text",
+    "ibert",
+    "mpnet",
+    "esm",
+)  # positions begin after pad_token_id
 _DTYPE = ("dtype", "torch_dtype")  # the recipe's precision decides
 _FIXED = ("use_cache", "return_dict")  # what the training step relies on
 
@@ -115,7 +124,7 @@ def positions(config: Any) -> int | None:
     most = getattr(config.get_text_config(), "max_position_embeddings", None)
     if type(most) is not int or most < 1:
         return None
-    return most - config.pad_token_id - 1 if config.model_type in _SHIFTED else most
+    return most - (config.pad_token_id or 0) - 1 if config.model_type in _SHIFTED else most
 
 
 def scale_knob(config: Any) -> str | None:

@@ -145,6 +145,13 @@ def test_knobs_reach_the_model() -> None:
     assert load(DATA / "vit", image_size=64).workload.batch(1)["pixel_values"].shape == (1, 3, 64, 64)
 
 
+def test_positions_that_begin_after_the_padding(tmp_path: Path) -> None:
+    fields = {"model_type": "roberta", "architectures": ["RobertaForMaskedLM"], "pad_token_id": 1}
+    loaded = load(edited(tmp_path, "bert", **fields))
+    assert loaded.knobs["seq_len"] == 24 - 2
+    train(loaded)
+
+
 def test_what_is_derived_is_derived_anew(tmp_path: Path) -> None:
     model = built(load(DATA / "llama", hidden_size=32))
     assert model.model.layers[0].self_attn.head_dim == 8
