@@ -1,12 +1,13 @@
 """What the training step is doing while memory moves: the operator, and the module that it runs for.
 
 Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._current_autograd_node`,
-`torch.autograd._get_sequence_nr`, `Node._sequence_nr`, and the global module hooks.
+`torch.autograd._get_sequence_nr`, `Node._sequence_nr`, `torch._dynamo.utils.counters`, and the global module hooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,9 +30,12 @@ class OperatorTracker(TorchDispatchMode):
     Args:
         model: the model, whose modules give the names.
         mark: takes the marks.
+        opaque: phases in which to look away, because compiled code runs in them and refuses to be followed.
     """
 
-    def __init__(self, model: nn.Module, mark: Callable[[Mark], None]) -> None:
+    def __init__(
+        self, model: nn.Module, mark: Callable[[Mark], None], opaque: Collection[str] = frozenset()
+    ) -> None:
         super().__init__()
         self._names = {id(module): name for name, module in model.named_modules()}
         self._owners = {
@@ -42,20 +46,35 @@ class OperatorTracker(TorchDispatchMode):
         self._mark = mark
         self._stack: list[str] = []
         self._module_of_node: dict[int, str] = {}
+        self._opaque = opaque
+        self._following = False
+        self._phase = ""
         self.operators_of: dict[str, set[str]] = {}
-        self.phase = ""
 
     @contextmanager
     def attached(self) -> Iterator[OperatorTracker]:
-        """Track operators and modules within the `with` block."""
+        """Follow operators and modules within the `with` block."""
         enter = register_module_forward_pre_hook(self._enter)
         leave = register_module_forward_hook(self._leave, always_call=True)
         try:
-            with self:
-                yield self
+            self._follow(True)
+            yield self
         finally:
+            self._follow(False)
             enter.remove()
             leave.remove()
+
+    def begin_phase(self, phase: str) -> None:
+        """Another phase of the training step begins."""
+        self._phase = phase
+        self._follow(phase not in self._opaque)
+
+    def _follow(self, wanted: bool) -> None:
+        if wanted and not self._following:
+            self.__enter__()
+        elif self._following and not wanted:
+            self.__exit__(None, None, None)
+        self._following = wanted
 
     def _enter(self, module: nn.Module, args: object) -> None:
         self._stack.append(self._names.get(id(module), self._stack[-1] if self._stack else ""))
@@ -71,7 +90,7 @@ class OperatorTracker(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         name = func._schema.name
-        self.operators_of.setdefault(self.phase, set()).add(name)
+        self.operators_of.setdefault(self._phase, set()).add(name)
         module, recompute = self._current_module()
         self._mark(OperatorBegin(name, module, recompute))
         output = func(*args, **(kwargs or {}))
@@ -90,3 +109,9 @@ class OperatorTracker(TorchDispatchMode):
         if parameter is not None:
             return self._owners.get(id(parameter), ""), False
         return self._module_of_node.get(node._sequence_nr(), ""), False
+
+
+def compiled_graphs() -> int:
+    """Return how many graphs torch.compile has captured in this process."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])

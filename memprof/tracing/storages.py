@@ -19,7 +19,8 @@ def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield the dense tensors with a storage of their own that a tensor is made of."""
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        parts: Iterable[torch.Tensor] = [getattr(tensor, name) for name in names]
+        inner = (getattr(tensor, name) for name in names)  # of a DTensor the device mesh is among them
+        parts: Iterable[torch.Tensor] = [part for part in inner if isinstance(part, torch.Tensor)]
     elif tensor.layout is torch.sparse_coo:
         parts = [tensor._indices(), tensor._values()]
     elif tensor.layout in (torch.sparse_csr, torch.sparse_bsr):

@@ -86,6 +86,10 @@ class TrainingStep:
         if self.recipe.zero_grad == "after-step":
             self._zero_grad()
 
+    def scaler_tensors(self) -> list[Tensor]:
+        """Return what the gradient scaler of `amp-fp16` keeps on the device."""
+        return [value for value in vars(self._scaler or object).values() if isinstance(value, Tensor)]
+
     def _make_batch(self) -> Any:
         batch = self.workload.batch(self.batch_size)
         dtype = torch.bfloat16 if self.recipe.precision == "bf16" else None

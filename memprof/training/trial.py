@@ -18,7 +18,7 @@ from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state import measure_state
 from memprof.plan import Outcome, Step, Trial
 from memprof.results import OptimizerInfo, Parameters, Run, State, Steps
-from memprof.tracing.operators import OperatorTracker
+from memprof.tracing.operators import OperatorTracker, compiled_graphs
 from memprof.training.checkpointing import checkpoint_blocks
 from memprof.training.labels import Labeller, label_tensors
 from memprof.training.meter import Meter, make_meter
@@ -65,6 +65,8 @@ class _Session:
         self._tracker: OperatorTracker | None = None
         self._number = 0
         self._phase = "build"
+        self._graphs = 0
+        self._opaque: set[str] = set()
 
     def run(self) -> Outcome:
         if self.trial.limit_bytes is not None:
@@ -82,7 +84,9 @@ class _Session:
         return self._finished()
 
     def unfinished(self, status: Literal["oom", "failed"], reason: str) -> Outcome:
-        run = Run(optimizer=self._optimizer_info(None), device=self.trial.device, status=status, reason=reason)
+        run = Run(
+            optimizer=self._optimizer_info(None), device=self.trial.device, status=status, reason=reason
+        )
         return Outcome(run=run)
 
     def _limit(self, limit_bytes: int) -> None:
@@ -131,12 +135,20 @@ class _Session:
             self._meter.mark(self._labels.gradients())
 
     def _begin_phase(self, phase: str) -> None:
+        self._note_compilation()
         if self._tracker is not None:
             self._label_end_of(self._phase)
-            self._tracker.phase = phase
+            self._tracker.begin_phase(phase)
         self._phase = phase
         self.place = f"the {phase} phase of step {self._number}"
         self._meter.begin_phase(self._number, phase)
+
+    def _note_compilation(self) -> None:
+        """Remember the phases in which torch.compile compiled something; a compiled forward has such a backward."""
+        graphs = compiled_graphs()
+        if graphs > self._graphs:
+            self._opaque |= {"forward", "backward"} if self._phase == "forward" else {self._phase}
+        self._graphs = graphs
 
     def _label_end_of(self, phase: str) -> None:
         if phase == "batch":
@@ -192,9 +204,10 @@ class _Session:
             self._labels.parameters(),
             label_tensors("inputs", self._step.batch),
             label_tensors("activations", self._step.loss),
+            label_tensors("buffers", self._step.scaler_tensors()),
         ):
             self._meter.mark(mark)
-        self._tracker = OperatorTracker(self.model, self._meter.mark)
+        self._tracker = OperatorTracker(self.model, self._meter.mark, self._opaque)
         with self._tracker.attached():
             yield
         self._label_end_of(self._phase)
@@ -223,9 +236,18 @@ class _Session:
             breakdown=reading.breakdown,
             phases=reading.phases,
             steps=Steps(seconds=self._seconds, losses=self._losses, allocated_bytes=reading.step_peaks),
-            notes=reading.notes,
+            notes=reading.notes + self._opaque_note(),
         )
         return Outcome(run=run, levels=reading.levels)
+
+    def _opaque_note(self) -> list[str]:
+        if self._tracker is None or not self._opaque:
+            return []
+        phases = " and ".join(sorted(self._opaque))
+        return [
+            f"The {phases} phase runs code compiled by torch.compile, which cannot be followed operator by operator: "
+            "what it allocates and keeps is unattributed."
+        ]
 
     def _implementation(self) -> str | None:
         if self._tracker is None:
