@@ -13,7 +13,7 @@ from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
 from memprof.progress import OnComparison, OnProgress, Progress, Purpose
 from memprof.results import Capacity, Comparison, Fit, OptimizerInfo, Run, WorkloadInfo
 from memprof.training.fitting import FitSearch
-from memprof.training.launcher import Launcher, WorkerDied
+from memprof.training.launcher import Launcher, WorkerDiedError
 from memprof.training.recipe import Recipe
 from memprof.units import parse_size
 from memprof.workloads.spec import KnobValue, WorkloadSpec
@@ -64,9 +64,7 @@ def compare(
     """
     specs = [parse_optimizer(text) for text in optimizers]
     _check_arguments(specs, batch_size, recipe or Recipe(), reference)
-    workload = WorkloadSpec(
-        model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target
-    )
+    workload = WorkloadSpec(model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Launcher() as launcher:
         study = _Study(launcher, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
@@ -77,9 +75,7 @@ def compare(
         return study.comparison
 
 
-def _check_arguments(
-    specs: list[OptimizerSpec], batch_size: int, recipe: Recipe, reference: str | None
-) -> None:
+def _check_arguments(specs: list[OptimizerSpec], batch_size: int, recipe: Recipe, reference: str | None) -> None:
     texts = [spec.text for spec in specs]
     if not specs:
         raise UsageError("there is no optimizer to compare; give at least one, for example -o sm3 -o adam")
@@ -89,9 +85,7 @@ def _check_arguments(
     if batch_size < 1:
         raise UsageError(f"the batch size is {batch_size}; it must be at least 1")
     if reference is not None and parse_optimizer(reference).text not in texts:
-        raise UsageError(
-            f"the reference {reference!r} is not among the optimizers compared: {', '.join(texts)}"
-        )
+        raise UsageError(f"the reference {reference!r} is not among the optimizers compared: {', '.join(texts)}")
     if recipe.step_in_backward:
         for clash, used in (
             ("gradient accumulation", recipe.accumulate > 1),
@@ -99,9 +93,7 @@ def _check_arguments(
             ("amp-fp16 (its scaler needs all gradients)", recipe.precision == "amp-fp16"),
         ):
             if used:
-                raise UsageError(
-                    f"--step-in-backward drops each gradient at once and excludes {clash}; give up one"
-                )
+                raise UsageError(f"--step-in-backward drops each gradient at once and excludes {clash}; give up one")
 
 
 def _spec_of(model: str | Callable[..., Any]) -> str:
@@ -113,9 +105,7 @@ def _spec_of(model: str | Callable[..., Any]) -> str:
     except TypeError:
         file = None
     if file is None or not Path(file).exists() or not name.isidentifier():
-        raise UsageError(
-            f"workers cannot import {name!r}; define it at the top level of a file and pass that function"
-        )
+        raise UsageError(f"workers cannot import {name!r}; define it at the top level of a file and pass that function")
     return f"{file}:{name}"
 
 
@@ -147,9 +137,7 @@ class _Study:
 
     def inquire(self, device: str, budget: int | None, reference: str | None, command: str | None) -> None:
         """Check everything that can be checked without training."""
-        inquiry = Inquiry(
-            workload=self._workload, optimizers=self._optimizers, device=device, command=command
-        )
+        inquiry = Inquiry(workload=self._workload, optimizers=self._optimizers, device=device, command=command)
         found = self._launcher.run(inquiry)
         assert isinstance(found, Findings)
         self._found = found
@@ -225,9 +213,7 @@ class _Study:
         def tell(**details: Any) -> None:
             if self._on_progress is not None:
                 self._on_progress(
-                    Progress(
-                        trial=self._started, trials=self._trials, label=label, purpose=purpose, **details
-                    )
+                    Progress(trial=self._started, trials=self._trials, label=label, purpose=purpose, **details)
                 )
 
         def on_step(step: Step) -> None:
@@ -237,13 +223,13 @@ class _Study:
         try:
             outcome = self._launcher.run(trial, on_step)
             assert isinstance(outcome, Outcome)
-        except WorkerDied as death:
+        except WorkerDiedError as death:
             outcome = Outcome(run=_run_of_the_dead(trial, death))
         tell(stage="done", run=outcome.run)
         return outcome
 
 
-def _run_of_the_dead(trial: Trial, death: WorkerDied) -> Run:
+def _run_of_the_dead(trial: Trial, death: WorkerDiedError) -> Run:
     """Return the row of a worker that ended without an answer: out of memory if the kernel killed it for that."""
     spec = trial.optimizer
     return Run(

@@ -58,9 +58,7 @@ def check_torch() -> Check:
     if release < OLDEST_TORCH:
         return Check("torch", "fail", f"{torch.__version__} is too old; pip install 'torch>=2.8'")
     if release > NEWEST_TORCH:
-        return Check(
-            "torch", "warn", f"{torch.__version__} is newer than what memprof was tested with ({tested})"
-        )
+        return Check("torch", "warn", f"{torch.__version__} is newer than what memprof was tested with ({tested})")
     return Check("torch", "pass", f"{torch.__version__}, tested with {tested}")
 
 
@@ -77,9 +75,7 @@ def check_threads() -> Check:
 
     threads, cores = torch.get_num_threads(), usable_cores()
     if threads > cores:
-        found = (
-            f"torch uses {threads} threads on {cores} cores, step times suffer; set OMP_NUM_THREADS={cores}"
-        )
+        found = f"torch uses {threads} threads on {cores} cores, step times suffer; set OMP_NUM_THREADS={cores}"
         return Check("threads", "warn", found)
     return Check("threads", "pass", f"torch uses {threads} of {cores} cores")
 
@@ -91,9 +87,7 @@ def check_cpu_allocator() -> Check:
     except Exception as error:  # the profiler's private interface changed
         return Check("CPU allocator", "fail", f"its events cannot be read: {type(error).__name__}: {error}")
     if _PROBE_BYTES not in seen:
-        return Check(
-            "CPU allocator", "fail", f"an allocation of {_PROBE_BYTES} bytes was seen as {seen or 'nothing'}"
-        )
+        return Check("CPU allocator", "fail", f"an allocation of {_PROBE_BYTES} bytes was seen as {seen or 'nothing'}")
     return Check("CPU allocator", "pass", "every allocation is seen, byte-exact")
 
 
@@ -102,13 +96,9 @@ def check_cuda() -> Check:
     import torch
 
     if torch.version.cuda is None:
-        return Check(
-            "CUDA", "warn", f"torch {torch.__version__} is built without CUDA: GPUs cannot be measured"
-        )
+        return Check("CUDA", "warn", f"torch {torch.__version__} is built without CUDA: GPUs cannot be measured")
     if not torch.cuda.is_available():
-        return Check(
-            "CUDA", "warn", "torch sees no GPU: allocated and reserved GPU memory cannot be measured"
-        )
+        return Check("CUDA", "warn", "torch sees no GPU: allocated and reserved GPU memory cannot be measured")
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return Check("CUDA", "pass", f"{torch.version.cuda} with {', '.join(names)}")
 
@@ -129,9 +119,7 @@ def check_high_water() -> Check:
 
     if reset_peak_rss():
         return Check("process memory", "pass", "the high-water mark can be reset (clear_refs)")
-    return Check(
-        "process memory", "warn", "the high-water mark cannot be reset: it counts the start of the process"
-    )
+    return Check("process memory", "warn", "the high-water mark cannot be reset: it counts the start of the process")
 
 
 def check_memory() -> Check:

@@ -177,7 +177,7 @@ def _describe_gpu(device: str) -> dict[str, Any]:
     import torch
 
     return {
-        "cudnn": _dotted_cudnn(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]
+        "cudnn": _dotted_cudnn(torch.backends.cudnn.version()),
         "driver": driver_version(),
         "gpu": torch.cuda.get_device_name(device),
         "gpu_memory_bytes": device_memory_bytes(device),

@@ -238,7 +238,7 @@ class Comparison(_Document):
             partial.write_text(self.to_json(), encoding="utf-8")
             partial.replace(target)
         except OSError as error:
-            raise UsageError(f"cannot write {target}: {error.strerror}; choose a folder that exists and is writable")
+            raise UsageError(f"cannot write {target}: {error.strerror}; choose a writable folder") from None
         finally:
             partial.unlink(missing_ok=True)
 
@@ -253,7 +253,9 @@ class Comparison(_Document):
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise UsageError(f"cannot read {path}: {reason}; give a file saved by `memprof compare --export-json`")
+            raise UsageError(
+                f"cannot read {path}: {reason}; give a file saved by `memprof compare --export-json`"
+            ) from None
         return cls._parse(text, str(path))
 
     @classmethod
@@ -264,7 +266,9 @@ class Comparison(_Document):
             raise UsageError(f"{origin}:{error.lineno}: not JSON ({error.msg}); is the file cut off?") from None
         schema = document.get("schema") if isinstance(document, dict) else None
         if schema != SCHEMA:
-            raise UsageError(f"{origin} has schema {schema!r}, this version reads {SCHEMA!r}; upgrade memprof or re-run")
+            raise UsageError(
+                f"{origin} has schema {schema!r}, this version reads {SCHEMA!r}; upgrade memprof or re-run"
+            )
         try:
             return cls.model_validate(document)
         except ValidationError as error:

@@ -201,13 +201,9 @@ class IndexSets(Cover):
             held[members] = True
         if not held.all():
             missing = int((~held).nonzero()[0])
-            raise ValueError(
-                f"index {missing} is in no set of the cover: every index must be in at least one"
-            )
+            raise ValueError(f"index {missing} is in no set of the cover: every index must be in at least one")
         index = torch.cat([*self.sets, torch.zeros(0, dtype=torch.int64)])
-        number = torch.repeat_interleave(
-            torch.tensor([len(members) for members in self.sets], dtype=torch.int64)
-        )
+        number = torch.repeat_interleave(torch.tensor([len(members) for members in self.sets], dtype=torch.int64))
         order = torch.argsort(index, stable=True)
         self._memberships = (index[order], number[order])
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from . import kernels
 from .covers import Cover, IndexSets
-from .kernels import sparse
+from .distributed import ShardedTask, exchange, is_dtensor
+from .kernels import Kernel, choose, sparse
 from .kernels.task import MIN_EPS, Options, Scratch, Task
 from .selection import CoverChoice, covers_of, named_cover
 from .state import accumulators, check_covers, describe_covers, momentum, restored
@@ -137,9 +137,23 @@ class SM3(Optimizer):
                 loss = closure()
         self._ran = set()
         scratch = Scratch()
+        sharded = []
         for group, param, cover in self._with_gradients():
-            self._ran.add(self._update(self._task(group, param, cover), group["kernel"], scratch))
+            if is_dtensor(param):
+                sharded.append(self._begin(group, param, cover, scratch))
+            else:
+                self._ran.add(self._update(self._task(group, param, cover), group["kernel"], scratch))
+        exchange([part for part, _ in sharded])
+        for part, kernel in sharded:
+            kernel.finish(part.task, scratch)
         return loss
+
+    def _begin(self, group: dict[str, Any], param: Any, cover: Cover, scratch: Scratch) -> tuple[ShardedTask, Kernel]:
+        part = ShardedTask(self.state[param], group, param, cover)
+        kernel = choose(part.task, group["kernel"])
+        kernel.gather(part.task, scratch)
+        self._ran.add(kernel.name)
+        return part, kernel
 
     def _with_gradients(self) -> Iterable[tuple[dict[str, Any], Tensor, Cover]]:
         for group in self.param_groups:
@@ -165,7 +179,7 @@ class SM3(Optimizer):
         if task.grad.is_sparse:
             sparse.step(task, scratch)
             return "sparse"
-        kernel = kernels.choose(task, choice)
+        kernel = choose(task, choice)
         kernel.gather(task, scratch)
         kernel.finish(task, scratch)
         return kernel.name
@@ -200,9 +214,7 @@ class SM3(Optimizer):
             for group, kept, packed in zip(self.param_groups, own, given["param_groups"], strict=True):
                 group.update(kept)
                 dtype = getattr(torch, group["momentum_dtype"])
-                for number, param, cover in zip(
-                    packed["params"], group["params"], covers_of(group), strict=True
-                ):
+                for number, param, cover in zip(packed["params"], group["params"], covers_of(group), strict=True):
                     if number in given["state"]:
                         self.state[param] = restored(given["state"][number], param, cover, dtype)
 

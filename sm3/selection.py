@@ -25,9 +25,7 @@ def named_cover(choice: CoverChoice) -> Cover | dict[Any, Cover]:
         return choice
     if isinstance(choice, str):
         if choice not in NAMED:
-            raise ValueError(
-                f"unknown cover {choice!r}: choose one of {', '.join(NAMED)}, or pass a sm3.covers.Cover"
-            )
+            raise ValueError(f"unknown cover {choice!r}: choose one of {', '.join(NAMED)}, or pass a sm3.covers.Cover")
         return NAMED[choice]
     if not isinstance(choice, Mapping):
         raise TypeError(f"cover must be a name, a Cover or a mapping to them, not {type(choice).__name__}")

@@ -27,8 +27,7 @@ def accumulators(state: dict[str, Any], cover: Cover, param: Tensor) -> list[Acc
     assert isinstance(cover, GridCover)
     grids = cover.grids(param.shape)
     return [
-        GridAccumulator(old.view(grid_shape(param.shape, grid)), grid)
-        for old, grid in zip(kept, grids, strict=True)
+        GridAccumulator(old.view(grid_shape(param.shape, grid)), grid) for old, grid in zip(kept, grids, strict=True)
     ]
 
 

@@ -65,6 +65,4 @@ def check_group(group: dict[str, Any]) -> None:
     if group["kernel"] not in KERNELS:
         raise ValueError(f"kernel must be one of {', '.join(KERNELS)}, not {group['kernel']!r}")
     if any(param.is_complex() for param in group["params"]):
-        raise TypeError(
-            "SM3 does not take complex parameters: optimize torch.view_as_real(parameter) instead"
-        )
+        raise TypeError("SM3 does not take complex parameters: optimize torch.view_as_real(parameter) instead")

@@ -74,9 +74,7 @@ def make_breakdown(state: int, activations: int, phase: str = "backward") -> Bre
     return Breakdown(total_bytes=total, phase=phase, by_category=categories, by_module=modules)
 
 
-def make_run(
-    spec: str, state: int, *, activations: int = 200 * MIB, batch: int | None = 52, **changes: Any
-) -> Run:
+def make_run(spec: str, state: int, *, activations: int = 200 * MIB, batch: int | None = 52, **changes: Any) -> Run:
     breakdown = make_breakdown(state, activations)
     peak = breakdown.total_bytes
     name, _, options = spec.partition(",")
@@ -106,9 +104,7 @@ def make_run(
             "backward": PhasePeak(allocated_bytes=peak, tensor_bytes=peak - 3 * MIB),
             "optimizer": PhasePeak(allocated_bytes=peak - 50 * MIB),
         },
-        "steps": Steps(
-            seconds=[0.8, 0.9, 1.0], losses=[10.9, 10.8, 10.75, 10.7], allocated_bytes=[peak, peak, peak]
-        ),
+        "steps": Steps(seconds=[0.8, 0.9, 1.0], losses=[10.9, 10.8, 10.75, 10.7], allocated_bytes=[peak, peak, peak]),
         "fit": Fit(
             batch_size=make_answer("batch_size", batch),
             model=make_answer("n_layer", 48, parameters=354_000_000),

@@ -38,9 +38,7 @@ def options(
     context: typer.Context,
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."
-        ),
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
     debug: DebugOption = False,
 ) -> None:

@@ -58,9 +58,7 @@ def compare(
             help="A built-in (see memprof models), path/to/file.py:attr, package.module:attr or hf:PATH.",
         ),
     ],
-    batch_size: Annotated[
-        int, option("-b", "--batch-size", panel=MODEL, text="Samples per micro-batch.")
-    ] = 8,
+    batch_size: Annotated[int, option("-b", "--batch-size", panel=MODEL, text="Samples per micro-batch.")] = 8,
     knobs: Annotated[
         list[str] | None,
         option("--set", panel=MODEL, text="Set a knob of the model; repeatable.", metavar="KEY=VALUE"),
@@ -76,9 +74,7 @@ def compare(
     ] = None,
     target: Annotated[
         str | None,
-        option(
-            "--target", panel=MODEL, text="What its loss compares with, e.g. int64[B]<1000.", metavar="SPEC"
-        ),
+        option("--target", panel=MODEL, text="What its loss compares with, e.g. int64[B]<1000.", metavar="SPEC"),
     ] = None,
     optimizers: Annotated[
         list[str] | None,
@@ -103,16 +99,14 @@ def compare(
     device: Annotated[
         str, option("--device", panel=MEASURE, text="auto, cpu, cuda or cuda:N.", metavar="NAME")
     ] = "auto",
-    steps: Annotated[int, option("--steps", panel=MEASURE, text="Counted steps, at least 2.")] = 2,
+    steps: Annotated[int, option("--steps", panel=MEASURE, text="Counted steps, at least 2.")] = 3,
     warmup: Annotated[int, option("--warmup", panel=MEASURE, text="Steps before the counted ones.")] = 1,
     seed: Annotated[int, option("--seed", panel=MEASURE, text="Of the weights and the batches.")] = 0,
     precision: Annotated[
         Precision,
         option("--precision", panel=RECIPE, text="fp32, bf16, amp-bf16 or amp-fp16.", metavar="NAME"),
     ] = Precision.FP32,
-    accumulate: Annotated[
-        int, option("--accumulate", panel=RECIPE, text="Micro-batches per optimizer step.")
-    ] = 1,
+    accumulate: Annotated[int, option("--accumulate", panel=RECIPE, text="Micro-batches per optimizer step.")] = 1,
     checkpoint_activations: Annotated[
         bool,
         option(
@@ -142,12 +136,8 @@ def compare(
             metavar="SIZE",
         ),
     ] = None,
-    no_fit: Annotated[
-        bool, option("--no-fit", panel=FIT, text="Do not look for the largest batch and model.")
-    ] = False,
-    confirm: Annotated[
-        bool, option("--confirm", panel=FIT, text="Prove the answers by training them.")
-    ] = False,
+    no_fit: Annotated[bool, option("--no-fit", panel=FIT, text="Do not look for the largest batch and model.")] = False,
+    confirm: Annotated[bool, option("--confirm", panel=FIT, text="Prove the answers by training them.")] = False,
     as_json: JsonOption = False,
     export_json: Annotated[
         str | None,

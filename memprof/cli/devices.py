@@ -17,7 +17,5 @@ def devices(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     if as_json:
         print_json([asdict(device) for device in found])
         return
-    rows = [
-        (one.device, one.name, format_size(one.total_bytes), format_size(one.free_bytes)) for one in found
-    ]
+    rows = [(one.device, one.name, format_size(one.total_bytes), format_size(one.free_bytes)) for one in found]
     print_table(["device", "name", "memory", "free"], rows, numbers=["memory", "free"])

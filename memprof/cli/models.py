@@ -12,12 +12,7 @@ def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
 
     if as_json:
         facts = ("name", "description", "parameters", "scale")
-        print_json(
-            [
-                {**{fact: getattr(m, fact) for fact in facts}, "knobs": dict(m.knobs)}
-                for m in BUILTINS.values()
-            ]
-        )
+        print_json([{**{fact: getattr(m, fact) for fact in facts}, "knobs": dict(m.knobs)} for m in BUILTINS.values()])
         return
     from memprof.report.text import format_count
 
@@ -25,9 +20,7 @@ def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
         (model.name, format_count(model.parameters), model.scale, _knobs(model.knobs), model.description)
         for model in BUILTINS.values()
     ]
-    print_table(
-        ["model", "parameters", "scale", "knobs (--set)", "description"], rows, numbers=["parameters"]
-    )
+    print_table(["model", "parameters", "scale", "knobs (--set)", "description"], rows, numbers=["parameters"])
     tell("Your own: path/to/file.py:attr, package.module:attr, or hf:PATH_OR_ID.")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -16,6 +17,8 @@ def debug_asked() -> bool:
 
 def _remember_debug(value: bool) -> bool:
     _asked["debug"] = _asked["debug"] or value
+    if value:
+        os.environ["MEMPROF_DEBUG"] = "1"  # workers print their tracebacks too
     return value
 
 

@@ -56,9 +56,7 @@ def _signature(factory: Callable[..., Any]) -> dict[str, inspect.Parameter] | No
 
 def _demanded(named: dict[str, inspect.Parameter], spec: OptimizerSpec) -> dict[str, object]:
     """Return the default `lr` where one is demanded, and refuse where anything else is."""
-    missing = [
-        name for name, item in named.items() if item.default is item.empty and name not in spec.options
-    ]
+    missing = [name for name, item in named.items() if item.default is item.empty and name not in spec.options]
     others = [name for name in missing if name != "lr"]
     if others:
         example = ",".join(f"{name}=..." for name in others)

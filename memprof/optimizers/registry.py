@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from memprof.errors import UsageError, did_you_mean
+from memprof.faults import is_out_of_memory
 from memprof.optimizers.options import constructor_arguments, takes_names
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.workloads.importing import import_attr
@@ -47,13 +48,9 @@ _CLOSURE = (
 KNOWN_OPTIMIZERS: dict[str, KnownOptimizer] = {
     known.name: known
     for known in (
-        KnownOptimizer(
-            "sm3", "sm3:SM3", "SM3-II: Adagrad with row and column accumulators", _SM3_STATE, "sm3"
-        ),
+        KnownOptimizer("sm3", "sm3:SM3", "SM3-II: Adagrad with row and column accumulators", _SM3_STATE, "sm3"),
         KnownOptimizer("adam", "torch.optim:Adam", "Adam", "8 B/param; 12 with amsgrad"),
-        KnownOptimizer(
-            "adamw", "torch.optim:AdamW", "Adam with decoupled decay", "8 B/param; 12 with amsgrad"
-        ),
+        KnownOptimizer("adamw", "torch.optim:AdamW", "Adam with decoupled decay", "8 B/param; 12 with amsgrad"),
         KnownOptimizer("adagrad", "torch.optim:Adagrad", "Adagrad, state made at construction", "4 B/param"),
         KnownOptimizer("adadelta", "torch.optim:Adadelta", "Adadelta", "8 B/param"),
         KnownOptimizer(
@@ -64,17 +61,11 @@ KNOWN_OPTIMIZERS: dict[str, KnownOptimizer] = {
         ),
         KnownOptimizer("adamax", "torch.optim:Adamax", "Adam with the infinity norm", "8 B/param"),
         KnownOptimizer("asgd", "torch.optim:ASGD", "averaged SGD", "4 B/param"),
-        KnownOptimizer(
-            "lbfgs", "torch.optim:LBFGS", "L-BFGS, needs a closure", "up to 800 B/param", refusal=_CLOSURE
-        ),
-        KnownOptimizer(
-            "muon", "torch.optim:Muon", "Muon, 2-D only", "4 B/param", "torch.optim (torch >= 2.9)"
-        ),
+        KnownOptimizer("lbfgs", "torch.optim:LBFGS", "L-BFGS, needs a closure", "up to 800 B/param", refusal=_CLOSURE),
+        KnownOptimizer("muon", "torch.optim:Muon", "Muon, 2-D only", "4 B/param", "torch.optim (torch >= 2.9)"),
         KnownOptimizer("nadam", "torch.optim:NAdam", "Adam with Nesterov momentum", "8 B/param"),
         KnownOptimizer("radam", "torch.optim:RAdam", "rectified Adam", "8 B/param"),
-        KnownOptimizer(
-            "rmsprop", "torch.optim:RMSprop", "RMSprop", "4 B/param; +4 with momentum, +4 centered"
-        ),
+        KnownOptimizer("rmsprop", "torch.optim:RMSprop", "RMSprop", "4 B/param; +4 with momentum, +4 centered"),
         KnownOptimizer("rprop", "torch.optim:Rprop", "resilient backpropagation", "8 B/param"),
         KnownOptimizer("sgd", "torch.optim:SGD", "SGD", "0; 4 B/param with momentum"),
         KnownOptimizer("sparseadam", "torch.optim:SparseAdam", "Adam, sparse gradients only", "8 B/param"),
@@ -114,9 +105,7 @@ def resolve_class(spec: OptimizerSpec) -> Callable[..., Optimizer]:
     except UsageError as error:
         raise UsageError(f"optimizer {spec.text!r}: {error}") from error
     if not callable(target):
-        raise UsageError(
-            f"optimizer {spec.text!r}: {path} is a {type(target).__name__}, not an optimizer class"
-        )
+        raise UsageError(f"optimizer {spec.text!r}: {path} is a {type(target).__name__}, not an optimizer class")
     _refuse_class(target, spec)
     return target  # type: ignore[no-any-return]
 
@@ -148,9 +137,7 @@ def build_optimizer(spec: OptimizerSpec, named_parameters: Iterable[NamedParamet
     arguments = constructor_arguments(factory, spec)
     named = _trainable(named_parameters)
     if not named:
-        raise UsageError(
-            "the model has no parameter that requires a gradient, so there is nothing to optimize"
-        )
+        raise UsageError("the model has no parameter that requires a gradient, so there is nothing to optimize")
     _refuse_shapes(factory, spec, named)
     optimizer = _require_optimizer(_construct(factory, spec, named, arguments), spec)
     train = getattr(optimizer, "train", None)
@@ -177,17 +164,10 @@ def _construct(
     try:
         return factory(parameters, **arguments)
     except Exception as error:
-        if _is_out_of_memory(error):  # some optimizers make their state here: that is a result, not a mistake
+        if is_out_of_memory(error):  # some optimizers make their state here: that is a result, not a mistake
             raise
         message = " ".join(str(error).split()) or "no reason given"
         raise UsageError(f"optimizer {spec.text!r} refused: {type(error).__name__}: {message}") from error
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    oom = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return oom or (isinstance(error, RuntimeError) and "allocate memory" in str(error))
 
 
 def _require_optimizer(optimizer: object, spec: OptimizerSpec) -> Optimizer:
@@ -212,9 +192,7 @@ def _refuse_class(factory: object, spec: OptimizerSpec) -> None:
     if not isinstance(factory, type):
         return  # a function: what it returns is checked when it is called
     if not issubclass(factory, Optimizer):
-        raise UsageError(
-            f"optimizer {spec.text!r}: {factory.__name__} is no subclass of torch.optim.Optimizer"
-        )
+        raise UsageError(f"optimizer {spec.text!r}: {factory.__name__} is no subclass of torch.optim.Optimizer")
     if issubclass(factory, LBFGS):
         raise UsageError(_CLOSURE)
 

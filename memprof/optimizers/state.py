@@ -95,9 +95,7 @@ def _state_tensors(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
 
 def _reachable_tensors(root: object, barred: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield every tensor that an object refers to, depth first in the order of its attributes and items."""
-    visited = {
-        id(tensor): object() for tensor in barred
-    }  # values keep objects alive, so that no id is reused
+    visited = {id(tensor): object() for tensor in barred}  # values keep objects alive, so that no id is reused
     stack = [root]
     while stack:
         item = stack.pop()

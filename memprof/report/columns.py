@@ -63,9 +63,7 @@ def reference_run(comparison: Comparison) -> Run | None:
 
     None where no finished run keeps any state.
     """
-    finished = [
-        run for run in comparison.runs if run.status == "ok" and run.state is not None and run.state.bytes
-    ]
+    finished = [run for run in comparison.runs if run.status == "ok" and run.state is not None and run.state.bytes]
     named = (run for run in finished if run.optimizer.spec == comparison.reference)
     return next(named, None) or max(finished, key=_state_bytes, default=None)
 

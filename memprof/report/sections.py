@@ -65,9 +65,7 @@ def notes(comparison: Comparison) -> list[str]:
         for note in run.notes:
             about.setdefault(note, []).append(run.optimizer.spec)
     finished = sum(run.status == "ok" for run in comparison.runs)
-    return [
-        note if len(names) >= finished > 1 else f"{', '.join(names)}: {note}" for note, names in about.items()
-    ]
+    return [note if len(names) >= finished > 1 else f"{', '.join(names)}: {note}" for note, names in about.items()]
 
 
 def breakdowns(comparison: Comparison) -> list[tuple[Run, Breakdown]]:
@@ -103,8 +101,7 @@ def module_table(comparison: Comparison, most: int = 10) -> Table:
             held[module] = max(size, held.get(module, 0))
     top = sorted(held, key=lambda module: (-held[module], module))[:most]
     rows = (
-        (module or "(outside the model)", [format_size(modules.get(module)) for _, modules in shown])
-        for module in top
+        (module or "(outside the model)", [format_size(modules.get(module)) for _, modules in shown]) for module in top
     )
     return number_table("module", [run.optimizer.spec for run, _ in shown], rows)
 
@@ -113,9 +110,7 @@ def phase_table(comparison: Comparison) -> Table:
     """Return a row per optimizer: the allocator's peak within each phase, `*` where it is the highest."""
     phases = list(dict.fromkeys(phase for run in comparison.runs for phase in run.phases))
     rows = (
-        (run.optimizer.spec, [_phase_text(run, phase) for phase in phases])
-        for run in comparison.runs
-        if run.phases
+        (run.optimizer.spec, [_phase_text(run, phase) for phase in phases]) for run in comparison.runs if run.phases
     )
     return number_table("optimizer", phases, rows)
 

@@ -86,9 +86,7 @@ def _signed(change: float) -> str:
     return f"{'-' if change < 0 else '+'}{format_share(abs(change))}" if abs(change) >= 0.005 else "the same"
 
 
-def _against(
-    best: _Finished, reference: _Finished, finished: list[_Finished], comparison: Comparison
-) -> list[str]:
+def _against(best: _Finished, reference: _Finished, finished: list[_Finished], comparison: Comparison) -> list[str]:
     keeps = (
         f"{sources(comparison).capitalize()}: {best.name} keeps {format_size(best.state)} of state "
         f"where {reference.name} keeps {format_size(reference.state)}"
@@ -154,11 +152,7 @@ def _fit_sentence(clauses: list[str], comparison: Comparison) -> list[str]:
 
 
 def _label(*answers: FitAnswer) -> str:
-    return (
-        " (extrapolated)"
-        if any(answer.method == "extrapolated" and answer.value for answer in answers)
-        else ""
-    )
+    return " (extrapolated)" if any(answer.method == "extrapolated" and answer.value for answer in answers) else ""
 
 
 def _speed(best: _Finished, reference: _Finished) -> list[str]:

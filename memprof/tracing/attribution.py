@@ -31,7 +31,6 @@ from memprof.tracing.events import (
     Trace,
 )
 
-
 _LARGEST_NUMBER = 16  # bytes of a complex128
 
 

@@ -16,8 +16,8 @@ from torch._C._profiler import (
     ProfilerActivity,
     ProfilerConfig,
     ProfilerState,
-    _EventType,
     _ExperimentalConfig,
+    _ExtraFields_Allocation,
 )
 
 from memprof.tracing.events import Entry, Mark
@@ -35,9 +35,7 @@ class CpuRecorder:
 
     def start(self) -> None:
         """Begin to record; blocks that live already are never seen, so start before the model is built."""
-        config = ProfilerConfig(
-            ProfilerState.KINETO, False, True, False, False, False, _ExperimentalConfig(), ""
-        )
+        config = ProfilerConfig(ProfilerState.KINETO, False, True, False, False, False, _ExperimentalConfig(), "")
         _prepare_profiler(config, _MEMORY_ONLY)
         _enable_profiler(config, _MEMORY_ONLY)
 
@@ -47,10 +45,10 @@ class CpuRecorder:
 
     def stop(self) -> list[Entry]:
         """End recording and return the events with the marks in their places."""
-        tree = _disable_profiler().experimental_event_tree()
+        fields = (node.extra_fields for node in _disable_profiler().experimental_event_tree())
         events = [
-            (node.extra_fields.ptr, node.extra_fields.alloc_size, 0)
-            for node in tree
-            if node.tag == _EventType.Allocation and node.extra_fields.device.type == "cpu"
+            (field.ptr, field.alloc_size, 0)
+            for field in fields
+            if isinstance(field, _ExtraFields_Allocation) and field.device.type == "cpu"
         ]
         return place_marks(events, self._marks)

@@ -1,7 +1,7 @@
 """What the training step is doing while memory moves: the operator, and the module that it runs for.
 
 Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._current_autograd_node`,
-`torch.autograd._get_sequence_nr`, `Node._sequence_nr`, `torch._dynamo.utils.counters`, and the global module hooks.
+`torch._C._autograd._get_sequence_nr`, `Node._sequence_nr`, `torch._dynamo.utils.counters`, and the global module hooks.
 """
 
 from __future__ import annotations
@@ -33,10 +33,8 @@ class OperatorTracker(TorchDispatchMode):
         opaque: phases in which to look away, because compiled code runs in them and refuses to be followed.
     """
 
-    def __init__(
-        self, model: nn.Module, mark: Callable[[Mark], None], opaque: Collection[str] = frozenset()
-    ) -> None:
-        super().__init__()
+    def __init__(self, model: nn.Module, mark: Callable[[Mark], None], opaque: Collection[str] = frozenset()) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
         self._names = {id(module): name for name, module in model.named_modules()}
         self._owners = {
             id(parameter): module_name
@@ -71,9 +69,9 @@ class OperatorTracker(TorchDispatchMode):
 
     def _follow(self, wanted: bool) -> None:
         if wanted and not self._following:
-            self.__enter__()
+            self.__enter__()  # type: ignore[no-untyped-call]
         elif self._following and not wanted:
-            self.__exit__(None, None, None)
+            self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._following = wanted
 
     def _enter(self, module: nn.Module, args: object) -> None:
@@ -101,7 +99,7 @@ class OperatorTracker(TorchDispatchMode):
         node = torch._C._current_autograd_node()
         if self._stack:
             # The autograd node of this operator was made just before it was dispatched here.
-            self._module_of_node[torch.autograd._get_sequence_nr() - 1] = self._stack[-1]
+            self._module_of_node[torch._C._autograd._get_sequence_nr() - 1] = self._stack[-1]
             return self._stack[-1], node is not None
         if node is None:
             return "", False

@@ -23,10 +23,10 @@ def checkpoint_blocks(model: nn.Module) -> list[str]:
     blocks = list(_repeated_blocks(model, ""))
     if not blocks:
         raise UsageError(
-            "--checkpoint-activations finds no repeated blocks; put the model's layers into an nn.ModuleList or nn.Sequential"
+            "--checkpoint-activations finds no repeated blocks; put the layers into an nn.ModuleList or nn.Sequential"
         )
     for _, block in blocks:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     return [name for name, _ in blocks]
 
 

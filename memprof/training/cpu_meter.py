@@ -22,9 +22,7 @@ class CpuMeter:
     def start(self) -> None:
         """Begin, before the model is built."""
         if not reset_peak_rss():
-            self._notes.append(
-                "The process figure includes the start of the worker: this kernel cannot reset it."
-            )
+            self._notes.append("The process figure includes the start of the worker: this kernel cannot reset it.")
         self._recorder.start()
 
     def begin_phase(self, step: int, phase: str) -> None:
@@ -52,9 +50,7 @@ class CpuMeter:
         trace = build_trace(self._recorder.stop())
         spans = [span for span in span_peaks(trace) if span.step > 0]
         top = max(spans, key=lambda span: span.peak_bytes)
-        step_peaks = [
-            max(s.peak_bytes for s in spans if s.step == step) for step in sorted({s.step for s in spans})
-        ]
+        step_peaks = [max(s.peak_bytes for s in spans if s.step == step) for step in sorted({s.step for s in spans})]
         tensors = tensor_peaks(trace, spans[-1].step) if attributed else {}
         phases = {
             phase: PhasePeak(

@@ -45,9 +45,7 @@ class CudaMeter:
         if self._current is not None and not self._attributed:
             allocated = torch.cuda.max_memory_allocated(self._device)
             reserved = torch.cuda.max_memory_reserved(self._device)
-            self._spans.append(
-                (*self._current, PhasePeak(allocated_bytes=allocated, reserved_bytes=reserved))
-            )
+            self._spans.append((*self._current, PhasePeak(allocated_bytes=allocated, reserved_bytes=reserved)))
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def begin_attribution(self) -> None:
@@ -116,9 +114,7 @@ class CudaMeter:
         """Return NVML's used memory of this process; in a container NVML may not know the process by its number."""
         with nvml() as library:
             if library is None:
-                self._notes.append(
-                    "NVML does not answer, so there is no process figure; `memprof doctor` says more."
-                )
+                self._notes.append("NVML does not answer, so there is no process figure; `memprof doctor` says more.")
                 return None
             try:
                 uuid = str(torch.cuda.get_device_properties(self._device).uuid)
@@ -129,8 +125,6 @@ class CudaMeter:
                 return None
         used = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
         if not used or used[0] is None:
-            self._notes.append(
-                "NVML does not list this process (a container hides its number): no process figure."
-            )
+            self._notes.append("NVML does not list this process (a container hides its number): no process figure.")
             return None
         return int(used[0])

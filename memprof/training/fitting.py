@@ -1,4 +1,4 @@
-"""The largest batch and the largest model of one optimizer: a few trials, an extrapolation, and on request the proof."""
+"""The largest batch and the largest model of one optimizer: a few trials, an extrapolation, and a proof."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class FitSearch:
         return [point for point in self._points.values() if point is not None]
 
     def _take_second_point(self) -> None:
-        """Train half the value, or twice where there is no half or it cannot be built; halve on while out of memory."""
+        """Train half the value, or twice where half cannot be built; halve on while out of memory."""
         value = self._first // 2
         while value >= 1 and len(self._known()) < 2:
             if not self._train(value, "fit"):
@@ -93,7 +93,7 @@ class FitSearch:
         return outcome.run.status != "failed"
 
     def _confirm(self, value: int) -> FitAnswer:
-        """Train at the extrapolated value and the next, and go on from what that shows until a neighbour pair is found."""
+        """Train the extrapolated value and the next, and go on until one fits and its successor does not."""
         lowest_failing: int | None = min((v for v in self._points if not self._fits(v)), default=None)
         largest_fitting = max((v for v in self._points if self._fits(v)), default=0)
         for _ in range(_MOST_CONFIRMATIONS):
@@ -128,9 +128,7 @@ class FitSearch:
         return FitAnswer(knob=self._knob, value=0, next_value=1, method="confirmed", points=self._as_points())
 
     def _as_points(self) -> list[FitPoint]:
-        return [
-            FitPoint(value=v, peak_bytes=p.peak_bytes if p else None) for v, p in sorted(self._points.items())
-        ]
+        return [FitPoint(value=v, peak_bytes=p.peak_bytes if p else None) for v, p in sorted(self._points.items())]
 
     def _as_answer(
         self, lines: Extrapolation, value: int | None, method: Literal["extrapolated", "confirmed"]

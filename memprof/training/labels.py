@@ -31,12 +31,8 @@ class Labeller:
         """Buffers, and tensors that modules keep as plain attributes (rotary tables, masks)."""
         owned = []
         for name, module in self._model.named_modules():
-            held = {
-                key: value for key, value in vars(module).items() if key not in ("_parameters", "_modules")
-            }
-            owned += [
-                (name, tensor) for tensor in nested_tensors(held) if not isinstance(tensor, nn.Parameter)
-            ]
+            held = {key: value for key, value in vars(module).items() if key not in ("_parameters", "_modules")}
+            owned += [(name, tensor) for tensor in nested_tensors(held) if not isinstance(tensor, nn.Parameter)]
         return _label("buffers", owned)
 
     def gradients(self) -> LabelMark:

@@ -25,7 +25,7 @@ _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
 _QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 
-class WorkerDied(MemprofError):
+class WorkerDiedError(MemprofError):
     """A worker ended without an answer.
 
     Attributes:
@@ -40,7 +40,7 @@ class WorkerDied(MemprofError):
 
 
 def _kernel_kills() -> int:
-    """Return how often the kernel has killed a process for want of memory; 0 where it does not say (only Linux does)."""
+    """Return how often the kernel killed a process for want of memory; 0 where it does not say (only Linux does)."""
     try:
         counters = Path("/proc/vmstat").read_text(encoding="ascii").split()
     except OSError:
@@ -85,7 +85,7 @@ class Launcher:
 
         Raises:
             MemprofError: what the worker found wrong, with its exit code.
-            WorkerDied: the worker was killed or crashed.
+            WorkerDiedError: the worker was killed or crashed.
         """
         kills = _kernel_kills()
         ours, theirs = socket.socketpair()
@@ -100,7 +100,7 @@ class Launcher:
         exit_code = int(self._receive()["exit_code"])
         self._pid = None
         if answer is None:
-            raise WorkerDied(exit_code, exit_code == -signal.SIGKILL and _kernel_kills() > kills)
+            raise WorkerDiedError(exit_code, exit_code == -signal.SIGKILL and _kernel_kills() > kills)
         if isinstance(answer, Mistake):
             raise MemprofError(answer.message, ExitCode(answer.exit_code))
         return answer
@@ -108,15 +108,11 @@ class Launcher:
     def _receive(self) -> dict[str, Any]:
         received = receive_message(self._control)
         if received is None:
-            raise MemprofError(
-                "the fork server ended; is PyTorch installed? `python -c 'import torch'` tells"
-            )
+            raise MemprofError("the fork server ended; is PyTorch installed? `python -c 'import torch'` tells")
         return received[0]
 
 
-def _read_answer(
-    channel: socket.socket, on_step: Callable[[Step], None] | None
-) -> Findings | Outcome | Mistake | None:
+def _read_answer(channel: socket.socket, on_step: Callable[[Step], None] | None) -> Findings | Outcome | Mistake | None:
     for line in channel.makefile("r", encoding="utf-8"):
         message = _MESSAGE.validate_json(line)
         if not isinstance(message, Step):

@@ -76,9 +76,7 @@ def repeatability_note(step_peaks: list[int]) -> list[str]:
     if len(steady) < 2 or min(steady) == max(steady):
         return []
     spread = (max(steady) - min(steady)) / max(steady)
-    return [
-        f"The allocator's peak differs between steps by {max(steady) - min(steady)} bytes ({spread:.2%})."
-    ]
+    return [f"The allocator's peak differs between steps by {max(steady) - min(steady)} bytes ({spread:.2%})."]
 
 
 def tensor_peaks(trace: Trace, step: int) -> dict[str, int]:

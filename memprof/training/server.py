@@ -62,11 +62,11 @@ def serve(control: socket.socket) -> None:
 
 def _fork_worker(control: socket.socket, descriptor: int, request: dict[str, Any]) -> int:
     pid = os.fork()
-    if pid:
-        os.close(descriptor)
-        return pid
-    control.close()
-    _become_worker(descriptor, request)
+    if pid == 0:
+        control.close()
+        _become_worker(descriptor, request)
+    os.close(descriptor)
+    return pid
 
 
 def _become_worker(descriptor: int, request: dict[str, Any]) -> NoReturn:

@@ -104,17 +104,13 @@ class TrainingStep:
     def _scalar_loss(self) -> Tensor:
         loss = self.workload.loss(self.model, self.batch)
         if not isinstance(loss, Tensor):
-            raise UsageError(
-                f"the loss is a {type(loss).__name__}; return a scalar tensor, for example `loss.mean()`"
-            )
+            raise UsageError(f"the loss is a {type(loss).__name__}; return a scalar tensor, for example `loss.mean()`")
         if loss.numel() != 1:
             raise UsageError(
                 f"the loss has shape {tuple(loss.shape)}; reduce it to a scalar, for example `loss.mean()`"
             )
         if not loss.requires_grad:
-            raise UsageError(
-                "the loss does not depend on any trainable parameter; compute it from the model's output"
-            )
+            raise UsageError("the loss does not depend on any trainable parameter; compute it from the model's output")
         return loss
 
     def _backward(self, loss: Tensor) -> None:
@@ -181,9 +177,7 @@ class PerParameterOptimizers:
 def move_batch(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
     """Return the nest of tensors on the device, floating-point ones cast to `dtype` if it is given."""
     if isinstance(batch, Tensor):
-        return (
-            batch.to(device, dtype) if dtype is not None and batch.is_floating_point() else batch.to(device)
-        )
+        return batch.to(device, dtype) if dtype is not None and batch.is_floating_point() else batch.to(device)
     if isinstance(batch, dict):
         return type(batch)({key: move_batch(value, device, dtype) for key, value in batch.items()})
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from memprof.errors import MemprofError, UsageError
+from memprof.faults import describe, is_out_of_memory
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state import measure_state
@@ -24,13 +25,12 @@ from memprof.training.labels import Labeller, label_tensors
 from memprof.training.meter import Meter, make_meter
 from memprof.training.process_memory import limit_memory
 from memprof.training.step import PerParameterOptimizers, TrainingStep
-from memprof.workloads.faults import describe, is_out_of_memory
 from memprof.workloads.loader import load_workload
 
 Emit = Callable[[Step], None]
 
 
-class _OptimizerFailure(MemprofError):
+class _OptimizerError(MemprofError):
     """This optimizer cannot train the workload; others may."""
 
 
@@ -43,7 +43,7 @@ def run_trial(trial: Trial, emit: Emit) -> Outcome:
     session = _Session(trial, emit)
     try:
         return session.run()
-    except _OptimizerFailure as failure:
+    except _OptimizerError as failure:
         return session.unfinished("failed", str(failure))
     except Exception as error:
         if not is_out_of_memory(error):
@@ -77,16 +77,12 @@ class _Session:
         count = self.trial.recipe.warmup + self.trial.recipe.steps
         for number in range(1, count + 1):
             self._number = number
-            self._emit(
-                Step(stage="step", step=number, steps=count, peak_bytes=self._meter.high_water_bytes())
-            )
+            self._emit(Step(stage="step", step=number, steps=count, peak_bytes=self._meter.high_water_bytes()))
             self._train_step(attributed=number == count and self.trial.purpose == "measure")
         return self._finished()
 
     def unfinished(self, status: Literal["oom", "failed"], reason: str) -> Outcome:
-        run = Run(
-            optimizer=self._optimizer_info(None), device=self.trial.device, status=status, reason=reason
-        )
+        run = Run(optimizer=self._optimizer_info(None), device=self.trial.device, status=status, reason=reason)
         return Outcome(run=run)
 
     def _limit(self, limit_bytes: int) -> None:
@@ -110,7 +106,7 @@ class _Session:
         try:
             self.optimizer: Any = self._build_optimizer()
         except UsageError as error:  # it does not take this model's parameters; another optimizer may
-            raise _OptimizerFailure(str(error)) from error
+            raise _OptimizerError(str(error)) from error
         self._step = TrainingStep(
             workload,
             self.model,
@@ -176,16 +172,14 @@ class _Session:
 
     def _blame(self, error: Exception) -> MemprofError:
         if self._phase in ("batch", "forward", "backward") and self._number == 1:
-            return UsageError(
-                f"the {self._phase} phase of {self.trial.workload.model} raised {describe(error)}"
-            )
-        return _OptimizerFailure(f"{self.place} raised {describe(error)}")
+            return UsageError(f"the {self._phase} phase of {self.trial.workload.model} raised {describe(error)}")
+        return _OptimizerError(f"{self.place} raised {describe(error)}")
 
     def _note_loss(self) -> None:
         assert self._step.loss is not None
         loss = self._step.loss.item()
         if not math.isfinite(loss):
-            raise _OptimizerFailure(
+            raise _OptimizerError(
                 f"the loss is {loss} at step {self._number}; lower the learning rate (lr=...) or check the data"
             )
         self._losses.append(loss)
@@ -253,18 +247,12 @@ class _Session:
         if self._tracker is None:
             return None
         phase = "backward" if self.trial.recipe.step_in_backward else "optimizer"
-        one = (
-            next(iter(self.optimizer.optimizers.values()))
-            if self.trial.recipe.step_in_backward
-            else self.optimizer
-        )
+        one = next(iter(self.optimizer.optimizers.values())) if self.trial.recipe.step_in_backward else self.optimizer
         return implementation_name(one, self._tracker.operators_of.get(phase, set()))
 
     def _optimizer_info(self, implementation: str | None) -> OptimizerInfo:
         spec = self.trial.optimizer
-        return OptimizerInfo(
-            spec=spec.text, name=spec.name, options=spec.options, implementation=implementation
-        )
+        return OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=implementation)
 
 
 def _check_trainable(model: nn.Module) -> None:
@@ -272,6 +260,4 @@ def _check_trainable(model: nn.Module) -> None:
     if not parameters:
         raise UsageError("the model has no parameters; return a module with at least one nn.Parameter")
     if not any(parameter.requires_grad for parameter in parameters):
-        raise UsageError(
-            "every parameter of the model is frozen; set requires_grad=True on what is to be trained"
-        )
+        raise UsageError("every parameter of the model is frozen; set requires_grad=True on what is to be trained")

@@ -13,12 +13,12 @@ import torch
 from pydantic import BaseModel
 
 from memprof.errors import ExitCode, MemprofError, UsageError
+from memprof.faults import describe
 from memprof.machine import describe_environment, device_memory_bytes
 from memprof.optimizers.registry import build_optimizer, check_options, find_known
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.plan import Findings, Inquiry, Mistake, Outcome, Trial
 from memprof.training.trial import run_trial
-from memprof.workloads.faults import describe
 from memprof.workloads.loader import load_workload
 
 
@@ -85,13 +85,9 @@ def resolve_device(name: str) -> str:
         return "cuda:0" if name == "auto" and torch.cuda.is_available() else "cpu"
     kind, _, index = name.partition(":")
     if kind != "cuda" or not (index or "0").isdigit():
-        raise UsageError(
-            f"{name!r} is no device to measure on; use auto, cpu, cuda or cuda:N (`memprof devices`)"
-        )
+        raise UsageError(f"{name!r} is no device to measure on; use auto, cpu, cuda or cuda:N (`memprof devices`)")
     if not torch.cuda.is_available():
         raise UsageError(f"--device {name} needs a CUDA device and this PyTorch sees none; use --device cpu")
     if int(index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"there is no {name}: this machine has {torch.cuda.device_count()} (`memprof devices`)"
-        )
+        raise UsageError(f"there is no {name}: this machine has {torch.cuda.device_count()} (`memprof devices`)")
     return f"cuda:{index or 0}"

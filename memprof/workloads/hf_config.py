@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from memprof.errors import UsageError, did_you_mean
-from memprof.workloads.faults import describe, kind
+from memprof.faults import describe, kind
 from memprof.workloads.knobs import coerce
 from memprof.workloads.spec import KnobValue
 
@@ -61,9 +61,7 @@ def read_config(source: str) -> dict[str, Any]:
     if not file.is_file():
         if _HUB_ID.fullmatch(source) and not source.endswith(".json"):
             return _download(source)
-        raise UsageError(
-            f"there is no file {file}; hf: takes a config.json, its folder, or the id of a model"
-        )
+        raise UsageError(f"there is no file {file}; hf: takes a config.json, its folder, or the id of a model")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -80,9 +78,7 @@ def _download(source: str) -> dict[str, Any]:
         raw: dict[str, Any] = PretrainedConfig.get_config_dict(source)[0]
     except Exception as error:
         why = " ".join(str(error).split())[:200]
-        raise UsageError(
-            f"there is no file {source}, and the hub does not give its configuration: {why}"
-        ) from error
+        raise UsageError(f"there is no file {source}, and the hub does not give its configuration: {why}") from error
     if not raw:
         raise UsageError(f"{source} has no config.json on the hub; is it a transformers model?")
     return raw
@@ -98,9 +94,7 @@ def make_config(model: str, raw: Mapping[str, Any]) -> Any:
 
     name = raw.get("model_type")
     if name is None:
-        raise UsageError(
-            f"the configuration of {model} has no model_type, so it describes no transformers model"
-        )
+        raise UsageError(f"the configuration of {model} has no model_type, so it describes no transformers model")
     if name not in CONFIG_MAPPING:
         raise UsageError(f"the installed transformers has no model_type {name!r}; a newer one may have it")
     try:
@@ -134,9 +128,7 @@ def scale_knob(config: Any) -> str | None:
     return next((name for name in (standard, *_LAYERS) if name in fields), None)
 
 
-def change(
-    model: str, raw: Mapping[str, Any], knobs: Mapping[str, KnobValue]
-) -> tuple[Any, dict[str, KnobValue]]:
+def change(model: str, raw: Mapping[str, Any], knobs: Mapping[str, KnobValue]) -> tuple[Any, dict[str, KnobValue]]:
     """Return the configuration with knobs set, and the knobs under the configuration's own names.
 
     Integers, floats and bools can be set, by their own name (`n_layer`) or the standard one

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from memprof.errors import UsageError
-from memprof.workloads.faults import guard
+from memprof.faults import guard
 from memprof.workloads.hf_batches import HEADS, NEXT_SENTENCE, Batch, Head
 from memprof.workloads.hf_config import (
     change,

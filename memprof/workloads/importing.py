@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from memprof.errors import MemprofError, UsageError, did_you_mean
-from memprof.workloads.faults import describe
+from memprof.faults import describe
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,7 @@ def _public(module: ModuleType) -> list[str]:
     return [
         name
         for name, value in vars(module).items()
-        if not name.startswith("_")
-        and callable(value)
-        and getattr(value, "__module__", "") == module.__name__
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "") == module.__name__
     ]
 
 
@@ -137,9 +135,7 @@ def _run(source: str, name: str, load: Callable[[], ModuleType], file: str | Non
         raise
     except ModuleNotFoundError as error:
         if _names(error, name):
-            raise UsageError(
-                f"there is no module {name!r}; is it installed, or in the current folder?"
-            ) from error
+            raise UsageError(f"there is no module {name!r}; is it installed, or in the current folder?") from error
         raise UsageError(
             f"{source} imports {error.name!r}, which is not installed ({describe(error, file)})"
         ) from error

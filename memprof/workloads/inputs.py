@@ -88,9 +88,7 @@ def _dim(dim: str, text: str, option: str) -> int | None:
     if dim == "B":
         return None
     if not _INT.fullmatch(dim) or int(dim) < 1:
-        raise UsageError(
-            f"{option} {text!r}: a dimension is a positive int, or B for the batch size, not {dim!r}"
-        )
+        raise UsageError(f"{option} {text!r}: a dimension is a positive int, or B for the batch size, not {dim!r}")
     return int(dim)
 
 

@@ -105,9 +105,7 @@ def _parameters(owner: str, factory: Callable[..., Any]) -> Mapping[str, inspect
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"the keywords of {owner} cannot be read ({error}); wrap it in a function"
-        ) from error
+        raise UsageError(f"the keywords of {owner} cannot be read ({error}); wrap it in a function") from error
     for parameter in parameters.values():
         if parameter.kind is inspect.Parameter.POSITIONAL_ONLY and parameter.default is parameter.empty:
             raise UsageError(f"{owner} takes {parameter.name} by position only; make it a keyword")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from memprof.errors import UsageError, did_you_mean
-from memprof.workloads.faults import guard, kind
+from memprof.faults import guard, kind
 from memprof.workloads.importing import Imported, import_attr
 from memprof.workloads.knobs import bind_knobs, check_ranges, fill_knobs
 from memprof.workloads.spec import WorkloadSpec
@@ -64,9 +64,7 @@ def _load_builtin(spec: WorkloadSpec) -> LoadedWorkload:
 
 def _unknown(model: str) -> str:
     if model.endswith(".py") or "/" in model or "." in model:
-        return (
-            f"{model!r} names no attribute: write {model}:NAME, the function or class that builds the model"
-        )
+        return f"{model!r} names no attribute: write {model}:NAME, the function or class that builds the model"
     return f"there is no built-in workload {model!r}{did_you_mean(model, list(BUILTINS))}"
 
 
@@ -102,15 +100,12 @@ def _resolve(spec: WorkloadSpec, found: Imported) -> tuple[Any, dict[str, Any]]:
 
     if isinstance(found.value, (Workload, nn.Module)):
         if spec.knobs:
-            raise UsageError(
-                f"{spec.model} is already built and takes no knobs: drop --set {next(iter(spec.knobs))}"
-            )
+            raise UsageError(f"{spec.model} is already built and takes no knobs: drop --set {next(iter(spec.knobs))}")
         value = found.value
         return (value if isinstance(value, Workload) else OneModule(spec.model, value)), {}
     if not callable(found.value):
         raise UsageError(
-            f"{spec.model} is {kind(found.value)}; name a Workload, an nn.Module, or a "
-            "function or class that gives one"
+            f"{spec.model} is {kind(found.value)}; name a Workload, an nn.Module, or a function or class that gives one"
         )
     knobs = bind_knobs(spec.model, found.value, spec.knobs)
     return module_or_workload(spec.model, found.value, knobs, found.file), knobs
@@ -119,9 +114,7 @@ def _resolve(spec: WorkloadSpec, found: Imported) -> tuple[Any, dict[str, Any]]:
 def _scale(spec: WorkloadSpec, workload: Workload, knobs: Mapping[str, Any]) -> str | None:
     if workload.scale is not None and workload.scale not in knobs:
         hint = did_you_mean(workload.scale, list(knobs))
-        raise UsageError(
-            f"{spec.model} names the scale knob {workload.scale!r}, which it does not take{hint}"
-        )
+        raise UsageError(f"{spec.model} names the scale knob {workload.scale!r}, which it does not take{hint}")
     return workload.scale
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from memprof.errors import UsageError
-from memprof.workloads.faults import kind
+from memprof.faults import kind
 from memprof.workloads.importing import Imported
 from memprof.workloads.inputs import TensorSpec, parse_inputs, parse_tensor
 from memprof.workloads.spec import WorkloadSpec
@@ -70,13 +70,9 @@ def _made_batch(spec: WorkloadSpec, knobs: Mapping[str, Any], found: Imported) -
             "'int64[B]<1000', or write make_batch(batch_size) beside it"
         )
     if spec.target is not None:
-        raise UsageError(
-            f"--target goes with --input; {spec.model} has make_batch beside it, which gives the target"
-        )
+        raise UsageError(f"--target goes with --input; {spec.model} has make_batch beside it, which gives the target")
     if not callable(make):
-        raise UsageError(
-            f"make_batch beside {spec.model} must be a function make_batch(batch_size), not {kind(make)}"
-        )
+        raise UsageError(f"make_batch beside {spec.model} must be a function make_batch(batch_size), not {kind(make)}")
     parameters = list(inspect.signature(make).parameters)
     if not parameters:
         raise UsageError(f"make_batch beside {spec.model} takes nothing; it must take the batch size")
@@ -171,9 +167,7 @@ def compare(output: Tensor, target: Tensor, classes: int | None = None) -> Tenso
 
 def _check_classes(there: int, drawn: int | None) -> None:
     if drawn is not None and drawn > there:
-        raise UsageError(
-            f"the model tells {there} classes apart, and --target draws from {drawn}: write <{there}"
-        )
+        raise UsageError(f"the model tells {there} classes apart, and --target draws from {drawn}: write <{there}")
 
 
 def _shape(tensor: Tensor) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from memprof.errors import UsageError
-from memprof.workloads.faults import guard, kind
+from memprof.faults import guard, kind
 from memprof.workloads.workload import Workload
 
 ModuleSource = Callable[[], nn.Module]
@@ -96,9 +96,7 @@ class OneModule:
         if fake_active():
             return blank_copy(self._module)
         if self._taken:
-            raise UsageError(
-                f"{self._name} is one module object; name its class or a function that builds it anew"
-            )
+            raise UsageError(f"{self._name} is one module object; name its class or a function that builds it anew")
         self._taken = True
         return self._module
 

@@ -56,7 +56,7 @@ class GridAccumulator(Accumulator):
 
     def owned(self, shape: torch.Size, steps: tuple[int, ...]) -> bool:
         """See `Accumulator.owned`."""
-        return owned_by_tiles(shape, steps, self.grid)
+        return 0 not in shape and owned_by_tiles(shape, steps, self.grid)
 
     def _region(self, tile: Tile) -> Tile:
         blocks = zip(tile, self.grid, strict=True)

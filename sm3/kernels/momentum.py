@@ -25,9 +25,7 @@ class Momentum(ABC):
     """Tiles are cut at multiples of this many entries."""
 
     @abstractmethod
-    def update(
-        self, tile: Tile, grad: Tensor, root: Tensor, momentum: float, sign: float, scratch: Scratch
-    ) -> Tensor:
+    def update(self, tile: Tile, grad: Tensor, root: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
         """Average in one tile of the preconditioned gradient and return the new average in float32.
 
         Args:
@@ -49,9 +47,7 @@ class FloatMomentum(Momentum):
     def __init__(self, buffer: Tensor) -> None:
         self.buffer = buffer
 
-    def update(
-        self, tile: Tile, grad: Tensor, root: Tensor, momentum: float, sign: float, scratch: Scratch
-    ) -> Tensor:
+    def update(self, tile: Tile, grad: Tensor, root: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
         """See `Momentum.update`."""
         kept = self.buffer[tile]
         average = kept if kept.dtype == torch.float32 else scratch.take("momentum", grad).copy_(kept)
@@ -79,9 +75,7 @@ class Int8Momentum(Momentum):
         self.buffer, self.scale = buffer, scale
         self._from = _first_inner(buffer.shape)
 
-    def update(
-        self, tile: Tile, grad: Tensor, root: Tensor, momentum: float, sign: float, scratch: Scratch
-    ) -> Tensor:
+    def update(self, tile: Tile, grad: Tensor, root: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
         """See `Momentum.update`."""
         kept, scales = self.buffer[tile], self._scales(tile)
         average = scratch.take("momentum", grad).copy_(kept)

@@ -63,9 +63,7 @@ def takes(task: Task) -> bool:
         if not isinstance(task.momentum, FloatMomentum):
             return False
         tensors.append(task.momentum.buffer)
-    if any(
-        type(t) not in (Tensor, torch.nn.Parameter) or not t.is_cpu or not t.is_contiguous() for t in tensors
-    ):
+    if any(type(t) not in (Tensor, torch.nn.Parameter) or not t.is_cpu or not t.is_contiguous() for t in tensors):
         return False
     if task.param.dtype != task.grad.dtype or task.param.dtype not in (torch.float32, torch.bfloat16):
         return False

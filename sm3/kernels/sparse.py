@@ -53,13 +53,9 @@ def _check(task: Task) -> None:
     if task.options.beta:
         raise ValueError("beta needs dense gradients, since it decays absent entries too: pass sparse=False")
     if task.options.weight_decay:
-        raise ValueError(
-            "weight_decay needs dense gradients: give this parameter a group with weight_decay=0"
-        )
+        raise ValueError("weight_decay needs dense gradients: give this parameter a group with weight_decay=0")
     if not all(isinstance(accumulator, GridAccumulator) for accumulator in task.accumulators):
-        raise ValueError(
-            "a cover by index sets needs dense gradients: use a grid cover, or pass sparse=False"
-        )
+        raise ValueError("a cover by index sets needs dense gradients: use a grid cover, or pass sparse=False")
 
 
 def _chunks(values: Tensor) -> Iterator[slice]:

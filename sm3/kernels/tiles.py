@@ -65,6 +65,4 @@ def tiles(shape: Sequence[int], steps: Sequence[int]) -> Iterator[Tile]:
 
 def owned_by_tiles(shape: Sequence[int], steps: Sequence[int], grid: Grid) -> bool:
     """Say whether each block of the grid lies in one tile, which may then overwrite its accumulator."""
-    return all(
-        step >= n or (block and step % block == 0) for n, step, block in zip(shape, steps, grid, strict=True)
-    )
+    return all(step >= n or (block and step % block == 0) for n, step, block in zip(shape, steps, grid, strict=True))

@@ -84,23 +84,17 @@ def test_json_is_all_of_stdout(fake_compare: Command) -> None:
 
 
 def test_exports_hold_the_same_comparison(fake_compare: Command, tmp_path: Path) -> None:
-    done = fake_compare(
-        "ok ok ok", "--export-json", "a.json", "--export-csv", "a.csv", "--export-markdown", "a.md"
-    )
+    done = fake_compare("ok ok ok", "--export-json", "a.json", "--export-csv", "a.csv", "--export-markdown", "a.md")
     assert done.returncode == 0
     assert done.stderr.splitlines()[-1] == "wrote a.json, a.csv, a.md"
     comparison = Comparison.load(tmp_path / "a.json")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
-    assert [int(row["state_bytes"]) for row in rows] == [
-        run.state.bytes for run in comparison.runs if run.state
-    ]
+    assert [int(row["state_bytes"]) for row in rows] == [run.state.bytes for run in comparison.runs if run.state]
     assert (tmp_path / "a.md").read_text() == comparison.to_markdown()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "a.md"]
 
 
-@pytest.mark.parametrize(
-    ("flag", "start"), [("json", "{"), ("csv", "model,"), ("markdown", "# Training memory")]
-)
+@pytest.mark.parametrize(("flag", "start"), [("json", "{"), ("csv", "model,"), ("markdown", "# Training memory")])
 def test_an_export_to_stdout_takes_the_tables_place(fake_compare: Command, flag: str, start: str) -> None:
     done = fake_compare("ok", f"--export-{flag}", "-")
     assert done.stdout.startswith(start)
@@ -178,9 +172,7 @@ def _in_terminal(script: str, folder: Path, no_color: str) -> str:
     if no_color:
         environment["NO_COLOR"] = no_color
     command = [sys.executable, "-c", script, "gpt2"]
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
-    ) as child:
+    with subprocess.Popen(command, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as child:
         os.close(theirs)
         shown = b""
         while True:

@@ -58,9 +58,7 @@ def test_doctor_finds_this_machine_well(memprof: Command) -> None:
     assert set(checks["processes"]) == {"name", "level", "finding"}
 
 
-def test_strict_doctor_exits_1_where_a_check_fails(
-    memprof: Command, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_strict_doctor_exits_1_where_a_check_fails(memprof: Command, tmp_path_factory: pytest.TempPathFactory) -> None:
     broken = tmp_path_factory.mktemp("broken")
     (broken / "torch.py").write_text("raise ImportError('no such library')")
     path = f"{broken}:{__file__.rsplit('/tests/', 1)[0]}"

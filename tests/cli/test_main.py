@@ -23,9 +23,7 @@ print(code, *sorted(sys.modules), file=sys.stderr)
 @pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = LOADED.format(arguments=["memprof", *arguments])
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     code, *loaded = done.stderr.split()
     assert code == "0"
     # Typer itself imports pydantic from 0.26 on; what memprof would import it for must stay out.
@@ -34,9 +32,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
 
 def test_click_is_not_imported_by_name() -> None:
     sources = (ROOT / "memprof").rglob("*.py")
-    assert not [
-        path for path in sources if "import click" in path.read_text() or "typer._click" in path.read_text()
-    ]
+    assert not [path for path in sources if "import click" in path.read_text() or "typer._click" in path.read_text()]
 
 
 def test_no_command_is_usage_with_the_help(memprof: Command) -> None:
@@ -110,9 +106,7 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(memprof: Command) -> 
 def test_a_reader_that_goes_away_is_no_crash() -> None:
     script = f"{sys.executable} -m memprof schema | head -1"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        script, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=True
-    )
+    done = subprocess.run(script, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
     assert done.stdout == "{\n"
     assert done.stderr == ""
 

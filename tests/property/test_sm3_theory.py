@@ -86,9 +86,7 @@ def test_optimizer_equals_the_reference(data, variant, momentum, beta) -> None:
     expected = reference.run(variant, torch.zeros(shape), grads, sets_of(cover, shape), 0.1, **options)
     torch.testing.assert_close(found.double(), expected.weights, rtol=1e-4, atol=1e-6)
     kept = torch.cat([accumulator.flatten() for accumulator in history[-1]]).double()
-    torch.testing.assert_close(
-        kept, torch.tensor(expected.accumulators[-1], dtype=torch.float64), rtol=1e-5, atol=0
-    )
+    torch.testing.assert_close(kept, torch.tensor(expected.accumulators[-1], dtype=torch.float64), rtol=1e-5, atol=0)
 
 
 @FEW

@@ -14,9 +14,7 @@ from tests.comparisons import COUNT, make_broken_run, make_run
 
 
 def event(stage: str, **details: Any) -> Progress:
-    return Progress(
-        **{"trial": 2, "trials": 6, "label": "adam", "purpose": "measure", "stage": stage, **details}
-    )
+    return Progress(**{"trial": 2, "trials": 6, "label": "adam", "purpose": "measure", "stage": stage, **details})
 
 
 def watch(terminal: bool, *events: Progress) -> str:

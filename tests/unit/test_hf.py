@@ -67,9 +67,7 @@ def test_a_step_reads_no_tensor_values(name: str) -> None:
         model = workload.model()
         workload.loss(model, workload.batch(3)).backward()
     assert all(isinstance(p, FakeTensor) for p in model.parameters())
-    assert [(n, p.shape) for n, p in model.named_parameters()] == [
-        (n, p.shape) for n, p in real.named_parameters()
-    ]
+    assert [(n, p.shape) for n, p in model.named_parameters()] == [(n, p.shape) for n, p in real.named_parameters()]
 
 
 @pytest.mark.parametrize(
@@ -199,9 +197,7 @@ def test_generation_caches_are_off() -> None:
         ("llama", {"hidden_size": "wide"}, "transformers refuses the configuration of hf:"),
     ],
 )
-def test_configurations_that_do_not_work(
-    tmp_path: Path, name: str, fields: dict[str, Any], message: str
-) -> None:
+def test_configurations_that_do_not_work(tmp_path: Path, name: str, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         load(edited(tmp_path, name, **fields)).workload.model()
     assert message in str(caught.value)
@@ -255,9 +251,7 @@ def test_a_hub_id_is_asked_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(transformers.PretrainedConfig, "get_config_dict", get_config_dict)
     assert load("openai/gpt2").knobs["n_layer"] == 2
-    with pytest.raises(
-        UsageError, match=r"the hub does not give its configuration: We couldn't connect to the hub$"
-    ):
+    with pytest.raises(UsageError, match=r"the hub does not give its configuration: We couldn't connect to the hub$"):
         load("nobody/nothing")
     with pytest.raises(UsageError, match=r"someone/empty has no config.json on the hub"):
         load("someone/empty")

@@ -13,9 +13,7 @@ from memprof.errors import UsageError
 from memprof.workloads.inputs import DTYPES, INT_BITS, TensorSpec, parse_inputs, parse_tensor
 
 dims = st.lists(st.none() | st.integers(1, 10**6), max_size=5).map(tuple)
-names = st.none() | st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(
-    lambda n: not keyword.iskeyword(n)
-)
+names = st.none() | st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda n: not keyword.iskeyword(n))
 
 
 @st.composite
@@ -50,9 +48,7 @@ def test_what_is_drawn_is_what_is_written(spec: TensorSpec, batch_size: int) -> 
 
 def test_examples() -> None:
     assert parse_tensor("float32[B,3,224,224]") == TensorSpec("float32", (None, 3, 224, 224))
-    assert parse_tensor("input_ids=int64[B,128]<50_257") == TensorSpec(
-        "int64", (None, 128), 50257, "input_ids"
-    )
+    assert parse_tensor("input_ids=int64[B,128]<50_257") == TensorSpec("int64", (None, 128), 50257, "input_ids")
     assert parse_tensor("bool[]") == TensorSpec("bool", ())
     assert parse_tensor("float32[1_000]").shape(3) == (1000,)
 

@@ -15,7 +15,7 @@ import pytest
 
 from memprof.optimizers.spec import parse_optimizer
 from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
-from memprof.training.launcher import Launcher, WorkerDied
+from memprof.training.launcher import Launcher, WorkerDiedError
 from memprof.training.process_memory import peak_rss_bytes, reset_peak_rss
 from memprof.training.recipe import Recipe
 from memprof.workloads.spec import WorkloadSpec
@@ -39,7 +39,7 @@ def test_jobs_run_one_after_the_other_in_processes_of_their_own(launcher: Launch
     found = launcher.run(Inquiry(workload=WorkloadSpec(model="mlp"), optimizers=[], device="cpu"))
     assert isinstance(found, Findings)
     assert found.scale == "n_layers"
-    with pytest.raises(WorkerDied, match="SIGKILL"):
+    with pytest.raises(WorkerDiedError, match="SIGKILL"):
         launcher.run(trial(optimizer=f"{FAULTY}:Fatal"))
     outcome = launcher.run(trial(), steps.append)
     assert isinstance(outcome, Outcome)

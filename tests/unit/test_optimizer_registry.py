@@ -44,9 +44,7 @@ def test_table_is_torch_optim_and_sm3() -> None:
         for name, value in vars(torch.optim).items()
         if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and name != "Optimizer"
     }
-    known = {
-        path.split(":")[1] for path in (k.class_path for k in KNOWN_OPTIMIZERS.values()) if "torch" in path
-    }
+    known = {path.split(":")[1] for path in (k.class_path for k in KNOWN_OPTIMIZERS.values()) if "torch" in path}
     assert known == set(classes) | ({"Muon"} if not hasattr(torch.optim, "Muon") else set())
     assert set(KNOWN_OPTIMIZERS) == {name.lower() for name in known} | {"sm3"}
 

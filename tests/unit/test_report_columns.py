@@ -24,9 +24,7 @@ def test_the_largest_state_is_the_reference_where_none_is_named_or_it_did_not_fi
 
 
 def test_one_optimizer_is_compared_with_nothing() -> None:
-    assert not any(
-        title.startswith("vs") for title in main_table(make_comparison(make_run("adam", 8))).titles
-    )
+    assert not any(title.startswith("vs") for title in main_table(make_comparison(make_run("adam", 8))).titles)
 
 
 def test_columns_without_a_figure_are_dropped() -> None:

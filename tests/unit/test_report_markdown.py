@@ -66,8 +66,7 @@ def test_the_phase_that_sets_the_peak_is_marked() -> None:
 def test_fit_rows_say_what_was_trained_and_what_does_not_fit() -> None:
     text = to_markdown(make_comparison(make_run("adam", 8 * COUNT)))
     assert (
-        "| adam | batch_size | \\~52 | 23.00 GiB | the backward pass | 53 | 25.00 GiB "
-        "| 1: 1.00 GiB, 2: out of memory |"
+        "| adam | batch_size | \\~52 | 23.00 GiB | the backward pass | 53 | 25.00 GiB | 1: 1.00 GiB, 2: out of memory |"
     ) in text
     none = make_run("adam", 8, fit={"batch_size": make_answer("batch_size", 0, peak_bytes=None, points=[])})
     assert "| adam | batch_size | none | - | the backward pass | 1 | 25.00 GiB | - |" in to_markdown(
@@ -76,9 +75,7 @@ def test_fit_rows_say_what_was_trained_and_what_does_not_fit() -> None:
 
 
 def test_a_gpu_is_described_with_its_driver() -> None:
-    environment = make_environment(
-        gpu="NVIDIA H200", gpu_memory_bytes=140 * 2**30, driver="570.1", cuda="13.0"
-    )
+    environment = make_environment(gpu="NVIDIA H200", gpu_memory_bytes=140 * 2**30, driver="570.1", cuda="13.0")
     text = to_markdown(make_comparison(environment=environment))
     assert "- GPU: NVIDIA H200, memory 140.00 GiB, driver 570.1, CUDA 13.0" in text
     assert "- GPU" not in to_markdown(make_comparison())

@@ -14,8 +14,7 @@ def test_the_lowest_peak_is_set_against_the_reference() -> None:
         "Measured: sm3 keeps 1.20 MiB of state where adam keeps 949.40 MiB; its peak is 45 % lower "
         "(1.13 GiB instead of 2.05 GiB), set by the backward pass.",
         "Peaks against adam: sgd -45 %; sm3 -45 %; adafactor -45 %; adagrad -23 %; sm3,momentum=0.9 -23 %.",
-        "Within 24.00 GiB: largest batch 61 instead of 52 (extrapolated); "
-        "largest n_layer 48 with both (extrapolated).",
+        "Within 24.00 GiB: largest batch 61 instead of 52 (extrapolated); largest n_layer 48 with both (extrapolated).",
     ]
 
 
@@ -31,9 +30,7 @@ def test_an_optimizer_without_state_is_no_replacement_but_where_it_is_alone() ->
 
 
 def test_where_activations_set_the_peak_it_says_that_a_smaller_state_does_not_help() -> None:
-    runs = [
-        make_run(spec, state, activations=90 * GIB) for spec, state in (("sm3", MIB), ("adam", 8 * COUNT))
-    ]
+    runs = [make_run(spec, state, activations=90 * GIB) for spec, state in (("sm3", MIB), ("adam", 8 * COUNT))]
     assert (
         "The optimizers' peaks differ by less than 2 %: activations (98 % of the peak) in the backward pass "
         "set them, so a smaller state hardly lowers the peak here."
@@ -88,9 +85,7 @@ def test_runs_without_figures_are_named() -> None:
     ]
     comparison = make_comparison(make_run("adam", 8 * COUNT), *broken)
     assert summarize(comparison)[-1] == "a and b ran out of memory; c failed."
-    assert summarize(make_comparison(*broken)) == [
-        "No optimizer finished: every run ran out of memory or failed."
-    ]
+    assert summarize(make_comparison(*broken)) == ["No optimizer finished: every run ran out of memory or failed."]
     assert summarize(make_comparison(broken[0])) == ["No optimizer finished: every run ran out of memory."]
     assert summarize(make_comparison(runs=[])) == ["No optimizer has finished."]
 

@@ -35,11 +35,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_cut(width: int) -> 
 
 
 def test_at_140_columns_every_figure_stands_in_one_row() -> None:
-    (row,) = (
-        line
-        for line in draw(make_comparison(), 140).splitlines()
-        if line.startswith("adam ") and "~52" in line
-    )
+    (row,) = (line for line in draw(make_comparison(), 140).splitlines() if line.startswith("adam ") and "~52" in line)
     for figure in (
         "foreach",
         "949.40 MiB",
@@ -63,9 +59,7 @@ def test_at_80_columns_the_first_table_holds_what_matters_most() -> None:
 @pytest.mark.parametrize("width", [80, 140])
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_names_are_shown_as_they_are(name: str, width: int) -> None:
-    shown = draw(
-        make_comparison(make_run(name, 8 * COUNT), make_broken_run(name + "!", "failed", name)), width
-    )
+    shown = draw(make_comparison(make_run(name, 8 * COUNT), make_broken_run(name + "!", "failed", name)), width)
     assert max(map(cell_len, shown.splitlines())) <= width
     # A long name is folded within its cell, so it is looked for in pieces.
     for piece in re.findall(r".{1,16}", name):
@@ -113,9 +107,7 @@ def test_bars_fill_their_width_with_the_categories_shares() -> None:
 def test_no_color_leaves_no_colour_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     def codes() -> list[str]:
         stream = io.StringIO()
-        render(
-            make_comparison(), Console(file=stream, width=80, force_terminal=True, color_system="standard")
-        )
+        render(make_comparison(), Console(file=stream, width=80, force_terminal=True, color_system="standard"))
         return re.findall(r"\x1b\[([0-9;]*)m", stream.getvalue())
 
     monkeypatch.delenv("NO_COLOR", raising=False)

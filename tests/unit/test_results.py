@@ -110,9 +110,7 @@ def test_documents_are_frozen() -> None:
     with pytest.raises(ValidationError):
         COMPARISONS["full"].reference = "sgd"
     with pytest.raises(ValidationError):
-        Run.model_validate(
-            {"optimizer": {"spec": "a", "name": "a"}, "device": "cpu", "status": "ok", "extra": 1}
-        )
+        Run.model_validate({"optimizer": {"spec": "a", "name": "a"}, "device": "cpu", "status": "ok", "extra": 1})
 
 
 @pytest.mark.parametrize(
@@ -152,9 +150,7 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_path_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"cannot write .*x\.json: No such file or directory; choose a folder"
-    ):
+    with pytest.raises(UsageError, match=r"cannot write .*x\.json: No such file or directory; choose a folder"):
         COMPARISONS["full"].save(tmp_path / "no" / "x.json")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match="cannot write"):

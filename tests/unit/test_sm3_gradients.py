@@ -29,9 +29,7 @@ def test_channels_last_equals_contiguous(variant, momentum) -> None:
     plain = nn.Parameter(start.clone())
     last = nn.Parameter(start.clone(memory_format=torch.channels_last))
     expected = steps(plain, [g.clone() for g in grads], variant=variant, momentum=momentum)
-    found = steps(
-        last, [g.clone(memory_format=torch.channels_last) for g in grads], variant=variant, momentum=momentum
-    )
+    found = steps(last, [g.clone(memory_format=torch.channels_last) for g in grads], variant=variant, momentum=momentum)
     assert last.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(plain, last)
     assert all(map(torch.equal, state_of(expected, plain), state_of(found, last)))

@@ -28,11 +28,7 @@ def average(optimizer: SM3, param: torch.Tensor) -> torch.Tensor:
     state = optimizer.state[param]
     if "momentum_scale" not in state:
         return state["momentum_buffer"].float()
-    rows = (
-        state["momentum_buffer"]
-        .float()
-        .reshape(max(1, torch.Size(scale_shape(param.shape)[:-1]).numel()), -1)
-    )
+    rows = state["momentum_buffer"].float().reshape(max(1, torch.Size(scale_shape(param.shape)[:-1]).numel()), -1)
     scales = state["momentum_scale"].reshape(rows.shape[0], -1).repeat_interleave(256, 1)[:, : rows.shape[1]]
     return (rows * scales).reshape(param.shape)
 

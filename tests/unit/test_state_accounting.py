@@ -100,12 +100,8 @@ def test_adafactor_factors_nothing_of_a_1x1_convolution() -> None:
 
 def test_1024_square_in_bytes_per_parameter() -> None:
     weight = {"weight": (1024, 1024)}
-    figures = {
-        spec: step_twice(spec, make(weight)).bytes / 2**20 for spec in ("adam", "adagrad", "adafactor", "sm3")
-    }
-    assert figures == pytest.approx(
-        {"adam": 8.0, "adagrad": 4.0, "adafactor": 8 / 1024, "sm3": 8 / 1024}, abs=1e-5
-    )
+    figures = {spec: step_twice(spec, make(weight)).bytes / 2**20 for spec in ("adam", "adagrad", "adafactor", "sm3")}
+    assert figures == pytest.approx({"adam": 8.0, "adagrad": 4.0, "adafactor": 8 / 1024, "sm3": 8 / 1024}, abs=1e-5)
 
 
 def test_state_exists_before_the_first_step_only_where_it_does() -> None:

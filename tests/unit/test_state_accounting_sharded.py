@@ -28,9 +28,7 @@ def mesh() -> Iterator[object]:
         dist.destroy_process_group()
 
 
-@pytest.mark.parametrize(
-    ("spec", "copies"), [("adam,foreach=false", 2), ("sgd,momentum=0.9,foreach=false", 1)]
-)
+@pytest.mark.parametrize(("spec", "copies"), [("adam,foreach=false", 2), ("sgd,momentum=0.9,foreach=false", 1)])
 def test_a_rank_counts_its_shard(mesh: object, spec: str, copies: int) -> None:
     from torch.distributed.tensor import DTensor, Shard
 

@@ -25,9 +25,7 @@ def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize(
-    "text", ["", "GiB", "-1GiB", "24 GiBs", "24MBx", "1e9", "1,5 GiB", "24G", "nan", "1 2 GiB"]
-)
+@pytest.mark.parametrize("text", ["", "GiB", "-1GiB", "24 GiBs", "24MBx", "1e9", "1,5 GiB", "24G", "nan", "1 2 GiB"])
 def test_what_is_no_size_is_one_sentence_with_the_fix(text: str) -> None:
     with pytest.raises(UsageError, match="is not a size; write for example 24GiB") as caught:
         parse_size(text)

@@ -264,9 +264,7 @@ def test_the_line_is_the_users_own(write: Write) -> None:
         "other.py",
         head="from torch import nn\n",
     )
-    with pytest.raises(
-        UsageError, match=r"^making a batch for other.py:net raised KeyError: 7 \(other.py:3\)$"
-    ):
+    with pytest.raises(UsageError, match=r"^making a batch for other.py:net raised KeyError: 7 \(other.py:3\)$"):
         load("other.py:net").workload.batch(7)
 
 
@@ -314,9 +312,7 @@ def test_knobs_of_a_function(write: Write) -> None:
     assert load("train.py:opened", knobs={"extra": 3}).knobs == {"width": 4, "extra": 3}
     fails("train.py:build has no knob 'widht'; did you mean 'width'?", "train.py:build", knobs={"widht": 3})
     fails("the knob width of train.py:build is an int, not 'x'", "train.py:build", knobs={"width": "x"})
-    fails(
-        "the knob flag of train.py:build is true or false, not 'no'", "train.py:build", knobs={"flag": "no"}
-    )
+    fails("the knob flag of train.py:build is true or false, not 'no'", "train.py:build", knobs={"flag": "no"})
     fails("the knob rate of train.py:build is a float, not True", "train.py:build", knobs={"rate": True})
 
 

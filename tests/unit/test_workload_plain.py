@@ -96,10 +96,7 @@ def test_make_batch_is_given_the_models_knobs(write: Write) -> None:
 
 
 def test_a_loss_beside_the_model(write: Write) -> None:
-    write(
-        "\ndef make_batch(n): return torch.ones(n, 4)"
-        "\ndef loss(model, batch): return model(batch).sum() * 0 + 7\n"
-    )
+    write("\ndef make_batch(n): return torch.ones(n, 4)\ndef loss(model, batch): return model(batch).sum() * 0 + 7\n")
     assert train(load()) == 7
 
 
@@ -203,7 +200,5 @@ def test_the_classes_are_last_in_language_models_and_second_in_images() -> None:
     assert torch.allclose(compare(tokens, labels), F.cross_entropy(tokens.transpose(1, 2), labels))
     pixels, mask = torch.randn(2, 7, 4, 6), torch.randint(7, (2, 4, 6))
     assert torch.equal(compare(pixels, mask), F.cross_entropy(pixels, mask))
-    with pytest.raises(
-        UsageError, match="the model tells 7 classes apart, and --target draws from 9: write <7"
-    ):
+    with pytest.raises(UsageError, match="the model tells 7 classes apart, and --target draws from 9: write <7"):
         compare(pixels, mask, classes=9)

@@ -84,9 +84,7 @@ def test_table_agrees_with_the_factory(name: str) -> None:
 
 
 def test_the_table_is_read_without_torch() -> None:
-    code = (
-        "import sys; from memprof.workloads.zoo import *; assert 'torch' not in sys.modules; print(*BUILTINS)"
-    )
+    code = "import sys; from memprof.workloads.zoo import *; assert 'torch' not in sys.modules; print(*BUILTINS)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == list(BUILTINS)
 

@@ -66,9 +66,7 @@ def tokens_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def test_gpt2() -> None:
     workload = build("gpt2", dropout=0)
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config(n_layer=2, n_embd=16, n_head=4, vocab_size=50)
-    )
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=2, n_embd=16, n_head=4, vocab_size=50))
     block = r"transformer.h.\1"
     names = {
         "tokens": "transformer.wte",

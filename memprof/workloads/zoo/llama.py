@@ -148,9 +148,7 @@ def llama(
         "vocab_size": vocab_size,
         "tie_embeddings": tie_embeddings,
     }
-    shape: dict[str, Any] = {
-        name: LLAMA_SIZES[size][name] if value is None else value for name, value in given.items()
-    }
+    shape: dict[str, Any] = {name: LLAMA_SIZES[size][name] if value is None else value for name, value in given.items()}
     _check_heads(shape)
     rows = int(shape["vocab_size"])
 
@@ -169,8 +167,6 @@ def llama(
 def _check_heads(shape: dict[str, Any]) -> None:
     heads, kv_heads = shape["n_heads"], shape["n_kv_heads"]
     if head_width(shape["d_model"], heads) % 2:
-        raise UsageError(
-            f"d_model={shape['d_model']} over n_heads={heads} is odd; rotary positions need it even"
-        )
+        raise UsageError(f"d_model={shape['d_model']} over n_heads={heads} is odd; rotary positions need it even")
     if heads % kv_heads:
         raise UsageError(f"n_kv_heads={kv_heads} does not divide n_heads={heads}; set one of them to match")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from memprof.errors import MemprofError, UsageError
 
-_HERE = str(Path(__file__).resolve().parent.parent)
+_LONGEST_MESSAGE = 300
+_HERE = str(Path(__file__).resolve().parent)
 
 
 def guard(what: str, function: Callable[..., Any], file: str | None) -> Callable[..., Any]:
@@ -41,16 +43,18 @@ def describe(error: BaseException, file: str | None = None) -> str:
 
     Args:
         error: a caught exception, with its traceback.
-        file: the user's file; where the traceback does not pass it, the last line outside memprof is named.
+        file: the user's file; where the traceback does not pass it, the last line outside memprof and
+            installed packages is named, and failing that the last line outside memprof.
     """
-    message = " ".join(str(error).split())
+    message = shorten(" ".join(str(error).split()), width=_LONGEST_MESSAGE, placeholder=" …")
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:  # the fault is in the text, not on the stack
         return f"{type(error).__name__}: {error.msg} ({_short(error.filename)}:{error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if file is not None and frame.filename == file]
-    others = [f for f in frames if not f.filename.startswith((_HERE, "<frozen"))]
-    place = (own or others)[-1:]
+    others = [frame for frame in frames if not frame.filename.startswith((_HERE, "<frozen"))]
+    users = [frame for frame in others if "site-packages" not in frame.filename]
+    place = (own or users or others)[-1:]
     return text + "".join(f" ({_short(frame.filename)}:{frame.lineno})" for frame in place)
 
 
