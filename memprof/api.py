@@ -69,6 +69,8 @@ def compare(
     with Launcher() as launcher:
         study = _Study(launcher, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
         study.inquire(device, capacity, reference, command)
+        if fit:
+            study.expect_fits(confirm)
         study.measure()
         if fit:
             study.fit(confirm)
@@ -169,6 +171,11 @@ class _Study:
             self._measured.append(outcome)
             self._keep([*self.comparison.runs, outcome.run])
 
+    def expect_fits(self, confirm: bool) -> None:
+        """Count the trials of the fits in, so that progress knows its end; confirming may take more."""
+        each = (3 if confirm else 1) * len(self._fit_knobs())
+        self._trials += each * len(self._optimizers)
+
     def fit(self, confirm: bool) -> None:
         """Find the largest batch and model of each optimizer that could train."""
         for index, outcome in enumerate(self._measured):
@@ -179,16 +186,19 @@ class _Study:
             runs[index] = outcome.run.model_copy(update={"fit": fitted})
             self._keep(runs)
 
-    def _fit_one(self, trial: Trial, measured: Outcome, confirm: bool) -> Fit:
+    def _fit_knobs(self) -> dict[str, tuple[str, int]]:
+        """Return the columns of the fit: the knob that each varies, and its value in the measured trials."""
         knobs = {"batch_size": ("batch_size", self._batch_size)}
         scale = self._found.scale
         if scale is not None and isinstance(self._found.knobs.get(scale), int):
             knobs["model"] = (scale, self._found.knobs[scale])
+        return knobs
+
+    def _fit_one(self, trial: Trial, measured: Outcome, confirm: bool) -> Fit:
         capacity = self.comparison.capacity.bytes
-        self._trials += 2 * len(knobs) if confirm else len(knobs)
         answers = {
             name: FitSearch(trial, measured, knob, value, capacity, self._run).answer(confirm)
-            for name, (knob, value) in knobs.items()
+            for name, (knob, value) in self._fit_knobs().items()
         }
         return Fit(**answers)
 

@@ -189,7 +189,6 @@ class _Session:
         if not attributed:
             yield
             return
-        gc.collect()
         self._meter.begin_attribution()
         for mark in (
             self._labels.buffers(),
@@ -207,6 +206,7 @@ class _Session:
         self._label_end_of(self._phase)
 
     def _finished(self) -> Outcome:
+        gc.disable()  # training is over and the process ends soon: only the analysis would be slowed down
         state = measure_state(self.optimizer, self.model.parameters())
         parameters = list(self.model.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
