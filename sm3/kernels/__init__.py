@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from typing import Protocol
 
 from . import chunked, native
@@ -41,6 +43,32 @@ class Chunked:
         chunked.finish(task, scratch)
 
 
+class TritonCuda:
+    """Triton on CUDA: `triton_cuda.py`, imported only when a tensor could need it."""
+
+    name = "triton"
+
+    def takes(self, task: Task) -> bool:
+        """See `triton_cuda.takes`; no without Triton."""
+        if not (task.param.is_cuda or "TRITON_INTERPRET" in os.environ) or find_spec("triton") is None:
+            return False
+        from . import triton_cuda
+
+        return triton_cuda.takes(task)
+
+    def gather(self, task: Task, scratch: Scratch) -> None:
+        """See `triton_cuda.gather`."""
+        from . import triton_cuda
+
+        triton_cuda.gather(task)
+
+    def finish(self, task: Task, scratch: Scratch) -> None:
+        """See `triton_cuda.finish`."""
+        from . import triton_cuda
+
+        triton_cuda.finish(task)
+
+
 class Native:
     """Compiled C++ on the CPU: `native.py`."""
 
@@ -59,7 +87,7 @@ class Native:
         native.finish(task)
 
 
-KERNELS: tuple[Kernel, ...] = (Native(), Chunked())
+KERNELS: tuple[Kernel, ...] = (TritonCuda(), Native(), Chunked())
 
 
 def choose(task: Task, choice: str) -> Kernel:
@@ -73,7 +101,8 @@ def choose(task: Task, choice: str) -> Kernel:
         RuntimeError: the chosen kernel does not take it.
     """
     for kernel in KERNELS:
-        if choice in ("auto", kernel.name) and kernel.takes(task):
+        fit = choice == kernel.name or (choice == "auto" and (kernel.name != "triton" or task.param.is_cuda))
+        if fit and kernel.takes(task):
             return kernel
     raise RuntimeError(
         f"kernel {choice!r} cannot update a {task.param.dtype} parameter of shape {tuple(task.param.shape)} "
