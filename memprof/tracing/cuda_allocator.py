@@ -34,7 +34,9 @@ class CudaRecorder:
 
     def start(self) -> None:
         """Note the live blocks and begin to record."""
-        self._living = living_blocks(torch.cuda.memory._snapshot(self._device)["segments"])
+        segments = torch.cuda.memory._snapshot(self._device)["segments"]
+        index = self._device.index or 0
+        self._living = living_blocks(segment for segment in segments if segment["device"] == index)
         torch.cuda.memory._record_memory_history(context=None, stacks="python", max_entries=_MAX_ENTRIES)
 
     def mark(self, mark: Mark) -> None:

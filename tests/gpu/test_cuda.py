@@ -1,0 +1,91 @@
+"""On a CUDA device: allocator and NVML figures against an independent count. Skipped where there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+
+import memprof
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+KNOBS = {"n_layers": 2, "seq_len": 128}
+BARE = """
+    import json, torch
+    from memprof.workloads.loader import load_workload
+    from memprof.workloads.spec import WorkloadSpec
+    workload = load_workload(WorkloadSpec(model="gpt2", knobs={knobs!r})).workload
+    torch.manual_seed(0)
+    model = workload.model().to("cuda").train()
+    optimizer = {optimizer}
+    for _ in range(3):
+        torch.cuda.reset_peak_memory_stats()
+        batch = {{name: value.to("cuda") for name, value in workload.batch(4).items()}}
+        loss = workload.loss(model, batch)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+    print(json.dumps([torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()]))
+"""
+
+
+def bare_peaks(optimizer: str) -> list[int]:
+    """Allocated and reserved peak of the third step of a loop that has nothing of memprof's measuring in it."""
+    script = textwrap.dedent(BARE.format(knobs=KNOBS, optimizer=optimizer))
+    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    allocated, reserved = output.strip().strip("[]").split(",")
+    return [int(allocated), int(reserved)]
+
+
+@pytest.fixture(scope="module")
+def comparison() -> memprof.Comparison:
+    optimizers = ["sm3", "adam", "adam,fused=true", "sgd"]
+    return memprof.compare("gpt2", batch_size=4, knobs=KNOBS, optimizers=optimizers, device="cuda", fit=False)
+
+
+def test_peaks_equal_the_bare_loop(comparison: memprof.Comparison) -> None:
+    adam = comparison.runs[1]
+    allocated, reserved = bare_peaks("torch.optim.Adam(model.parameters())")
+    assert adam.steps.allocated_bytes[2] == allocated
+    assert adam.peak.reserved_bytes == reserved
+
+
+def test_layers_contain_one_another(comparison: memprof.Comparison) -> None:
+    for run in comparison.runs:
+        assert run.status == "ok", run.reason
+        assert run.peak.tensor_bytes <= run.peak.allocated_bytes <= run.peak.reserved_bytes
+        if run.peak.process_bytes is not None:  # a container may hide the process from NVML
+            assert run.peak.process_bytes >= run.peak.reserved_bytes
+        assert sum(run.breakdown.by_category.values()) == run.breakdown.total_bytes
+        assert run.breakdown.total_bytes == pytest.approx(run.peak.allocated_bytes, rel=0.02)
+        assert run.breakdown.by_category.get("unattributed", 0) < 0.05 * run.breakdown.total_bytes
+
+
+def test_implementation_that_ran_is_told(comparison: memprof.Comparison) -> None:
+    assert [run.optimizer.implementation for run in comparison.runs][1:] == ["foreach", "fused", "foreach"]
+
+
+def test_state_is_on_the_device(comparison: memprof.Comparison) -> None:
+    adam = comparison.runs[1]
+    assert adam.state.by_device["cuda:0"] == 8 * adam.parameters.count
+
+
+def test_largest_batch_is_confirmed_under_a_cap() -> None:
+    result = memprof.compare(
+        "gpt2", batch_size=2, knobs=KNOBS, optimizers=["adam"], device="cuda", budget="2GiB", confirm=True
+    )
+    answer = result.runs[0].fit.batch_size
+    assert answer.method == "confirmed"
+    assert answer.peak_bytes <= 2 << 30
+
+
+def test_out_of_memory_is_a_row() -> None:
+    result = memprof.compare(
+        "gpt2", batch_size=1 << 20, knobs=KNOBS, optimizers=["adam", "sgd"], device="cuda", fit=False
+    )
+    assert [run.status for run in result.runs] == ["oom", "oom"]
