@@ -30,22 +30,22 @@ _VECTOR = 1024
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _descend(
-    param: Any,
-    average: Any,
-    at: Any,
-    mask: Any,
-    grad: Any,
-    nu: Any,
-    lr: Any,
-    momentum: Any,
-    fresh: Any,
-    sign: Any,
-    floor: Any,
-    decay: Any,
+def _descend(  # type: ignore[no-untyped-def]
+    param,
+    average,
+    at,
+    mask,
+    grad,
+    nu,
+    lr,
+    momentum,
+    fresh,
+    sign,
+    floor,
+    decay,
     averages: tl.constexpr,
     decays: tl.constexpr,
-) -> None:
+):
     root = tl.sqrt_rn(tl.where(nu < floor, floor, nu))
     value = tl.load(param + at, mask=mask, other=0.0).to(tl.float32)
     if decays:
@@ -61,25 +61,25 @@ def _descend(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _matrix_kernel(
-    param: Any,
-    grad: Any,
-    average: Any,
-    row: Any,
-    column: Any,
-    maxima: Any,
-    rows: Any,
-    cols: Any,
-    lr_value: Any,
-    lr_tensor: Any,
-    momentum: Any,
-    fresh: Any,
-    sign: Any,
-    old_weight: Any,
-    new_weight: Any,
-    floor: Any,
-    decay_value: Any,
-    weight_decay: Any,
+def _matrix_kernel(  # type: ignore[no-untyped-def]
+    param,
+    grad,
+    average,
+    row,
+    column,
+    maxima,
+    rows,
+    cols,
+    lr_value,
+    lr_tensor,
+    momentum,
+    fresh,
+    sign,
+    old_weight,
+    new_weight,
+    floor,
+    decay_value,
+    weight_decay,
     mode: tl.constexpr,
     by_rows: tl.constexpr,
     averages: tl.constexpr,
@@ -87,7 +87,7 @@ def _matrix_kernel(
     lr_in_tensor: tl.constexpr,
     height: tl.constexpr,
     width: tl.constexpr,
-) -> None:
+):
     lr = lr_value
     decay = decay_value
     if lr_in_tensor:
@@ -134,27 +134,27 @@ def _matrix_kernel(
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _vector_kernel(
-    param: Any,
-    grad: Any,
-    average: Any,
-    accumulator: Any,
-    numel: Any,
-    lr_value: Any,
-    lr_tensor: Any,
-    momentum: Any,
-    fresh: Any,
-    sign: Any,
-    old_weight: Any,
-    new_weight: Any,
-    floor: Any,
-    decay_value: Any,
-    weight_decay: Any,
+def _vector_kernel(  # type: ignore[no-untyped-def]
+    param,
+    grad,
+    average,
+    accumulator,
+    numel,
+    lr_value,
+    lr_tensor,
+    momentum,
+    fresh,
+    sign,
+    old_weight,
+    new_weight,
+    floor,
+    decay_value,
+    weight_decay,
     averages: tl.constexpr,
     decays: tl.constexpr,
     lr_in_tensor: tl.constexpr,
     block: tl.constexpr,
-) -> None:
+):
     lr = lr_value
     decay = decay_value
     if lr_in_tensor:

@@ -1,6 +1,7 @@
 """The Triton kernel against the contract of `test_sm3_kernels.py`: interpreted on the CPU, compiled on a GPU.
 
-The interpreter shows that indices, masks and maxima are right. It shows nothing about the compiled code or its speed.
+The interpreter shows that indices, masks and maxima are right; compiling for a GPU shows that it compiles and how it
+rounds. Neither shows that the compiled code runs, nor how fast.
 """
 
 from __future__ import annotations
@@ -148,3 +149,44 @@ def test_a_captured_step_follows_a_learning_rate_in_a_tensor() -> None:
         eager.step()
         graph.replay()
     assert torch.equal(*params)
+
+
+TYPES = {"rows": "i32", "cols": "i32", "numel": "i32", "maxima": "*i32"}
+POINTERS = ("param", "grad", "average", "row", "column", "lr_tensor", "accumulator")
+
+
+def ptx_of(kernel, **constants) -> str:
+    """Compile a kernel for an H100 or H200, which needs no GPU."""
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    names = [param.name for param in kernel.params]
+    types = {**dict.fromkeys(names, "fp32"), **dict.fromkeys(POINTERS, "*fp32"), **TYPES}
+    signature = {name: "constexpr" if name in constants else types[name] for name in names}
+    values = {(names.index(name),): value for name, value in constants.items()}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=values)
+    options = {"enable_fp_fusion": False}
+    return str(compile(source, target=GPUTarget("cuda", 90, 32), options=options).asm["ptx"])
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@pytest.mark.parametrize("by_rows", [True, False])
+@pytest.mark.parametrize("mode", [0, 1, 2])
+def test_the_matrix_kernel_compiles_for_a_gpu_without_contraction(mode, by_rows) -> None:
+    from sm3.kernels import triton_cuda
+
+    flags = {"averages": mode == 0, "decays": True, "lr_in_tensor": by_rows}
+    ptx = ptx_of(triton_cuda._matrix_kernel, mode=mode, by_rows=by_rows, height=16, width=256, **flags)
+    assert "fma.rn.f32" not in ptx
+    assert ("sqrt.rn.f32" in ptx) == (mode != 1)
+    assert ("max.s32" in ptx) == (mode != 2)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+def test_the_vector_kernel_compiles_for_a_gpu_without_contraction() -> None:
+    from sm3.kernels import triton_cuda
+
+    flags = {"averages": True, "decays": True, "lr_in_tensor": True}
+    ptx = ptx_of(triton_cuda._vector_kernel, block=1024, **flags)
+    assert "fma.rn.f32" not in ptx
+    assert "sqrt.rn.f32" in ptx
