@@ -1,0 +1,212 @@
+"""PyTorch's CUDA caching allocator as a model: which memory a request gets, and what that reserves.
+
+Source: `c10/cuda/CUDACachingAllocator.cpp`, class `DeviceCachingAllocator` (`malloc`, `get_free_block`,
+`should_split`, `alloc_found_block`, `free`, `free_block`, `emptyCache`), read at 2.4, 2.7 and 2.10, and compared
+with the code itself at 2.15: its shared library runs on memory that is not there (`tests/data/allocator`), and gives
+the same addresses on random requests under every setting.
+
+What differs between versions: options and their limits, see `memprof.simulation.settings`; before 2.9 garbage
+collection and the release of unsplittable blocks did not step over expandable segments, which matters only to a
+process that changes `expandable_segments` half-way and is not modelled. Neither are CUDA graphs' private pools and
+`torch.cuda.MemPool`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from memprof.simulation.allocator_blocks import Block, Pool
+from memprof.simulation.allocator_driver import Driver, Memory
+from memprof.simulation.allocator_expandable import ExpandableSegments
+from memprof.simulation.allocator_segments import Segments
+from memprof.simulation.settings import SMALL_LIMIT, SMALLEST_BLOCK, AllocatorSettings
+from memprof.units import format_size
+
+Handle = Block
+
+
+class OutOfMemory(Exception):  # noqa: N818  # the name that people search for
+    """A request cannot be served, even after everything in the cache that can be released was released.
+
+    Attributes:
+        size: bytes requested.
+    """
+
+    def __init__(self, size: int, allocated_bytes: int, reserved_bytes: int) -> None:
+        super().__init__(
+            f"out of memory: {format_size(size)} requested, {format_size(allocated_bytes)} allocated, "
+            f"{format_size(reserved_bytes)} reserved"
+        )
+        self.size = size
+
+
+class CachingAllocator:
+    """The caching allocator of one device.
+
+    Args:
+        capacity_bytes: what the driver can give it, that is the device's memory without the CUDA context and other
+            processes; None for without end.
+        settings: see `memprof.simulation.settings.parse_alloc_conf`.
+        total_bytes: the device's memory, to which the memory fraction applies; `capacity_bytes` if not given.
+        driver: in place of a driver with `capacity_bytes` of memory.
+
+    Attributes:
+        settings: as given.
+        allocated_bytes: sum of the blocks in use, rounded as PyTorch counts them.
+        requested_bytes: sum of what was asked for, of blocks in use or waiting.
+        active_bytes: sum of the blocks in use or waiting for another stream.
+        peak_allocated_bytes: largest `allocated_bytes` so far; likewise the other two.
+        peak_requested_bytes: see there.
+        peak_active_bytes: see there.
+    """
+
+    def __init__(
+        self,
+        capacity_bytes: int | None = None,
+        settings: AllocatorSettings | None = None,
+        *,
+        total_bytes: int | None = None,
+        driver: Driver | None = None,
+    ) -> None:
+        self.settings = settings or AllocatorSettings()
+        self.allocated_bytes = self.requested_bytes = self.active_bytes = 0
+        self.peak_allocated_bytes = self.peak_requested_bytes = self.peak_active_bytes = 0
+        total = capacity_bytes if total_bytes is None else total_bytes
+        fraction = self.settings.memory_fraction
+        allowed = None if fraction is None or total is None else int(fraction * total)
+        driver = driver or Memory(capacity_bytes)
+        self._segments = (
+            ExpandableSegments(driver, self.settings, allowed, total)
+            if self.settings.expandable_segments
+            else Segments(driver, self.settings, allowed)
+        )
+        self._collects_garbage = allowed is not None and self.settings.garbage_collection_threshold > 0
+        self._small, self._large = Pool(small=True), Pool(small=False)
+        self._waiting: list[Block] = []
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Sum of the segments held."""
+        return self._segments.reserved_bytes
+
+    @property
+    def peak_reserved_bytes(self) -> int:
+        """Largest `reserved_bytes` so far."""
+        return self._segments.peak_reserved_bytes
+
+    def allocate(self, size: int, stream: int = 0) -> Handle:
+        """Return a block for `size` bytes, at least 1, that work on `stream` may use.
+
+        Raises:
+            OutOfMemory: the memory is not there; the cache has then been released.
+        """
+        if size < 1:
+            raise ValueError(f"a request of {size} bytes; PyTorch makes none for empty tensors")
+        rounded = self.settings.round_size(size)
+        pool = self._small if rounded <= SMALL_LIMIT else self._large
+        block = self._find(pool, stream, rounded) or self._grow(pool, stream, rounded)
+        if block is None:
+            raise OutOfMemory(size, self.allocated_bytes, self.reserved_bytes)
+        if self._should_split(block, rounded):
+            block.cut(rounded).enter_pool()
+        block.allocated, block.requested = True, size
+        self._count_in(block)
+        return block
+
+    def free(self, handle: Handle) -> None:
+        """Take a block back: its memory can be used again at once."""
+        self._count_out(handle)
+        self._put_back(handle)
+
+    def free_later(self, handle: Handle) -> None:
+        """Take a block back that other streams used: its memory stays active until `finish` (`record_stream`)."""
+        self._count_out(handle)
+        handle.waiting = True
+        self._waiting.append(handle)
+
+    def finish(self, handle: Handle) -> None:
+        """The other streams are done with a block that was freed by `free_later`."""
+        self._waiting.remove(handle)
+        handle.waiting = False
+        self._put_back(handle)
+
+    def empty_cache(self) -> None:
+        """Wait for the other streams and give everything back to the driver that no block in use lies in."""
+        for block in list(self._waiting):
+            self.finish(block)
+        self._segments.release(self._large)
+        self._segments.release(self._small)
+
+    def _find(self, pool: Pool, stream: int, size: int) -> Block | None:
+        """Take the smallest free block that is large enough, the lowest of several (`get_free_block`)."""
+        if self._collects_garbage:
+            pool.searches += 1
+        free = pool.free[stream]
+        index = bisect_left(free, (size,))  # a prefix sorts just before
+        if index == len(free):
+            return None
+        if self.settings.expandable_segments:
+            index = _least_expandable(free, index)
+        block = free[index][2]
+        limit = self.settings.max_split_bytes
+        if size < limit <= block.size:
+            return None
+        if size >= limit and block.size >= size + self.settings.max_non_split_rounding_bytes:
+            return None
+        del free[index]
+        return block
+
+    def _grow(self, pool: Pool, stream: int, size: int) -> Block | None:
+        """Get memory from the driver; if it has none, release cached blocks in PyTorch's order and try again."""
+        segments = self._segments
+        if self._collects_garbage:
+            segments.collect_garbage(self._large)
+        block = segments.new(pool, stream, size)
+        if block is None and segments.release_large_enough(pool, stream, size):
+            block = segments.new(pool, stream, size)
+        if block is None:
+            self.empty_cache()
+            block = segments.new(pool, stream, size)
+        return block
+
+    def _should_split(self, block: Block, size: int) -> bool:
+        rest = block.size - size
+        if block.pool.small or self.settings.expandable_segments:
+            return rest >= SMALLEST_BLOCK
+        return size < self.settings.max_split_bytes and rest > SMALL_LIMIT
+
+    def _put_back(self, block: Block) -> None:
+        self.active_bytes -= block.size
+        self.requested_bytes -= block.requested
+        block.requested = 0
+        block.absorb_neighbours()
+        block.enter_pool()
+
+    def _count_in(self, block: Block) -> None:
+        self.allocated_bytes += block.size
+        self.active_bytes += block.size
+        self.requested_bytes += block.requested
+        if self.allocated_bytes > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = self.allocated_bytes
+        if self.active_bytes > self.peak_active_bytes:
+            self.peak_active_bytes = self.active_bytes
+        if self.requested_bytes > self.peak_requested_bytes:
+            self.peak_requested_bytes = self.requested_bytes
+
+    def _count_out(self, block: Block) -> None:
+        if not block.allocated:
+            raise ValueError(f"the block at {block.address:#x} was freed before")
+        block.allocated = False
+        self.allocated_bytes -= block.size
+
+
+def _least_expandable(free: list[tuple[int, int, Block]], index: int) -> int:
+    """Step over blocks that could still grow while the next in size can grow less; PyTorch's best fit for them."""
+    while index + 1 < len(free) and _expandable_size(free[index + 1][2]) < _expandable_size(free[index][2]):
+        index += 1
+    return index
+
+
+def _expandable_size(block: Block) -> int:
+    after = block.following
+    return block.size + (after.size if after is not None and not after.mapped else 0)
