@@ -1,0 +1,76 @@
+"""What the device that is simulated does with a training step. A CPU does what the fake tensors do by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+
+from memprof.errors import UsageError
+from memprof.optimizers.spec import OptimizerSpec
+from memprof.training.recipe import Recipe
+from memprof.workloads.workload import Workload
+
+if TYPE_CHECKING:
+    from memprof.simulation.fake_operators import FakeOperators
+
+
+class CpuSemantics:
+    """A CPU: nothing is done differently.
+
+    Attributes:
+        own_host: the device has a memory apart from the host's.
+    """
+
+    own_host = False
+
+    @contextmanager
+    def applied(self, mode: FakeOperators) -> Iterator[None]:
+        """Within the `with` block operators do what they do on the device."""
+        from sm3.kernels import native
+
+        def skip(function: str, *arguments: object) -> None:
+            """The compiled kernel allocates nothing; it would read memory that is not there."""
+
+        with patch.object(native, "_call", skip), _readable_only(mode):
+            yield
+
+    def moved(self, model: nn.Module, mode: FakeOperators) -> nn.Module:
+        """Return the model on the device."""
+        return model
+
+    def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
+        """Return the workload with batches that are made where the device has them made."""
+        return workload
+
+    def optimizer(self, spec: OptimizerSpec) -> OptimizerSpec:
+        """Return the optimizer with the implementation that it takes by default on the device."""
+        return spec
+
+
+@contextmanager
+def _readable_only(mode: FakeOperators) -> Iterator[None]:
+    """Refuse what reads the memory of a tensor without an operator: there is none behind a fake one."""
+
+    def guarded(name: str) -> Any:
+        original = getattr(torch.Tensor, name)
+
+        def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if mode.is_fake(tensor) and tensor.numel():
+                module = mode.place()[0]
+                where = f"module {module!r}" if module else "the training step"
+                raise UsageError(
+                    f"{where} calls Tensor.{name}(), which reads values that depend on the data, so its memory "
+                    "cannot be predicted: measure it with --device cpu or cuda"
+                )
+            return original(tensor, *args, **kwargs)
+
+        return read
+
+    names = ("numpy", "tolist", "__array__")
+    with patch.multiple(torch.Tensor, **{name: guarded(name) for name in names}):
+        yield

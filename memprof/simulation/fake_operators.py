@@ -1,0 +1,272 @@
+"""Runs operators on fake tensors: no arithmetic, only who allocates what.
+
+Small integer and boolean tensors (masks, positions, token ids), and smaller floating-point ones that are made of
+known values, are real and computed with real kernels: what a model reads from them is what it would read in real
+training. Everything else is fake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memprof.simulation.fake_accumulation import Accumulation
+from memprof.simulation.fake_events import FIRST_ADDRESS, EventLog
+from memprof.simulation.fake_reads import Reads
+from memprof.simulation.fake_tensors import FakeTensors, Layout, Result, tensors_in
+from memprof.tracing.events import OperatorBegin, OperatorEnd
+
+aten = torch.ops.aten
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Plan = Callable[[Any, Args, Kwargs], Any]
+
+_LARGEST_INTEGERS = 16 << 20  # bytes of an integer or boolean tensor whose values are kept
+_LARGEST_FLOATS = 64 << 10
+# What these return is uninitialised or random, and nobody's decision rests on it.
+_VALUELESS = ("empty", "new_empty", "rand", "normal", "bernoulli", "native_dropout", "poisson", "multinomial")
+_VALUED = ("randint", "randperm")
+_PLAIN = (Tensor, nn.Parameter)
+_UNDECLARED_VIEWS = {aten._unsafe_view.default, aten._reshape_alias.default}
+# It leaves its flag at "no overflow", as in a training that goes well.
+_KEEPS_VALUES = {aten._amp_foreach_non_finite_check_and_unscale_.default}
+# Running statistics that these write although the schema does not say so.
+_WRITES = {aten.native_batch_norm.default: (3, 4), aten.cudnn_batch_norm.default: (3, 4)}
+
+
+class FakeOperators(TorchDispatchMode):
+    """Intercepts every operator below autograd, as the tracker of a measured step does.
+
+    Args:
+        log: told of every storage.
+        reads: answers when a value is asked for that nobody knows.
+        own_host: the device has a memory of its own, so that tensors made of Python numbers are elsewhere.
+
+    Attributes:
+        phase: of the training step.
+        host: what is made now is made in the host's memory.
+        place: gives the module that is running, and whether it is recomputed.
+        operators_of: names of the operators that ran, by phase.
+    """
+
+    def __init__(self, log: EventLog, reads: Reads, own_host: bool = False) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.log = log
+        self.reads = reads
+        self.own_host = own_host
+        self.phase = "build"
+        self.host = False
+        self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
+        self.operators_of: dict[str, set[str]] = {}
+        self.accumulation = Accumulation()
+        self._tensors = FakeTensors(log)
+        self._unknown: set[int] = set()  # addresses of real storages that were written with fake values
+        self._plans: dict[Any, Plan] = {}
+        self._results: dict[Any, Result] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
+    ) -> Any:
+        if any(kind not in _PLAIN for kind in types):  # a tensor subclass takes itself apart, and what it is made of comes here again
+            return NotImplemented
+        if func is aten.add.Tensor and self.accumulation.is_in_place(args):
+            return args[0]
+        plan = self._plans.get(func)
+        if plan is None:
+            plan = self._plans[func] = self._choose(func)
+        self.operators_of.setdefault(self.phase, set()).add(func._schema.name)
+        return plan(func, args, kwargs or {})
+
+    def _choose(self, func: Any) -> Plan:
+        """Return how to run an operator, from what its schema says of its outputs."""
+        special = self._special(func)
+        if special is not None:
+            return special
+        if func.is_view or func in _UNDECLARED_VIEWS or torch.Tag.inplace_view in func.tags:
+            return self._view
+        returns = func._schema.returns
+        if _written_places(func) and all(value.alias_info is not None for value in returns):
+            return self._write
+        name = func._schema.name.partition("::")[2]
+        return self._make if name.startswith(_VALUELESS) and not name.startswith(_VALUED) else self._compute
+
+    def _special(self, func: Any) -> Plan | None:
+        return {
+            aten.lift_fresh.default: self._lift,
+            aten._local_scalar_dense.default: self._item,
+            aten.equal.default: self._equal,
+            aten.index.Tensor: self._index,
+            aten.index_put_.default: self._index,
+            aten.index_put.default: self._index,
+            aten.resize_.default: self._resize,
+        }.get(func)
+
+    # How operators run
+
+    def _view(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run it for real: it touches geometry only."""
+        return func(*args, **kwargs)
+
+    def _lift(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Take in a tensor that Python has made of numbers."""
+        self._watch(args[0], self.own_host)
+        return func(*args, **kwargs)
+
+    def _write(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run an operator whose outputs are all arguments that it writes to."""
+        tensors = tensors_in((*args, *kwargs.values()))
+        if not any(map(self.is_fake, tensors)):
+            return self._run(func, args, kwargs, tensors)
+        written = [args[place] if place < len(args) else kwargs.get(name) for place, name in _written_places(func)]
+        if func not in _KEEPS_VALUES:
+            self._forget(tensors_in(written))
+        if torch.Tag.out in func.tags:
+            for place, layout in self._result(func, args, kwargs).resized:
+                self._move(tensors[place], layout)
+        returns = len(func._schema.returns)
+        return tuple(written[:returns]) if returns > 1 else written[0] if returns else None
+
+    def _make(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Make fake outputs."""
+        result = self._result(func, args, kwargs)
+        if result.aliases:
+            return func(*args, **kwargs)
+        return self._made(func, result, self.host) if result.storages else result.shape
+
+    def _compute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Make fake outputs, or real ones where every input is known and the outputs are small."""
+        tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
+        for tensor in tensors:
+            if self.is_fake(tensor):
+                if func in _WRITES:
+                    self._forget([args[place] for place in _WRITES[func] if args[place] is not None])
+                return self._make(func, args, kwargs)
+        return self._compute_known(func, args, kwargs, tensors)
+
+    def _compute_known(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
+        if not {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
+            result = self._result(func, args, kwargs)
+            if result.largest > (_LARGEST_FLOATS if result.floating else _LARGEST_INTEGERS):
+                return self._make(func, args, kwargs)
+        return self._run(func, args, kwargs, tensors)
+
+    def _item(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Read a value: the real one, or what `reads` says."""
+        if not self.is_fake(args[0]):
+            return func(*args, **kwargs)
+        return self.reads.value(args[0].dtype, func._schema.name, self.place()[0], self.phase)
+
+    def _equal(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        if not any(map(self.is_fake, args)):
+            return func(*args, **kwargs)
+        return self.reads.value(torch.bool, func._schema.name, self.place()[0], self.phase)
+
+    def _index(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Index by tensors; a known mask becomes the positions it stands for, which decide the shape."""
+        indices: list[Tensor | None] = []
+        for index in args[1]:
+            if index is not None and index.dtype in (torch.bool, torch.uint8) and not self.is_fake(index):
+                indices += index.nonzero().unbind(1)
+            else:
+                indices.append(index)
+        plan = self._write if func is aten.index_put_.default else self._compute
+        return plan(func, (args[0], indices, *args[2:]), kwargs)
+
+    def _resize(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Give a tensor another size: within its storage where that is large enough."""
+        tensor = args[0]
+        if not self.is_fake(tensor):
+            return self._run(func, args, kwargs, [tensor])
+        plain = torch.empty(args[1], dtype=tensor.dtype, device="meta")
+        if plain.untyped_storage().nbytes() <= tensor.untyped_storage().nbytes():
+            return tensor.as_strided_(plain.shape, plain.stride())
+        self._move(tensor, Layout(tuple(plain.shape), plain.stride(), tensor.dtype, 0, 0))
+        return tensor
+
+    # Parts
+
+    def is_fake(self, tensor: Tensor) -> bool:
+        """Say whether the values of a tensor are unknown."""
+        if tensor.layout is not torch.strided or tensor.data_ptr() >= FIRST_ADDRESS:
+            return True
+        return bool(self._unknown) and tensor.untyped_storage().data_ptr() in self._unknown
+
+    def _run(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
+        """Run the real kernel, on known values."""
+        output = func(*args, **kwargs)
+        fresh = [tensor for tensor in tensors_in((output,)) if self._is_new(tensor)]
+        if fresh:
+            self._begin(func)
+            for tensor in fresh:
+                self._watch(tensor, self.host or self._on_host(tensors))
+            self.log.mark(OperatorEnd([tensor.untyped_storage().data_ptr() for tensor in fresh]))
+        return output
+
+    def _made(self, func: Any, result: Result, host: bool) -> Any:
+        self._begin(func)
+        output, addresses = self._tensors.build(result, host)
+        self.log.mark(OperatorEnd(addresses))
+        return output
+
+    def _begin(self, func: Any) -> None:
+        self.log.mark(OperatorBegin(func._schema.name, *self.place()))
+
+    def _result(self, func: Any, args: Args, kwargs: Kwargs) -> Result:
+        key = (func, torch.get_default_dtype(), _key(args), _key(tuple(kwargs.items())) if kwargs else None)
+        result = self._results.get(key)
+        if result is None:
+            with self.reads.explained(func._schema.name, self.place()[0]):
+                result = self._results[key] = self._tensors.evaluate(func, args, kwargs)
+        return result
+
+    def _move(self, tensor: Tensor, layout: Layout) -> None:
+        """Give a tensor a new storage of its own."""
+        plain = torch.empty_strided(layout.size, layout.stride, dtype=layout.dtype, device="meta")
+        one = Layout(layout.size, layout.stride, layout.dtype, 0, 0)
+        (other,), _ = self._tensors.build(Result((plain.untyped_storage().nbytes(),), (one,)), self.host)
+        tensor.set_(other)  # type: ignore[call-overload]
+
+    def _is_new(self, tensor: Tensor) -> bool:
+        address = tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+        return bool(address) and not self.log.knows(address)
+
+    def _watch(self, tensor: Tensor, host: bool) -> None:
+        if self._is_new(tensor):
+            storage = tensor.untyped_storage()
+            self._unknown.discard(storage.data_ptr())
+            self.log.allocated(storage, storage.data_ptr(), storage.nbytes(), host)
+
+    def _forget(self, tensors: list[Tensor]) -> None:
+        """From now on nobody knows the values of these."""
+        self._unknown |= {t.untyped_storage().data_ptr() for t in tensors if t.data_ptr() < FIRST_ADDRESS}
+
+    def _on_host(self, tensors: list[Tensor]) -> bool:
+        return bool(tensors) and all(self.log.is_host(tensor.untyped_storage().data_ptr()) for tensor in tensors)
+
+
+@cache
+def _written_places(func: Any) -> tuple[tuple[int, str], ...]:
+    """Return place and name of the arguments that an operator writes to."""
+    arguments = enumerate(func._schema.arguments)
+    return tuple((place, a.name) for place, a in arguments if a.alias_info is not None and a.alias_info.is_write)
+
+
+def _key(values: Any) -> tuple[Any, ...]:
+    """Return what an operator's result depends on, of its arguments."""
+    parts: list[Any] = []
+    for value in values:
+        kind = type(value)
+        if kind is Tensor or kind is nn.Parameter:
+            parts.append((value.shape, value.stride(), value.dtype))
+        elif kind is list or kind is tuple:
+            parts.append(_key(value))
+        elif isinstance(value, Tensor):
+            parts.append((value.shape, value.stride() if value.layout is torch.strided else (), value.dtype))
+        else:
+            parts.append((kind, value))  # 1, 1.0 and True are equal, and promote types differently
+    return tuple(parts)

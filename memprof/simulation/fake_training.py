@@ -1,0 +1,257 @@
+"""The training step on fake tensors: no weights, no data, no GPU; the events of an allocator all the same."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from memprof.errors import MemprofError, UsageError
+from memprof.faults import describe
+from memprof.optimizers.implementation import implementation_name
+from memprof.optimizers.registry import build_optimizer
+from memprof.optimizers.spec import OptimizerSpec
+from memprof.optimizers.state import StateReport, measure_state
+from memprof.results import Parameters
+from memprof.simulation.fake_device import CpuSemantics
+from memprof.simulation.fake_events import EventLog
+from memprof.simulation.fake_operators import FakeOperators
+from memprof.simulation.fake_optimizers import Contender, SharedStep
+from memprof.simulation.fake_reads import Reads
+from memprof.tracing.events import Entry, PhaseMark
+from memprof.tracing.operators import OperatorTracker
+from memprof.training.checkpointing import checkpoint_blocks
+from memprof.training.labels import Labeller, label_tensors
+from memprof.training.recipe import Recipe
+from memprof.training.step import PerParameterOptimizers, TrainingStep
+from memprof.training.trial import _check_trainable
+from memprof.workloads.loader import load_workload
+from memprof.workloads.spec import WorkloadSpec
+
+STEPS = 2  # the first makes the state; from the second on a step finds what every later one finds
+
+
+@dataclass(frozen=True)
+class FakeRun:
+    """What one optimizer's fake training did.
+
+    Attributes:
+        entries: every allocation, free and mark, from the build on; empty if it failed.
+        parameters: of the model.
+        state: what the optimizer holds after the last step.
+        implementation: of the optimizer that ran.
+        failure: why there is nothing, or None.
+        assumed: operators whose answer was assumed, with the phase.
+    """
+
+    entries: list[Entry]
+    parameters: Parameters | None
+    state: StateReport | None
+    implementation: str | None
+    failure: str | None
+    assumed: frozenset[tuple[str, str]]
+
+
+def fake_runs(
+    workload: WorkloadSpec,
+    optimizers: Sequence[OptimizerSpec],
+    recipe: Recipe,
+    batch_size: int,
+    semantics: CpuSemantics | None = None,
+) -> list[FakeRun]:
+    """Train a workload on fake tensors, once for all optimizers, and return what each would have done alone.
+
+    Args:
+        workload: what to train; its model and batches are made within.
+        optimizers: each steps on the same gradients. One that ends a storage of the model's or the gradients' own
+            in its step is trained again by itself.
+        recipe: how to train; `warmup`, `steps` and the times that they stand for have no part in it.
+        batch_size: of each micro-batch.
+        semantics: what the target device does differently from a CPU.
+
+    Raises:
+        UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
+    """
+    chosen = semantics or CpuSemantics()
+    together = _FakeTraining(workload, optimizers, recipe, batch_size, chosen)
+    runs = together.run()
+    if len(optimizers) > 1:
+        for number in together.meddlers:
+            runs[number] = _FakeTraining(workload, [optimizers[number]], recipe, batch_size, chosen).run()[0]
+    return runs
+
+
+class _FakeTraining:
+    """One model, its optimizers, and the steps they take."""
+
+    def __init__(
+        self,
+        workload: WorkloadSpec,
+        optimizers: Sequence[OptimizerSpec],
+        recipe: Recipe,
+        batch_size: int,
+        semantics: CpuSemantics,
+    ) -> None:
+        self._workload = workload
+        self._specs = list(optimizers)
+        self._recipe = recipe
+        self._batch_size = batch_size
+        self._semantics = semantics
+        self._log = EventLog()
+        self._reads = Reads()
+        self._mode = FakeOperators(self._log, self._reads, semantics.own_host)
+        self._contenders = [Contender(number) for number in range(len(optimizers))]
+        self._number = 0
+        self._phase = "build"
+        self.meddlers: set[int] = set()
+
+    def run(self) -> list[FakeRun]:
+        """Build, train and return each optimizer's part."""
+        with ExitStack() as stack:
+            stack.enter_context(_no_garbage_collection())
+            stack.enter_context(self._semantics.applied(self._mode))
+            stack.enter_context(self._mode)
+            self._mode.accumulation.learn()
+            self._build(stack)
+            for self._number in range(1, STEPS + 1):
+                if any(contender.failure is None for contender in self._contenders):
+                    self._train_step()
+            self.meddlers = self._log.meddlers
+            return [self._finished(contender) for contender in self._contenders]
+
+    def _build(self, stack: ExitStack) -> None:
+        recipe = self._recipe
+        torch.manual_seed(recipe.seed)
+        workload = load_workload(self._workload).workload
+        self._model = self._semantics.moved(workload.model(), self._mode).train()
+        if recipe.precision == "bf16":
+            self._model.to(torch.bfloat16)
+        if recipe.checkpoint_activations:
+            checkpoint_blocks(self._model)
+        _check_trainable(self._model)
+        self._labels = Labeller(self._model)
+        self._follow_modules(stack)
+        self._step = TrainingStep(
+            self._semantics.workload(workload, self._mode, recipe),
+            self._model,
+            self._build_optimizers(),
+            recipe,
+            torch.device("cpu"),
+            self._batch_size,
+            self._begin_phase,
+        )
+
+    def _follow_modules(self, stack: ExitStack) -> None:
+        modules = OperatorTracker(self._model, self._log.mark)
+        for handle in (
+            register_module_forward_pre_hook(modules._enter),
+            register_module_forward_hook(modules._leave, always_call=True),
+        ):
+            stack.callback(handle.remove)
+        self._mode.place = modules._current_module
+
+    def _build_optimizers(self) -> Any:
+        named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        if not self._recipe.step_in_backward:
+            return self._contend(None, named)
+        names = {parameter: name for name, parameter in named}
+        return PerParameterOptimizers(names, lambda p: self._contend(p, [(names[p], p)]), self._before_own_step)
+
+    def _contend(self, key: nn.Parameter | None, named: list[tuple[str, nn.Parameter]]) -> Any:
+        for contender, spec in zip(self._contenders, self._specs, strict=True):
+            if contender.failure is None:
+                contender.attempt(self._mode, partial(self._add, contender, spec, key, named), "the build")
+        return SharedStep(self._contenders, key, self._mode, self._where)
+
+    def _add(
+        self,
+        contender: Contender,
+        spec: OptimizerSpec,
+        key: nn.Parameter | None,
+        named: list[tuple[str, nn.Parameter]],
+    ) -> None:
+        contender.optimizers[key] = build_optimizer(self._semantics.optimizer(spec), named)
+
+    def _before_own_step(self, parameter: nn.Parameter) -> None:
+        self._log.mark(self._labels.gradients())
+
+    def _where(self) -> str:
+        return f"the {self._phase} phase of step {self._number}"
+
+    def _begin_phase(self, phase: str) -> None:
+        self._label_end_of(self._phase)
+        self._phase = self._mode.phase = phase
+        self._log.mark(PhaseMark(self._number, phase))
+
+    def _label_end_of(self, phase: str) -> None:
+        if phase == "batch":
+            self._log.mark(label_tensors("inputs", self._step.batch))
+        elif phase == "backward":
+            self._log.mark(self._labels.gradients())
+        elif phase == "optimizer":
+            self._mark_states()
+        if phase != "build" and self._recipe.step_in_backward:
+            self._mark_states()
+
+    def _mark_states(self) -> None:
+        for contender in self._contenders:
+            if contender.failure is None and contender.optimizers:
+                with self._log.owned_by(contender.number):
+                    self._log.mark(self._labels.optimizer_state(contender))
+
+    def _train_step(self) -> None:
+        gc.collect()
+        self._log.mark(self._labels.buffers())
+        self._mark_states()
+        for mark in (
+            self._labels.gradients(),
+            self._labels.parameters(),
+            label_tensors("inputs", self._step.batch),
+            label_tensors("activations", self._step.loss),
+            label_tensors("buffers", self._step.scaler_tensors()),
+        ):
+            self._log.mark(mark)
+        try:
+            self._step.run()
+        except MemprofError:
+            raise
+        except Exception as error:
+            raise UsageError(f"the {self._phase} phase of {self._workload.model} raised {describe(error)}") from error
+        self._label_end_of(self._phase)
+
+    def _finished(self, contender: Contender) -> FakeRun:
+        assumed = frozenset(self._reads.assumed)
+        if contender.failure is not None:
+            return FakeRun([], None, None, None, contender.failure, assumed)
+        parameters = list(self._model.parameters())
+        return FakeRun(
+            entries=self._log.entries(contender.number),
+            parameters=Parameters(
+                count=sum(p.numel() for p in parameters),
+                trainable=sum(p.numel() for p in parameters if p.requires_grad),
+                bytes=sum(p.numel() * p.element_size() for p in parameters),
+            ),
+            state=measure_state(contender, parameters),  # type: ignore[arg-type]
+            implementation=implementation_name(contender.one, contender.operators),
+            failure=None,
+            assumed=assumed,
+        )
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep the collector from ending storages at odd moments, and from walking the model over and over."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
