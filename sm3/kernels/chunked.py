@@ -58,7 +58,8 @@ def add_maxima(task: Task) -> None:
 def prepare(task: Task) -> None:
     """Choose the tiles, and give accumulators that tiles share a second copy for their new values."""
     grids = [a.grid for a in task.accumulators if isinstance(a, GridAccumulator)]
-    task.steps = tile_steps(task.param.shape, grids, task.momentum.block if task.momentum else 1)
+    entries = task.momentum.block if task.momentum else 1
+    task.steps = tile_steps(task.param.shape, grids, entries, task.tile_limit())
     for accumulator in task.accumulators:
         if accumulator.new is not None:
             continue

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import tiles
 from .accumulators import Accumulator, GridAccumulator
 from .momentum import FloatMomentum, Momentum
 
@@ -57,6 +58,19 @@ class Task:
     momentum: Momentum | None
     options: Options
     steps: tuple[int, ...] = field(default=())
+
+    def tile_limit(self) -> int:
+        """Return the most elements of a tile for which its buffers fit into 3 MiB.
+
+        In float32 two buffers do (six where dtypes must be converted); a tensor of rank 3 or more needs up to half a
+        buffer for its maxima too. Larger tiles mean fewer calls.
+        """
+        plain = self.momentum is None or (
+            isinstance(self.momentum, FloatMomentum) and self.momentum.buffer.dtype == torch.float32
+        )
+        if not plain or self.param.dtype != torch.float32 or self.grad.dtype != torch.float32:
+            return tiles.TILE
+        return tiles.TILE * (3 if self.param.dim() <= 2 else 2)
 
     def in_memory_order(self) -> Task:
         """Return the same task with the dimensions ordered by stride, so that tiles are contiguous in memory.

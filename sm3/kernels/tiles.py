@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from ..covers import Grid
 
 TILE = 1 << 17
-"""Elements in one tile: 512 KiB in float32, at most six such buffers at once. Int8 momentum needs 2**16."""
+"""Elements in a tile where six buffers are needed, 512 KiB each in float32. Int8 momentum needs 2**16."""
 
 VECTORS = 1 << 17
 """Above this sum of dimensions the longest is cut first: a second copy of its accumulators is too much."""
@@ -17,7 +17,9 @@ VECTORS = 1 << 17
 Tile = tuple[slice, ...]
 
 
-def tile_steps(shape: Sequence[int], grids: Sequence[Grid] = (), entries: int = 1) -> tuple[int, ...]:
+def tile_steps(
+    shape: Sequence[int], grids: Sequence[Grid] = (), entries: int = 1, limit: int | None = None
+) -> tuple[int, ...]:
     """Return the length of a tile along each dimension.
 
     The first dimension is cut first, for contiguous tiles; unless the accumulators of the other dimensions
@@ -27,27 +29,28 @@ def tile_steps(shape: Sequence[int], grids: Sequence[Grid] = (), entries: int = 
     Args:
         shape: the tensor's.
         grids: the cover's; where it can be, tiles end where blocks end.
-        entries: tiles end at multiples of this many consecutive entries (a block of int8 momentum), which
-            goes before the grids; then a middle dimension is never cut first.
+        entries: tiles end at multiples of this many consecutive entries (a block of int8 momentum), which goes
+            before the grids; then a middle dimension is never cut first.
+        limit: the most elements of a tile; None for `TILE`.
     """
+    limit = limit or TILE
     order = list(range(len(shape)))
     if sum(shape) > VECTORS:
         order.sort(key=lambda dim: -shape[dim])
-    if entries > 1 and shape and (order[0] != len(shape) - 1 or entries * math.prod(shape[:-1]) > TILE):
+    if entries > 1 and shape and (order[0] != len(shape) - 1 or entries * math.prod(shape[:-1]) > limit):
         order.sort()
     steps = list(shape)
     for dim in order:
-        if math.prod(steps) <= TILE:
+        if math.prod(steps) <= limit:
             break
         blocks = [entries] if entries > 1 else [grid[dim] for grid in grids]
-        steps[dim] = _step(shape[dim], math.prod(steps) // steps[dim], blocks)
+        steps[dim] = _step(shape[dim], limit // (math.prod(steps) // steps[dim]), blocks)
     return tuple(steps)
 
 
-def _step(size: int, rest: int, blocks: Sequence[int]) -> int:
+def _step(size: int, most: int, blocks: Sequence[int]) -> int:
     """Return an even step along one dimension, if possible a multiple of the blocks cut there."""
-    step = max(1, TILE // rest)
-    step = -(-size // -(-size // step))
+    step = -(-size // -(-size // max(1, most)))
     multiple = math.lcm(*(block for block in blocks if 0 < block < size))
     return step - step % multiple if step >= multiple else step
 
