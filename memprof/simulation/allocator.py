@@ -52,6 +52,7 @@ class CachingAllocator:
 
     Attributes:
         settings: as given.
+        collects_garbage: a threshold and a memory fraction are set.
         allocated_bytes: sum of the blocks in use, rounded as PyTorch counts them.
         requested_bytes: sum of what was asked for, of blocks in use or waiting.
         active_bytes: sum of the blocks in use or waiting for another stream.
@@ -80,7 +81,7 @@ class CachingAllocator:
             if self.settings.expandable_segments
             else Segments(driver, self.settings, allowed)
         )
-        self._collects_garbage = allowed is not None and self.settings.garbage_collection_threshold > 0
+        self.collects_garbage = allowed is not None and self.settings.garbage_collection_threshold > 0
         self._small, self._large = Pool(small=True), Pool(small=False)
         self._waiting: list[Block] = []
 
@@ -137,29 +138,37 @@ class CachingAllocator:
         self._segments.release(self._large)
         self._segments.release(self._small)
 
+    def has_cached(self, size: int, stream: int = 0) -> bool:
+        """Say whether a request would be served without asking the driver for memory."""
+        rounded = self.settings.round_size(size)
+        pool = self._small if rounded <= SMALL_LIMIT else self._large
+        return self._best_fit(pool.free[stream], rounded) is not None or self._segments.has_room(pool, stream, rounded)
+
     def _find(self, pool: Pool, stream: int, size: int) -> Block | None:
-        """Take the smallest free block that is large enough, the lowest of several (`get_free_block`)."""
-        if self._collects_garbage:
+        if self.collects_garbage:
             pool.searches += 1
         free = pool.free[stream]
+        index = self._best_fit(free, size)
+        return None if index is None else free.pop(index)[2]
+
+    def _best_fit(self, free: list[tuple[int, int, Block]], size: int) -> int | None:
+        """Return the place of the smallest free block that is large enough, the lowest of equals (`get_free_block`)."""
         index = bisect_left(free, (size,))  # a prefix sorts just before
         if index == len(free):
             return None
         if self.settings.expandable_segments:
             index = _least_expandable(free, index)
-        block = free[index][2]
-        limit = self.settings.max_split_bytes
-        if size < limit <= block.size:
+        found, limit = free[index][0], self.settings.max_split_bytes
+        if size < limit <= found:
             return None
-        if size >= limit and block.size >= size + self.settings.max_non_split_rounding_bytes:
+        if size >= limit and found >= size + self.settings.max_non_split_rounding_bytes:
             return None
-        del free[index]
-        return block
+        return index
 
     def _grow(self, pool: Pool, stream: int, size: int) -> Block | None:
         """Get memory from the driver; if it has none, release cached blocks in PyTorch's order and try again."""
         segments = self._segments
-        if self._collects_garbage:
+        if self.collects_garbage:
             segments.collect_garbage(self._large)
         block = segments.new(pool, stream, size)
         if block is None and segments.release_large_enough(pool, stream, size):

@@ -35,17 +35,22 @@ class ExpandableSegments(Segments):
         """See `Segments.new`; the fraction's limit counts a fixed segment, as in PyTorch."""
         if not self._allowed(self.settings.segment_size(size)):
             return None
-        block = self._find_room(pool, stream, size)
+        block = _find_room(pool, stream, size) or self._new_range(pool, stream)
         if not block.mapped and not self._map(block, min(block.size, size)):
             return None
         while block.size < size:
             hole = block.following
-            assert hole is not None  # _find_room saw to it
+            assert hole is not None  # there is room
             if not self._map(hole, min(hole.size, size - block.size)):
                 return None
             block = hole  # it has taken in the free block before it
         block.leave_pool()
         return block
+
+    def has_room(self, pool: Pool, stream: int, size: int) -> bool:
+        """Say whether a free block at the lowest place with room suffices; the best fit may have passed it over."""
+        block = _find_room(pool, stream, size)
+        return block is not None and block.mapped and block.size >= size
 
     def release(self, pool: Pool) -> None:
         """Give the whole pages within free blocks back, and ranges that are then empty."""
@@ -62,13 +67,7 @@ class ExpandableSegments(Segments):
     def _page(self, pool: Pool) -> int:
         return SMALL_SEGMENT if pool.small else self.settings.large_segment_bytes
 
-    def _find_room(self, pool: Pool, stream: int, size: int) -> Block:
-        """Return the lowest hole, or the free block before it, from which free bytes and holes add up to `size`."""
-        for _, hole in pool.holes[stream]:
-            before = hole.previous
-            start = before if before is not None and not before.in_use else hole
-            if _room(start, size):
-                return start
+    def _new_range(self, pool: Pool, stream: int) -> Block:
         pages = -(-self._range_bytes // self._page(pool))
         length = pages * self._page(pool)
         address = self.driver.reserve(length, stream)
@@ -115,6 +114,16 @@ class ExpandableSegments(Segments):
             block.enter_pool()
         else:
             del self._range_starts[block.segment_end]
+
+
+def _find_room(pool: Pool, stream: int, size: int) -> Block | None:
+    """Return the lowest hole, or the free block before it, from which free bytes and holes add up to `size`."""
+    for _, hole in pool.holes[stream]:
+        before = hole.previous
+        start = before if before is not None and not before.in_use else hole
+        if _room(start, size):
+            return start
+    return None
 
 
 def _room(block: Block | None, size: int) -> bool:

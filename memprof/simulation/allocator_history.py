@@ -8,26 +8,15 @@ since what other processes held is not in it.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import takewhile, zip_longest
 from typing import Any, NamedTuple
 
 from memprof.simulation.allocator import CachingAllocator, Handle, OutOfMemory
+from memprof.simulation.allocator_recorded import GIVEN_BACK, TAKEN, RecordedDriver, SegmentEvent
 from memprof.simulation.allocator_replay import ReplayReport, Timeline, report_of
 from memprof.simulation.settings import AllocatorSettings
-
-_TAKEN = ("segment_alloc", "segment_map")
-_GIVEN_BACK = ("segment_free", "segment_unmap")
-
-
-class SegmentEvent(NamedTuple):
-    """The driver gave or took a segment, or pages of one; the action is called as in PyTorch's recording."""
-
-    action: str
-    address: int
-    size: int
 
 
 class Difference(NamedTuple):
@@ -87,78 +76,27 @@ def replay_history(
         replayer.feed(index, event)
         timeline.add(index, replayer.allocator)
     replayer.flush(len(history))
-    count = sum(event["action"] in _TAKEN + _GIVEN_BACK for event in history)
+    count = sum(event["action"] in TAKEN + GIVEN_BACK for event in history)
     report = report_of(replayer.allocator, timeline, replayer.out_of_memory_event)
     return HistoryReport(report, tuple(replayer.differences[:100]), count)
-
-
-class _RecordedDriver:
-    """A driver that answers as the recorded one did: it is short of memory where segments were given back."""
-
-    def __init__(self) -> None:
-        self.simulated: list[SegmentEvent] = []
-        self._recorded: deque[SegmentEvent] = deque()
-        self._in_the_end_short = False
-        self._invented = 2**60  # addresses for segments that the recording does not have
-
-    def expect(self, recorded: list[SegmentEvent], in_the_end_short: bool) -> None:
-        """Set what was recorded during the next request."""
-        self.simulated = []
-        self._recorded = deque(recorded)
-        self._in_the_end_short = in_the_end_short
-
-    def allocate(self, size: int, stream: int) -> int | None:
-        if self._short():
-            return None
-        return self._take("segment_alloc", size)
-
-    def free(self, address: int, size: int) -> None:
-        self._give_back(SegmentEvent("segment_free", address, size))
-
-    def reserve(self, size: int, stream: int) -> int:
-        return self._recorded[0].address if self._recorded else self._invent()
-
-    def map(self, address: int, size: int) -> bool:
-        if self._short():
-            return False
-        self._take("segment_map", size, address)
-        return True
-
-    def unmap(self, address: int, size: int) -> None:
-        self._give_back(SegmentEvent("segment_unmap", address, size))
-
-    def _short(self) -> bool:
-        return self._recorded[0].action in _GIVEN_BACK if self._recorded else self._in_the_end_short
-
-    def _take(self, action: str, size: int, address: int | None = None) -> int:
-        recorded = self._recorded.popleft().address if self._recorded else self._invent()
-        self.simulated.append(SegmentEvent(action, recorded if address is None else address, size))
-        return recorded
-
-    def _give_back(self, event: SegmentEvent) -> None:
-        self.simulated.append(event)
-        if event in self._recorded:
-            self._recorded.remove(event)
-
-    def _invent(self) -> int:
-        self._invented += 2**42
-        return self._invented
 
 
 class _Replayer:
     """Collects the segment events of a recording up to the request that caused them, then lets the model serve it."""
 
     def __init__(self, settings: AllocatorSettings | None, total_bytes: int | None) -> None:
-        self._driver = _RecordedDriver()
+        self._driver = RecordedDriver()
         self.allocator = CachingAllocator(None, settings, total_bytes=total_bytes, driver=self._driver)
         self.differences: list[Difference] = []
         self.out_of_memory_event: int | None = None
         self._live: dict[int, Handle] = {}
         self._recorded: list[SegmentEvent] = []
+        self._finished: list[Handle] = []  # since the last request, by work on other streams
+        self._last_freed: int | None = None
 
     def feed(self, index: int, event: Mapping[str, Any]) -> None:
         action = event["action"]
-        if action in _TAKEN or action in _GIVEN_BACK:
+        if action in TAKEN or action in GIVEN_BACK:
             self._recorded.append(SegmentEvent(action, event["addr"], event["size"]))
         elif action == "alloc":
             self._allocate(index, event)
@@ -166,39 +104,64 @@ class _Replayer:
             self._run_out(index, event)
         elif action == "free_requested":
             self.flush(index)
+            self._finish()
             if event["addr"] in self._live:
                 self.allocator.free_later(self._live[event["addr"]])
-        elif action == "free_completed":
-            handle = self._live.pop(event["addr"], None)
-            if handle is not None and handle.waiting:
+        elif action == "free_completed" and event["addr"] in self._live:
+            handle = self._live.pop(event["addr"])
+            if event["addr"] == self._last_freed:
                 self.allocator.finish(handle)
+            else:
+                self._finished.append(handle)
+        self._last_freed = event["addr"] if action == "free_requested" else None
+
+    def _finish(self) -> None:
+        for handle in self._finished:
+            if handle.waiting:
+                self.allocator.finish(handle)
+        self._finished = []
 
     def flush(self, index: int) -> None:
-        """Segments were given back and no request follows: somebody emptied the cache."""
-        if self._recorded:
-            recorded, self._recorded = self._recorded, []
-            self._driver.expect(recorded, in_the_end_short=False)
+        """Segments were given back and no request had a reason to do so: somebody emptied the cache."""
+        given_back = list(takewhile(lambda event: event.action in GIVEN_BACK, self._recorded))
+        if given_back:
+            del self._recorded[: len(given_back)]
+            self._driver.expect(given_back, in_the_end_short=False)
             self.allocator.empty_cache()
-            self._compare(index, recorded)
+            self._compare(index, given_back)
 
-    def _allocate(self, index: int, event: Mapping[str, Any]) -> None:
-        if self._recorded and self._recorded[-1].action in _GIVEN_BACK:
+    def _request(self, index: int, event: Mapping[str, Any], runs_out: bool) -> list[SegmentEvent]:
+        """Return what was recorded during a request, and let the driver expect it.
+
+        Work on other streams was found to be done at the start of the request, or waited for when memory was short:
+        then the blocks it had used came too late for the search, and the model waits for them itself. Segments given
+        back say that memory was short, but under garbage collection, which comes after the search, they need not.
+        """
+        given_back = bool(self._recorded) and self._recorded[0].action in GIVEN_BACK
+        memory_short = runs_out or (given_back and not self.allocator.collects_garbage)
+        if not memory_short:
+            self._finish()
+        if self._recorded and self.allocator.has_cached(event["size"], event["stream"]):
             self.flush(index)
         recorded, self._recorded = self._recorded, []
-        self._driver.expect(recorded, in_the_end_short=False)
+        self._driver.expect(recorded, in_the_end_short=runs_out)
+        return recorded
+
+    def _allocate(self, index: int, event: Mapping[str, Any]) -> None:
+        recorded = self._request(index, event, runs_out=False)
         try:
             handle = self.allocator.allocate(event["size"], event["stream"])
         except OutOfMemory:
             self.differences.append(Difference(index, "allocated", "out of memory"))
         else:
             self._live[event["addr"]] = handle
-            if handle.address != event["addr"]:
-                self.differences.append(Difference(index, f"at {event['addr']:#x}", f"at {handle.address:#x}"))
+            address = self._driver.real(handle.address)
+            if address != event["addr"]:
+                self.differences.append(Difference(index, f"at {event['addr']:#x}", f"at {address:#x}"))
         self._compare(index, recorded)
 
     def _run_out(self, index: int, event: Mapping[str, Any]) -> None:
-        recorded, self._recorded = self._recorded, []
-        self._driver.expect(recorded, in_the_end_short=True)
+        recorded = self._request(index, event, runs_out=True)
         try:
             self.allocator.free(self.allocator.allocate(event["size"], event["stream"]))
             self.differences.append(Difference(index, "out of memory", "allocated"))
@@ -209,6 +172,7 @@ class _Replayer:
 
     def _compare(self, index: int, recorded: list[SegmentEvent]) -> None:
         """Compare one by one; what is given back at once may come in another order."""
+        self._finish()
         real, simulated = _in_order(recorded), _in_order(self._driver.simulated)
         for one, other in zip_longest(real, simulated):
             if one != other:
@@ -216,8 +180,8 @@ class _Replayer:
 
 
 def _in_order(events: list[SegmentEvent]) -> list[SegmentEvent]:
-    given_back = sorted(event for event in events if event.action in _GIVEN_BACK)
-    return given_back + [event for event in events if event.action in _TAKEN]
+    given_back = sorted(event for event in events if event.action in GIVEN_BACK)
+    return given_back + [event for event in events if event.action in TAKEN]
 
 
 def _in_words(event: SegmentEvent | None) -> str:
