@@ -16,6 +16,7 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -87,6 +88,12 @@ def _blocks_of(shape: tuple[int, ...], grid: Grid) -> list[Tensor]:
     return [torch.nonzero(flat == number).flatten() for number in torch.unique(flat)]
 
 
+@cache
+def slice_grids(rank: int, dims: tuple[int, ...]) -> list[Grid]:
+    """Return the grids that each cut one of the dimensions into single entries."""
+    return [tuple(int(d == dim) for d in range(rank)) for dim in dims]
+
+
 @dataclass(frozen=True, repr=False)
 class Slices(GridCover):
     """The default: every codimension-1 slice, for a matrix its rows and columns.
@@ -119,7 +126,7 @@ class Slices(GridCover):
         dims = range(len(shape)) if self.dims is None else self.dims
         if not all(0 <= dim < len(shape) for dim in dims):
             raise ValueError(f"cover {self.name} names a dimension that shape {tuple(shape)} lacks")
-        return [tuple(int(d == dim) for d in range(len(shape))) for dim in dims]
+        return slice_grids(len(shape), tuple(dims))
 
 
 @dataclass(frozen=True, repr=False)

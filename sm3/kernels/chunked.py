@@ -7,6 +7,9 @@ neither does the length of a tile.
 
 from __future__ import annotations
 
+import itertools
+import sys
+from collections.abc import Iterable
 from functools import reduce
 
 import torch
@@ -24,7 +27,7 @@ def gather(task: Task, scratch: Scratch) -> None:
     SM3-I: only the maximum of g^2 over each set, into `new`.
     """
     prepare(task)
-    for tile in tiles(task.param.shape, task.steps):
+    for tile in _tiles(task):
         grad = float32(task.grad[tile], scratch)
         if task.options.variant == "I":
             fold_max(task, tile, torch.mul(grad, grad, out=scratch.take("nu", grad)))
@@ -41,7 +44,7 @@ def finish(task: Task, scratch: Scratch) -> None:
             accumulator.store()
         return
     add_maxima(task)
-    for tile in tiles(task.param.shape, task.steps):
+    for tile in _tiles(task):
         grad = float32(task.grad[tile], scratch)
         descend(task, tile, grad, least(task, tile, 1.0, scratch.take("nu", grad)), scratch)
 
@@ -65,6 +68,18 @@ def prepare(task: Task) -> None:
             continue
         owned = task.options.variant == "II" and accumulator.owned(task.param.shape, task.steps)
         accumulator.new = accumulator.old if owned else torch.zeros_like(accumulator.old)
+
+
+def _tiles(task: Task) -> Iterable[Tile]:
+    """Return a task's tiles; of a tensor without data (meta or fake) only the first, as all allocate alike.
+
+    So a memory profiler predicts the step of a model of any size at once.
+    """
+    found = tiles(task.param.shape, task.steps)
+    fake = sys.modules.get("torch._subclasses.fake_tensor")
+    if task.param.is_meta or (fake is not None and isinstance(task.param, fake.FakeTensor)):
+        return itertools.islice(found, 1)
+    return found
 
 
 def float32(tile: Tensor, scratch: Scratch) -> Tensor:

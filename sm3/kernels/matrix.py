@@ -9,6 +9,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..covers import slice_grids
 from .accumulators import GridAccumulator
 from .task import Task
 from .tiles import VECTORS
@@ -49,28 +50,44 @@ class Matrix:
                 vector.copy_(table.amax(rest, keepdim=True) if rest else table)
 
 
-def as_matrix(task: Task, new: bool = False) -> Matrix | None:
-    """See a task's accumulators as those of a matrix; None where the cover is not the codimension-1 slices.
+def is_matrix(task: Task) -> bool:
+    """Say whether `as_matrix` can see a task as a matrix: its cover is the codimension-1 slices, its rank 2 or more.
+
+    A tensor of rank 3 or more must not need many combined accumulators: they are temporaries.
+    """
+    shape = task.param.shape
+    if len(shape) < 2 or 0 in shape:
+        return False
+    grids = [a.grid for a in task.accumulators if isinstance(a, GridAccumulator)]
+    if sorted(grids, reverse=True) != slice_grids(len(shape), tuple(range(len(shape)))):
+        return False
+    return len(shape) == 2 or sum(_sides(shape, _cut(shape))) <= VECTORS
+
+
+def _sides(shape: torch.Size, cut: int) -> tuple[int, int]:
+    return math.prod(shape[:cut]), math.prod(shape[cut:])
+
+
+def _cut(shape: torch.Size) -> int:
+    return min(range(1, len(shape)), key=lambda cut: sum(_sides(shape, cut)))
+
+
+def as_matrix(task: Task, new: bool = False) -> Matrix:
+    """See a task's accumulators as those of a matrix; its parameter is contiguous and `is_matrix` said yes.
 
     Args:
-        task: the task; its parameter contiguous.
+        task: the task.
         new: take the accumulators' new values instead of the old ones.
     """
-    shape, accumulators = task.param.shape, task.accumulators
-    slices = [tuple(int(d == dim) for d in range(len(shape))) for dim in range(len(shape))]
-    grids = [a.grid if isinstance(a, GridAccumulator) else None for a in accumulators]
-    if len(shape) < 2 or 0 in shape or sorted(filter(None, grids)) != sorted(slices) or None in grids:
-        return None
-    vectors: list[Tensor] = [torch.empty(0)] * len(shape)
-    for accumulator, grid in zip(accumulators, grids, strict=True):
-        assert grid is not None
+    vectors: dict[int, Tensor] = {}
+    for accumulator in task.accumulators:
+        assert isinstance(accumulator, GridAccumulator)
         value = accumulator.new if new else accumulator.old
         assert value is not None
-        vectors[grid.index(1)] = value
-    cut = min(range(1, len(shape)), key=lambda k: math.prod(shape[:k]) + math.prod(shape[k:]))
-    if len(shape) > 2 and math.prod(shape[:cut]) + math.prod(shape[cut:]) > VECTORS:
-        return None
-    lead, rest = vectors[:cut], vectors[cut:]
+        vectors[accumulator.grid.index(1)] = value
+    cut = _cut(task.param.shape)
+    lead = [vectors[dim] for dim in range(cut)]
+    rest = [vectors[dim] for dim in range(cut, len(vectors))]
     return Matrix(_combined(lead), _combined(rest), (lead, rest))
 
 

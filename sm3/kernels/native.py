@@ -20,7 +20,7 @@ from torch import Tensor
 from . import chunked
 from .accumulators import GridAccumulator
 from .compiler import library
-from .matrix import Matrix, as_matrix
+from .matrix import Matrix, as_matrix, is_matrix
 from .momentum import FloatMomentum
 from .task import Options, Task
 
@@ -69,7 +69,7 @@ def takes(task: Task) -> bool:
         return False
     if _singleton(task):
         return task.accumulators[0].old.is_contiguous() and library() is not None
-    return as_matrix(task) is not None and library() is not None
+    return is_matrix(task) and library() is not None
 
 
 def gather(task: Task) -> None:
@@ -78,14 +78,12 @@ def gather(task: Task) -> None:
         return _vector(task)
     if task.options.variant == "II":
         matrix = as_matrix(task)
-        assert matrix is not None
         _matrix(task, matrix, _SECOND)
         matrix.write_back()
         return None
     for accumulator in task.accumulators:
         accumulator.new = torch.zeros_like(accumulator.old)
     matrix = as_matrix(task, new=True)
-    assert matrix is not None
     _matrix(task, matrix, _MAXIMA)
     matrix.write_back()
     return None
@@ -97,7 +95,6 @@ def finish(task: Task) -> None:
         return
     chunked.add_maxima(task)
     matrix = as_matrix(task)
-    assert matrix is not None
     _matrix(task, matrix, _FIRST)
 
 

@@ -31,12 +31,15 @@ class Options:
     @classmethod
     def of(cls, group: dict[str, Any]) -> Options:
         """Return the options of a parameter group of an optimizer."""
-        return cls(**{field.name: group[field.name] for field in fields(cls)})
+        return cls(*[group[name] for name in OPTION_NAMES])
 
     @property
     def sign(self) -> float:
         """Return -1 where the objective is maximized: the gradient counts with this sign."""
         return -1.0 if self.maximize else 1.0
+
+
+OPTION_NAMES = tuple(option.name for option in fields(Options))
 
 
 @dataclass

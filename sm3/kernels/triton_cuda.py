@@ -19,7 +19,7 @@ from torch import Tensor
 
 from . import chunked
 from .accumulators import GridAccumulator
-from .matrix import Matrix, as_matrix
+from .matrix import Matrix, as_matrix, is_matrix
 from .momentum import FloatMomentum
 from .task import Task
 
@@ -186,7 +186,7 @@ def takes(task: Task) -> bool:
         return False
     if _singleton(task):
         return task.accumulators[0].old.is_contiguous()
-    return as_matrix(task) is not None
+    return is_matrix(task)
 
 
 def gather(task: Task) -> None:
@@ -198,7 +198,6 @@ def gather(task: Task) -> None:
         for accumulator in task.accumulators:
             accumulator.new = torch.zeros_like(accumulator.old)
     matrix = as_matrix(task, new=first)
-    assert matrix is not None
     _matrix(task, matrix, _MAXIMA if first else _SECOND)
     matrix.write_back()
     return None
@@ -210,7 +209,6 @@ def finish(task: Task) -> None:
         return
     chunked.add_maxima(task)
     matrix = as_matrix(task)
-    assert matrix is not None
     _matrix(task, matrix, _FIRST)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sm3 import SM3
 from sm3.kernels import compiler
@@ -174,6 +175,26 @@ def test_fake_tensors_get_the_portable_kernel() -> None:
         optimizer.step()
     assert optimizer.kernel == "chunked"
     assert [tuple(v.shape) for v in optimizer.state[param].values()] == [(3000,), (4000,), (3000, 4000)]
+
+
+class _Count(TorchDispatchMode):
+    calls = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", ["I", "II"])
+def test_a_step_without_data_takes_one_tile(variant) -> None:
+    """Else predicting the memory of a large model would take as many operations as training it."""
+    param = nn.Parameter(torch.empty(100_000, 8192, device="meta"))
+    optimizer = SM3([param], variant=variant)
+    param.grad = torch.empty_like(param)
+    with _Count() as count:
+        optimizer.step()
+    assert count.calls < 60
+    assert [value.device.type for value in optimizer.state[param].values()] == ["meta", "meta"]
 
 
 @pytest.mark.parametrize("kernel", ["auto", "chunked"])
