@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .averaging import averaging_bytes, polyak_average
-from .covers import Blocks, Cover, IndexSets, Singleton, Slices, Union, Whole
+from .covers import Blocks, Cover, Singleton, Slices, Union, Whole
+from .index_sets import IndexSets
 from .optimizer import SM3
 from .schedules import warmup, warmup_cooldown
 

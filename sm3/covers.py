@@ -4,7 +4,7 @@ A cover of a tensor is a list of index sets whose union is every index. SM3 stor
 et al., NeurIPS 2019, section 3): the cover alone decides how much state there is and how close SM3 is to
 diagonal Adagrad.
 
-Every cover here but `IndexSets` is a union of *grids*. A grid cuts each dimension into blocks of one length,
+Every cover here is a union of *grids*. A grid cuts each dimension into blocks of one length,
 0 for the whole dimension, given as a tuple: for a matrix `(1, 0)` is its rows, `(0, 1)` its columns, `(1, 1)`
 its single entries.
 """
@@ -12,7 +12,6 @@ its single entries.
 from __future__ import annotations
 
 import math
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -181,75 +180,6 @@ class Blocks(GridCover):
         """Return the one grid."""
         lengths = (*self.lengths, *[-1] * len(shape))[: len(shape)]
         return [tuple(max(length, 0) for length in lengths)]
-
-
-class IndexSets(Cover):
-    """Any collection of index sets of one shape, overlapping ones included. State: one number per set.
-
-    The memberships are kept as two int64 numbers each, beside the optimizer's state, and a step's temporaries
-    grow with the memberships of one tile: meant for studies and for small, oddly structured parameters.
-
-    Args:
-        sets: each a 1-D tensor or sequence of flat (row-major) indices, or a boolean mask of the shape.
-        shape: the parameter's.
-
-    Raises:
-        ValueError: an index out of range, an empty set, or an index that no set contains.
-    """
-
-    def __init__(self, sets: Sequence[Tensor | Sequence[int]], shape: Sequence[int]) -> None:
-        self.shape = tuple(shape)
-        self.sets = [_flat_indices(members, self.shape) for members in sets]
-        numel = math.prod(self.shape)
-        if any(len(members) == 0 or members[0] < 0 or members[-1] >= numel for members in self.sets):
-            raise ValueError(f"each set of a cover of shape {self.shape} holds indices from 0 to {numel - 1}")
-        held = torch.zeros(numel, dtype=torch.bool)
-        for members in self.sets:
-            held[members] = True
-        if not held.all():
-            missing = int((~held).nonzero()[0])
-            raise ValueError(f"index {missing} is in no set of the cover: every index must be in at least one")
-        index = torch.cat([*self.sets, torch.zeros(0, dtype=torch.int64)])
-        number = torch.repeat_interleave(torch.tensor([len(members) for members in self.sets], dtype=torch.int64))
-        order = torch.argsort(index, stable=True)
-        self._memberships = (index[order], number[order])
-
-    @property
-    def name(self) -> str:
-        """As in `index-sets(7 of 4x6, 1a2b3c4d)`: the last word is a checksum of the memberships."""
-        size = "x".join(map(str, self.shape))
-        checksum = zlib.crc32(torch.stack(self._memberships).cpu().numpy().tobytes())
-        return f"index-sets({len(self.sets)} of {size}, {checksum:08x})"
-
-    def state_shapes(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
-        """Return the one shape `(number of sets,)`.
-
-        Raises:
-            ValueError: the parameter has another shape than the cover.
-        """
-        if tuple(shape) != self.shape:
-            raise ValueError(f"the index sets cover shape {self.shape}, but the parameter has {tuple(shape)}")
-        return [(len(self.sets),)]
-
-    def index_sets(self, shape: Sequence[int]) -> list[Tensor]:
-        """Return the sets."""
-        return list(self.sets)
-
-    def memberships(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the flat index, ascending, and the set number of each membership, on a device."""
-        if self._memberships[0].device != device:
-            self._memberships = (self._memberships[0].to(device), self._memberships[1].to(device))
-        return self._memberships
-
-
-def _flat_indices(members: Tensor | Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    indices = torch.as_tensor(members)
-    if indices.dtype == torch.bool:
-        if indices.shape != shape:
-            raise ValueError(f"a mask of shape {tuple(indices.shape)} is no set of a cover of shape {shape}")
-        return indices.flatten().nonzero().flatten()
-    flat: Tensor = torch.unique(indices.to(torch.int64))
-    return flat
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from .covers import Cover, IndexSets
+from .covers import Cover
 from .distributed import ShardedTask, exchange, is_dtensor
+from .index_sets import IndexSets
 from .kernels import Kernel, choose, sparse
 from .kernels.task import MIN_EPS, Options, Scratch, Task
 from .selection import CoverChoice, covers_of, named_cover
@@ -32,6 +33,9 @@ class SM3(Optimizer):
     Adagrad). Accumulators are float32 whatever the parameter's dtype. Nothing else is kept without momentum.
     State is created in the first step. A step takes O(numel) time and, beside the state, less than 4 MiB of
     temporaries.
+
+    Sparse COO gradients update only the entries they hold, without momentum, as in the authors' code. DTensor
+    parameters (`fully_shard`) keep their accumulators sharded; see `sm3.distributed`.
 
     Args:
         params: parameters, groups, or the pairs of `model.named_parameters()`.

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .covers import Cover, GridCover, IndexSets, grid_shape
+from .covers import Cover, GridCover, grid_shape
+from .index_sets import IndexSets
 from .kernels.accumulators import Accumulator, GridAccumulator, IndexSetAccumulator
 from .kernels.momentum import FloatMomentum, Int8Momentum, Momentum, scale_shape
 from .selection import covers_of

@@ -50,9 +50,12 @@ def tile_steps(
 
 def _step(size: int, most: int, blocks: Sequence[int]) -> int:
     """Return an even step along one dimension, if possible a multiple of the blocks cut there."""
-    step = -(-size // -(-size // max(1, most)))
+    most = max(1, most)
     multiple = math.lcm(*(block for block in blocks if 0 < block < size))
-    return step - step % multiple if step >= multiple else step
+    multiple = multiple if multiple <= most else 1
+    parts = -(-size // (most - most % multiple))
+    even = -(-size // parts)
+    return even + -even % multiple
 
 
 def tiles(shape: Sequence[int], steps: Sequence[int]) -> Iterator[Tile]:
