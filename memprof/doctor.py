@@ -154,10 +154,10 @@ def check_transformers() -> Check:
 def _allocations_of_a_probe() -> list[int]:
     import torch
 
-    from memprof.tracing.cpu_allocator import CpuRecorder
+    from memprof.tracing.profiler import ProfilerRecorder
     from memprof.tracing.events import Allocation
 
-    recorder = CpuRecorder()
+    recorder = ProfilerRecorder("cpu")
     recorder.start()
     probe = torch.empty(_PROBE_BYTES, dtype=torch.uint8)
     entries = recorder.stop()

@@ -8,9 +8,8 @@ The rules, in the words of `memprof.results.CATEGORIES`:
 - other tensors, and scratch that a kernel takes and gives back, are temporaries;
 - a block that no operator returned and that outlives the operator it was taken in is unattributed.
 
-A Python number that is passed to an operator becomes a block of a few bytes. While operators are tracked it does so
-twice, on the way to the tracker and on the way on; the first copy is the tracker's own and is left out, so that the
-events of the attributed step are those of any other step.
+A Python number that is passed to an operator becomes a block of a few bytes outside of any operator: a temporary, or an
+activation where the backward pass needs it.
 """
 
 from __future__ import annotations
@@ -49,8 +48,6 @@ class _TraceBuilder:
         self._operator: OperatorBegin | None = None
         self._scratch: set[int] = set()  # blocks taken within the current operator, by number
         self._forward: set[int] = set()  # tensors made in this step's forward pass, by number
-        self._between: dict[int, int] = {}  # small blocks taken since the last operator -> their event
-        self._arguments: dict[int, int] = {}  # the same of the operator that ran last
 
     def feed(self, entry: Entry) -> None:
         if isinstance(entry, Allocation):
@@ -61,10 +58,10 @@ class _TraceBuilder:
             self._begin_phase(entry)
         elif isinstance(entry, OperatorBegin):
             self._operator, self._scratch = entry, set()
-            self._arguments, self._between = self._between, {}
+            self.trace.operators.setdefault(self._phase, set()).add(entry.operator)
         elif isinstance(entry, OperatorEnd):
             self._end_operator(entry)
-        else:
+        elif isinstance(entry, LabelMark):
             self._label(entry)
 
     @property
@@ -78,7 +75,8 @@ class _TraceBuilder:
             block.operator, block.module = self._operator.operator, self._operator.module
             self._scratch.add(number)
         elif allocation.size <= _LARGEST_NUMBER:
-            self._between[number] = len(self.trace.events)
+            block.category = "temporaries"
+            self._note_forward(number)
         self.trace.blocks.append(block)
         self.trace.events.append(Event(number, allocation.size))
         self._live[allocation.address] = number
@@ -86,9 +84,6 @@ class _TraceBuilder:
     def _free(self, address: int) -> None:
         number = self._live.pop(address, None)
         if number is None:  # it lived before the recording began
-            return
-        if self._operator is None and number in self._arguments:
-            self.trace.events[self._arguments[number]] = Event(number, 0)
             return
         block = self.trace.blocks[number]
         self.trace.events.append(Event(number, -block.size))
@@ -103,9 +98,12 @@ class _TraceBuilder:
                 block = self.trace.blocks[number]
                 block.tensor = True
                 block.category = "activations" if operator and operator.recompute else "temporaries"
-                if block.phase == "forward":
-                    self._forward.add(number)
+                self._note_forward(number)
         self._scratch = set()
+
+    def _note_forward(self, number: int) -> None:
+        if self._phase == "forward":
+            self._forward.add(number)
 
     def _begin_phase(self, mark: PhaseMark) -> None:
         if mark.phase == "backward":

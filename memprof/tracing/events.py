@@ -1,6 +1,6 @@
 """The event model: the ordered allocations and frees of a trial, each block tagged with who asked for it.
 
-A source (CPU allocator, CUDA allocator) delivers one ordered stream of `Allocation`, `Free` and marks. The marks
+A source (the profiler, fake tensors) delivers one ordered stream of `Allocation`, `Free` and marks. The marks
 say what the training step was doing in between; `memprof.tracing.attribution` turns the stream into a `Trace`.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 
 class Allocation(NamedTuple):
@@ -50,6 +50,25 @@ class OperatorEnd(NamedTuple):
     outputs: list[int]
 
 
+class ModuleMark(NamedTuple):
+    """The forward of a module begins (`enters`) or ends."""
+
+    module: str
+    enters: bool
+
+
+class ProfiledOperator(NamedTuple):
+    """An operator as the profiler saw it, whose module is not yet known.
+
+    `sequence` is the number of the autograd node that it makes, if it makes one; `node_sequence` that of the node
+    that it runs for in the backward pass, None outside.
+    """
+
+    operator: str
+    sequence: int
+    node_sequence: int | None
+
+
 class LabelMark(NamedTuple):
     """The live blocks at these addresses hold `category`; values are module names."""
 
@@ -57,21 +76,8 @@ class LabelMark(NamedTuple):
     modules: Mapping[int, str]
 
 
-Mark = PhaseMark | OperatorBegin | OperatorEnd | LabelMark
+Mark = PhaseMark | ModuleMark | OperatorBegin | OperatorEnd | LabelMark
 Entry = Allocation | Free | Mark
-
-
-class Recorder(Protocol):
-    """A source of events: everything between `start` and `stop`, in order, with the marks where they were made."""
-
-    def start(self) -> None:
-        """Begin to record."""
-
-    def mark(self, mark: Mark) -> None:
-        """Put a mark between the last event and the next."""
-
-    def stop(self) -> list[Entry]:
-        """End recording and return the stream."""
 
 
 @dataclass(slots=True)
@@ -98,7 +104,7 @@ class Block:
 
 
 class Event(NamedTuple):
-    """Block number `block` is allocated (`size` > 0), freed (`size` < 0), or left out of the trace (0)."""
+    """Block number `block` is allocated (`size` > 0) or freed (`size` < 0)."""
 
     block: int
     size: int
@@ -115,8 +121,9 @@ class PhaseSpan:
 
 @dataclass(slots=True)
 class Trace:
-    """The ordered events of a trial from an empty process on, and the phases they fall into."""
+    """The ordered events of a trial from an empty process on, the phases they fall into, and the operators of each."""
 
     blocks: list[Block] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     spans: list[PhaseSpan] = field(default_factory=list)
+    operators: dict[str, set[str]] = field(default_factory=dict)

@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from memprof.tracing.events import Allocation, Entry, Free, Mark
+from memprof.tracing.events import Allocation, Entry, Free, Mark, ProfiledOperator
 
 # A mark is a block of this size that is allocated and freed at once; it is removed from the stream again. An odd
 # size that no tensor of a usual dtype has.
 MARK_BYTES = 61
 
 
-def place_marks(events: Iterable[tuple[int, int, int]], marks: Iterable[tuple[int, Mark]]) -> list[Entry]:
-    """Return the stream of an allocator's events with each mark in place of its block.
+def place_marks(
+    entries: Iterable[Entry | ProfiledOperator], marks: Iterable[tuple[int, Mark]]
+) -> list[Entry | ProfiledOperator]:
+    """Return the stream with each mark in place of its block.
 
     Args:
-        events: (address, size, stream), the size negative for a free.
+        entries: what an allocator did, in order.
         marks: (address of the mark's block, mark), in the order they were made.
 
     Raises:
-        RuntimeError: the events do not contain every mark, so the source has lost some.
+        RuntimeError: the stream does not contain every mark, so the source has lost some.
     """
-    entries: list[Entry] = []
+    placed: list[Entry | ProfiledOperator] = []
     waiting = iter(marks)
     address, mark = next(waiting, (0, None))
     open_mark = 0  # address of the mark whose block is not yet freed
-    for pointer, size, stream in events:
-        if mark is not None and pointer == address and size == MARK_BYTES:
-            entries.append(mark)
-            open_mark = pointer
+    for entry in entries:
+        if mark is not None and entry == (address, MARK_BYTES, 0) and isinstance(entry, Allocation):
+            placed.append(mark)
+            open_mark = address
             address, mark = next(waiting, (0, None))
-        elif size < 0 and pointer == open_mark:
+        elif open_mark and isinstance(entry, Free) and entry.address == open_mark:
             open_mark = 0
         else:
-            entries.append(Allocation(pointer, size, stream) if size > 0 else Free(pointer))
+            placed.append(entry)
     if mark is not None:
         raise RuntimeError("the allocator's event history is incomplete: marks are missing from it")
-    return entries
+    return placed

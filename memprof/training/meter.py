@@ -1,15 +1,17 @@
-"""Measures a trial's memory in three layers, without disturbing the steps that are timed."""
+"""Measures a trial's memory in three layers, without disturbing the steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 
-from memprof.analysis.profile import holdings_at, span_peaks
+from memprof.analysis.profile import SpanPeak, holdings_at, span_peaks, step_levels
 from memprof.results import Breakdown, Peak, PhasePeak
-from memprof.tracing.events import Mark, Trace
+from memprof.tracing.attribution import build_trace
+from memprof.tracing.events import Mark, PhaseMark, Trace
+from memprof.tracing.profiler import ProfilerRecorder
+from memprof.training.probes import make_probe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,7 @@ class Reading:
         breakdown: at the peak of the attributed step, None where there was none.
         levels: by phase, the bytes that count against a capacity as they rise and fall through the last step, and
             last the phase's peak over all steps.
+        operators: by phase, the operators of the attributed step.
         notes: what the reader of these figures must know.
     """
 
@@ -31,52 +34,93 @@ class Reading:
     step_peaks: list[int]
     breakdown: Breakdown | None
     levels: dict[str, list[int]]
+    operators: dict[str, set[str]]
     notes: list[str] = field(default_factory=list)
 
 
-class Meter(Protocol):
-    """Watches one device through a trial: start, phases, one attributed step, finish."""
+class Meter:
+    """Watches one device through a trial: start, phases, one attributed step, finish.
+
+    The allocator's events are recorded from the first on. The process is read before the attributed step, because
+    from there on the record of operators is part of it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._probe = make_probe(device)
+        self._recorder = ProfilerRecorder(device.type)
+        self._phase = "build"
+        self._process_bytes: int | None = None
+        self._attributed = False
 
     def start(self) -> None:
         """Begin, before the model is built."""
+        self._probe.start()
+        self._recorder.start()
 
     def begin_phase(self, step: int, phase: str) -> None:
         """A phase of a training step begins, and the one before it ends."""
+        self._probe.end_phase(self._phase)
+        self._phase = phase
+        self._recorder.mark(PhaseMark(step, phase))
 
     def begin_attribution(self) -> None:
-        """The last step begins; from here on marks say who allocates. What was timed is over."""
+        """The last step begins: from here on operators are recorded, and marks say who allocates."""
+        self._process_bytes = self._probe.process_bytes()
+        self._attributed = True
+        self._recorder.follow_operators()
 
     def mark(self, mark: Mark) -> None:
-        """Put a mark between the last event and the next; only in the attributed step."""
+        """Put a mark between the last event and the next."""
+        self._recorder.mark(mark)
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was asked to."""
+        self._probe.synchronize()
 
     def high_water_bytes(self) -> int:
         """Return the most memory used so far, for progress."""
+        return self._probe.high_water_bytes()
 
     def finish(self) -> Reading:
-        """End measuring."""
+        """End recording and analyse the trace."""
+        self._probe.end_phase(self._phase)
+        trace = build_trace(self._recorder.stop())
+        spans = [span for span in span_peaks(trace) if span.step > 0]
+        top = max(spans, key=lambda span: span.peak_bytes)
+        step_peaks = [max(s.peak_bytes for s in spans if s.step == step) for step in sorted({s.step for s in spans})]
+        tensors = self._tensor_peaks(trace)
+        reserved = self._probe.reserved
+        return Reading(
+            peak=Peak(
+                tensor_bytes=max(tensors.values(), default=None),
+                allocated_bytes=top.peak_bytes,
+                reserved_bytes=max(reserved.values(), default=None),
+                process_bytes=self._process_bytes,
+                phase=top.phase,
+                step=top.step,
+            ),
+            phases=_phase_peaks(spans, tensors, reserved),
+            step_peaks=step_peaks,
+            breakdown=attributed_breakdown(trace) if self._attributed else None,
+            levels=self._levels(trace, spans),
+            operators=trace.operators,
+            notes=self._probe.notes + repeatability_note(step_peaks),
+        )
 
+    def _tensor_peaks(self, trace: Trace) -> dict[str, int]:
+        """Return the tensors' peak in each phase of the attributed step; a GPU's blocks are rounded, so none there."""
+        if not self._attributed or self._device.type != "cpu":
+            return {}
+        return tensor_peaks(trace, trace.spans[-1].step)
 
-def make_meter(device: torch.device) -> Meter:
-    """Return the meter for a device."""
-    if device.type == "cuda":
-        from memprof.training.cuda_meter import CudaMeter
-
-        return CudaMeter(device)
-    from memprof.training.cpu_meter import CpuMeter
-
-    return CpuMeter()
-
-
-def repeatability_note(step_peaks: list[int]) -> list[str]:
-    """Say so where steps that should be alike (all after the first two) needed different amounts."""
-    steady = step_peaks[1:]
-    if len(steady) < 2 or min(steady) == max(steady):
-        return []
-    spread = (max(steady) - min(steady)) / max(steady)
-    return [f"The allocator's peak differs between steps by {max(steady) - min(steady)} bytes ({spread:.2%})."]
+    def _levels(self, trace: Trace, spans: list[SpanPeak]) -> dict[str, list[int]]:
+        if self._probe.reserved:
+            return {phase: [peak] for phase, peak in self._probe.reserved.items() if phase != "build"}
+        return {
+            phase: [*levels, max(span.peak_bytes for span in spans if span.phase == phase)]
+            for phase, levels in step_levels(trace, spans[-1].step).items()
+        }
 
 
 def tensor_peaks(trace: Trace, step: int) -> dict[str, int]:
@@ -99,3 +143,23 @@ def attributed_breakdown(trace: Trace) -> Breakdown:
         by_category=holdings.by_category,
         by_module=holdings.by_module,
     )
+
+
+def repeatability_note(step_peaks: list[int]) -> list[str]:
+    """Say so where steps that should be alike (all after the first two) needed different amounts."""
+    steady = step_peaks[1:]
+    if len(steady) < 2 or min(steady) == max(steady):
+        return []
+    spread = (max(steady) - min(steady)) / max(steady)
+    return [f"The allocator's peak differs between steps by {max(steady) - min(steady)} bytes ({spread:.2%})."]
+
+
+def _phase_peaks(spans: list[SpanPeak], tensors: dict[str, int], reserved: dict[str, int]) -> dict[str, PhasePeak]:
+    return {
+        phase: PhasePeak(
+            tensor_bytes=tensors.get(phase),
+            allocated_bytes=max(span.peak_bytes for span in spans if span.phase == phase),
+            reserved_bytes=reserved.get(phase),
+        )
+        for phase in dict.fromkeys(span.phase for span in spans)
+    }

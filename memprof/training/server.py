@@ -92,7 +92,7 @@ def kill_worker(pid: int) -> None:
 
 
 # Everything a trial needs, imported once: the first optimizer built in a process imports torch._dynamo (a second).
-_PRELOADED = ("memprof.training.worker", "memprof.training.cpu_meter", "torch._dynamo")
+_PRELOADED = ("memprof.training.worker", "torch._dynamo")
 
 
 def _main() -> None:

@@ -6,7 +6,7 @@ import gc
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -19,10 +19,10 @@ from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state import measure_state
 from memprof.plan import Outcome, Step, Trial
 from memprof.results import OptimizerInfo, Parameters, Run, State, Steps
-from memprof.tracing.operators import OperatorTracker, compiled_graphs
+from memprof.tracing.modules import compiled_graphs, followed_modules
 from memprof.training.checkpointing import checkpoint_blocks
 from memprof.training.labels import Labeller, label_tensors
-from memprof.training.meter import Meter, make_meter
+from memprof.training.meter import Meter, Reading
 from memprof.training.process_memory import limit_memory
 from memprof.training.step import PerParameterOptimizers, TrainingStep
 from memprof.workloads.loader import load_workload
@@ -59,14 +59,12 @@ class _Session:
         self.device = torch.device(trial.device)
         self.place = "the build"
         self._emit = emit
-        self._meter: Meter = make_meter(self.device)
+        self._meter = Meter(self.device)
         self._losses: list[float] = []
         self._seconds: list[float] = []
-        self._tracker: OperatorTracker | None = None
+        self._attributing = False
         self._number = 0
         self._phase = "build"
-        self._graphs = 0
-        self._opaque: set[str] = set()
 
     def run(self) -> Outcome:
         if self.trial.limit_bytes is not None:
@@ -127,24 +125,15 @@ class _Session:
         )
 
     def _before_own_step(self, parameter: nn.Parameter) -> None:
-        if self._tracker is not None:
+        if self._attributing:
             self._meter.mark(self._labels.gradients())
 
     def _begin_phase(self, phase: str) -> None:
-        self._note_compilation()
-        if self._tracker is not None:
+        if self._attributing:
             self._label_end_of(self._phase)
-            self._tracker.begin_phase(phase)
         self._phase = phase
         self.place = f"the {phase} phase of step {self._number}"
         self._meter.begin_phase(self._number, phase)
-
-    def _note_compilation(self) -> None:
-        """Remember the phases in which torch.compile compiled something; a compiled forward has such a backward."""
-        graphs = compiled_graphs()
-        if graphs > self._graphs:
-            self._opaque |= {"forward", "backward"} if self._phase == "forward" else {self._phase}
-        self._graphs = graphs
 
     def _label_end_of(self, phase: str) -> None:
         if phase == "batch":
@@ -200,8 +189,9 @@ class _Session:
             label_tensors("buffers", self._step.scaler_tensors()),
         ):
             self._meter.mark(mark)
-        self._tracker = OperatorTracker(self.model, self._meter.mark, self._opaque)
-        with self._tracker.attached():
+        self._attributing = True
+        # Module hooks would make torch.compile compile again, with breaks where they are called.
+        with nullcontext() if compiled_graphs() else followed_modules(self.model, self._meter.mark):
             yield
         self._label_end_of(self._phase)
 
@@ -212,7 +202,7 @@ class _Session:
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
         reading = self._meter.finish()
         run = Run(
-            optimizer=self._optimizer_info(self._implementation()),
+            optimizer=self._optimizer_info(self._implementation(reading)),
             device=self.trial.device,
             status="ok",
             parameters=Parameters(
@@ -230,25 +220,16 @@ class _Session:
             breakdown=reading.breakdown,
             phases=reading.phases,
             steps=Steps(seconds=self._seconds, losses=self._losses, allocated_bytes=reading.step_peaks),
-            notes=reading.notes + self._opaque_note(),
+            notes=reading.notes + _compilation_note(),
         )
         return Outcome(run=run, levels=reading.levels)
 
-    def _opaque_note(self) -> list[str]:
-        if self._tracker is None or not self._opaque:
-            return []
-        phases = " and ".join(sorted(self._opaque))
-        return [
-            f"The {phases} phase runs code compiled by torch.compile, which cannot be followed operator by operator: "
-            "what it allocates and keeps is unattributed."
-        ]
-
-    def _implementation(self) -> str | None:
-        if self._tracker is None:
+    def _implementation(self, reading: Reading) -> str | None:
+        if not self._attributing:
             return None
         phase = "backward" if self.trial.recipe.step_in_backward else "optimizer"
         one = next(iter(self.optimizer.optimizers.values())) if self.trial.recipe.step_in_backward else self.optimizer
-        return implementation_name(one, self._tracker.operators_of.get(phase, set()))
+        return implementation_name(one, reading.operators.get(phase, set()))
 
     def _optimizer_info(self, implementation: str | None) -> OptimizerInfo:
         spec = self.trial.optimizer
@@ -261,3 +242,9 @@ def _check_trainable(model: nn.Module) -> None:
         raise UsageError("the model has no parameters; return a module with at least one nn.Parameter")
     if not any(parameter.requires_grad for parameter in parameters):
         raise UsageError("every parameter of the model is frozen; set requires_grad=True on what is to be trained")
+
+
+def _compilation_note() -> list[str]:
+    if not compiled_graphs():
+        return []
+    return ["The trial ran code compiled by torch.compile: its memory is exact, but named after no module."]

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 KNOBS = {"n_layers": 2, "seq_len": 128}
 BARE = """
     import json, torch
+    from memprof.training.step import move_batch
     from memprof.workloads.loader import load_workload
     from memprof.workloads.spec import WorkloadSpec
     workload = load_workload(WorkloadSpec(model="gpt2", knobs={knobs!r})).workload
@@ -24,7 +25,7 @@ BARE = """
     optimizer = {optimizer}
     for _ in range(3):
         torch.cuda.reset_peak_memory_stats()
-        batch = {{name: value.to("cuda") for name, value in workload.batch(4).items()}}
+        batch = move_batch(workload.batch(4), torch.device("cuda"), None)
         loss = workload.loss(model, batch)
         loss.backward()
         optimizer.step()

@@ -66,28 +66,28 @@ def test_span_peaks_equal_the_slow_count(entries: list[Entry]) -> None:
 @given(streams(), st.data())
 def test_marks_come_back_in_their_places(entries: list[Entry], data: st.DataObject) -> None:
     """Encode marks as blocks of their own among real events, some of which have a mark's very size and address."""
-    sizes: dict[int, int] = {}
-    events: list[tuple[int, int, int]] = []
+    live: set[int] = set()
+    stream: list[Entry] = []
     marks = []
     for entry in entries:
         if isinstance(entry, Allocation):
-            size = data.draw(st.sampled_from([entry.size, MARK_BYTES]))
-            sizes[entry.address] = size
-            events.append((entry.address, size, 0))
+            live.add(entry.address)
+            stream.append(Allocation(entry.address, data.draw(st.sampled_from([entry.size, MARK_BYTES]))))
         elif isinstance(entry, Free):
-            events.append((entry.address, -sizes.pop(entry.address), 0))
+            live.remove(entry.address)
+            stream.append(entry)
         elif isinstance(entry, PhaseMark):
-            address = min(set(range(1, 14)) - set(sizes))  # a free address, as the allocator would give
+            address = min(set(range(1, 14)) - live)  # a free address, as the allocator would give
             marks.append((address, entry))
-            events += [(address, MARK_BYTES, 0), (address, -MARK_BYTES, 0)]
-    placed = place_marks(events, marks)
+            stream += [Allocation(address, MARK_BYTES), Free(address)]
+    placed = place_marks(stream, marks)
     assert [entry for entry in placed if isinstance(entry, PhaseMark)] == [mark for _, mark in marks]
-    expected = Counter(size for _, size, _ in events if size > 0)
+    expected = Counter(entry.size for entry in stream if isinstance(entry, Allocation))
     expected[MARK_BYTES] -= len(marks)
     assert Counter(entry.size for entry in placed if isinstance(entry, Allocation)) == +expected
-    assert len(placed) == len(events) - len(marks)
+    assert len(placed) == len(stream) - len(marks)
 
 
 def test_lost_marks_are_an_error() -> None:
     with pytest.raises(RuntimeError, match="marks are missing"):
-        place_marks([(1, 100, 0), (1, -100, 0)], [(7, PhaseMark(1, "forward"))])
+        place_marks([Allocation(1, 100), Free(1)], [(7, PhaseMark(1, "forward"))])

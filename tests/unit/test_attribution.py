@@ -73,16 +73,17 @@ def test_label_applies_to_the_block_that_lives_at_the_address_now():
     assert block_at(trace, 48).module == "head"
 
 
-def test_trackers_own_copy_of_a_number_is_left_out():
-    def step(copies: list[Entry], frees: list[Entry]) -> list[Entry]:
-        inner = [Allocation(2, 8), Allocation(3, 1000), Free(2)]
-        return [PhaseMark(1, "optimizer"), *copies, *operator("div", *inner, outputs=[3]), *frees]
+def test_python_number_is_a_temporary_or_kept_for_the_backward_pass():
+    entries = [PhaseMark(1, "forward"), Allocation(1, 8), Allocation(2, 4), Free(2), PhaseMark(1, "backward")]
+    trace = build_trace(entries)
+    assert block_at(trace, 4).category == "temporaries"
+    assert block_at(trace, 8).category == "activations"
+    assert not block_at(trace, 8).tensor
 
-    tracked = build_trace(step([Allocation(1, 8)], [Free(1)]))
-    assert [peak.peak_bytes for peak in span_peaks(tracked)] == [0, 1008]
-    # A small tensor that lives on after the operator was not the tracker's.
-    kept = build_trace(step([Allocation(1, 8)], [OperatorBegin("other", ""), OperatorEnd([]), Free(1)]))
-    assert [peak.peak_bytes for peak in span_peaks(kept)] == [0, 1016]
+
+def test_operators_are_listed_by_phase():
+    trace = build_trace([PhaseMark(1, "optimizer"), *operator("aten::_fused_adam_", outputs=[])])
+    assert trace.operators == {"optimizer": {"aten::_fused_adam_"}}
 
 
 def test_free_of_a_block_from_before_the_recording_is_ignored():
