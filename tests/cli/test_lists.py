@@ -40,11 +40,27 @@ def test_optimizers_are_listed_but_for_those_that_are_refused(memprof: Command) 
 
 def test_devices_have_memory(memprof: Command) -> None:
     listed = json.loads(memprof("devices", "--json").stdout)
-    cpu = listed[0]
-    assert cpu["device"] == "cpu"
-    assert 0 < cpu["free_bytes"] <= cpu["total_bytes"]
-    assert len(listed) == 1 + (torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    here = [one for one in listed if not one["simulated"]]
+    assert here[0]["device"] == "cpu"
+    assert 0 < here[0]["free_bytes"] <= here[0]["total_bytes"]
+    assert len(here) == 1 + (torch.cuda.device_count() if torch.cuda.is_available() else 0)
     assert "GiB" in memprof("devices").stdout
+
+
+def test_devices_that_can_be_simulated_are_listed_with_their_sources(memprof: Command) -> None:
+    listed = {one["device"]: one for one in json.loads(memprof("devices", "--json").stdout) if one["simulated"]}
+    assert len(listed) >= 30
+    gpu = listed["rtx-4090"]
+    assert gpu["name"] == "NVIDIA GeForce RTX 4090"
+    assert gpu["total_bytes"] == 25_250_627_584
+    assert gpu["free_bytes"] is None
+    assert gpu["compute_capability"] == "8.9"
+    assert gpu["context_low_bytes"] <= gpu["context_bytes"] <= gpu["context_high_bytes"]
+    assert gpu["memory_reported"]
+    shown = memprof("devices", COLUMNS="80").stdout
+    assert all(name in shown for name in listed)
+    assert "23.52 GiB" in shown
+    assert "7.80 GiB *" in shown  # an RTX 2080's is computed
 
 
 def test_doctor_finds_this_machine_well(memprof: Command) -> None:
