@@ -29,7 +29,7 @@ class Accumulation:
             doubled = leaf * 2
             total = (doubled.exp() + doubled.sin()).sum()
             self._learning = True
-            total.backward()  # type: ignore[no-untyped-call]
+            total.backward()
             self._learning = False
 
     def is_in_place(self, args: tuple[Any, ...]) -> bool:
@@ -45,5 +45,6 @@ class Accumulation:
 def _counts(tensor: Any) -> tuple[int, ...]:
     if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided:
         return ()
+    count: Any = tensor._use_count  # type: ignore[attr-defined]
     uses: int = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
-    return tensor._use_count(), uses, sys.getrefcount(tensor)
+    return count(), uses, sys.getrefcount(tensor)

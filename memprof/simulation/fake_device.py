@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
@@ -12,11 +15,14 @@ from torch import nn
 
 from memprof.errors import UsageError
 from memprof.optimizers.spec import OptimizerSpec
+from memprof.simulation.fake_tensors import Correction, Result
 from memprof.training.recipe import Recipe
 from memprof.workloads.workload import Workload
 
 if TYPE_CHECKING:
     from memprof.simulation.fake_operators import FakeOperators
+
+aten = torch.ops.aten
 
 
 class CpuSemantics:
@@ -24,9 +30,19 @@ class CpuSemantics:
 
     Attributes:
         own_host: the device has a memory apart from the host's.
+        corrections: what operators return here, where that is not what the meta kernels return.
     """
 
     own_host = False
+
+    @property
+    def corrections(self) -> Mapping[Any, Correction]:
+        """By operator; all keep statistics in the input's type, not in float32, unless the weight has another type."""
+        return {
+            aten.native_layer_norm.default: partial(_saved_as_input, weight=2),
+            aten.native_group_norm.default: partial(_saved_as_input, weight=1),
+            aten.native_batch_norm.default: partial(_saved_as_input, weight=1),
+        }
 
     @contextmanager
     def applied(self, mode: FakeOperators) -> Iterator[None]:
@@ -50,6 +66,16 @@ class CpuSemantics:
     def optimizer(self, spec: OptimizerSpec) -> OptimizerSpec:
         """Return the optimizer with the implementation that it takes by default on the device."""
         return spec
+
+
+def _saved_as_input(args: tuple[Any, ...], result: Result, weight: int) -> Result:
+    """Save mean and deviation in the input's type (aten/src/ATen/native/layer_norm.cpp, Normalization.cpp)."""
+    mixed = args[weight] is not None and args[weight].dtype != args[0].dtype
+    dtype = args[weight].dtype if mixed else args[0].dtype
+    output, *saved = result.shape
+    shapes = (output, *(replace(layout, dtype=dtype) for layout in saved))
+    sizes = (result.storages[0], *(math.prod(layout.size) * dtype.itemsize for layout in saved))
+    return replace(result, storages=sizes, shape=shapes)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.simulation.fake_accumulation import Accumulation
+from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_events import FIRST_ADDRESS, EventLog
 from memprof.simulation.fake_reads import Reads
 from memprof.simulation.fake_tensors import FakeTensors, Layout, Result, tensors_in
@@ -45,26 +46,27 @@ class FakeOperators(TorchDispatchMode):
     Args:
         log: told of every storage.
         reads: answers when a value is asked for that nobody knows.
-        own_host: the device has a memory of its own, so that tensors made of Python numbers are elsewhere.
+        device: that is simulated.
 
     Attributes:
+        own_host: the device has a memory of its own, so that tensors made of Python numbers are elsewhere.
         phase: of the training step.
         host: what is made now is made in the host's memory.
         place: gives the module that is running, and whether it is recomputed.
         operators_of: names of the operators that ran, by phase.
     """
 
-    def __init__(self, log: EventLog, reads: Reads, own_host: bool = False) -> None:
+    def __init__(self, log: EventLog, reads: Reads, device: CpuSemantics) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
         self.reads = reads
-        self.own_host = own_host
+        self.own_host = device.own_host
         self.phase = "build"
         self.host = False
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
         self.operators_of: dict[str, set[str]] = {}
         self.accumulation = Accumulation()
-        self._tensors = FakeTensors(log)
+        self._tensors = FakeTensors(log, device.corrections)
         self._unknown: set[int] = set()  # addresses of real storages that were written with fake values
         self._plans: dict[Any, Plan] = {}
         self._results: dict[Any, Result] = {}
@@ -72,7 +74,9 @@ class FakeOperators(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
-        if any(kind not in _PLAIN for kind in types):  # a tensor subclass takes itself apart, and what it is made of comes here again
+        if any(
+            kind not in _PLAIN for kind in types
+        ):  # a tensor subclass takes itself apart, and what it is made of comes here again
             return NotImplemented
         if func is aten.add.Tensor and self.accumulation.is_in_place(args):
             return args[0]
@@ -81,6 +85,11 @@ class FakeOperators(TorchDispatchMode):
             plan = self._plans[func] = self._choose(func)
         self.operators_of.setdefault(self.phase, set()).add(func._schema.name)
         return plan(func, args, kwargs or {})
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Leave `__torch_dispatch__` as it is: PyTorch's guard against torch.compile imports all of torch._dynamo."""
+        return False
 
     def _choose(self, func: Any) -> Plan:
         """Return how to run an operator, from what its schema says of its outputs."""
@@ -110,6 +119,7 @@ class FakeOperators(TorchDispatchMode):
 
     def _view(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run it for real: it touches geometry only."""
+        self.place()  # its autograd node has to be known, too
         return func(*args, **kwargs)
 
     def _lift(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -229,7 +239,7 @@ class FakeOperators(TorchDispatchMode):
         plain = torch.empty_strided(layout.size, layout.stride, dtype=layout.dtype, device="meta")
         one = Layout(layout.size, layout.stride, layout.dtype, 0, 0)
         (other,), _ = self._tensors.build(Result((plain.untyped_storage().nbytes(),), (one,)), self.host)
-        tensor.set_(other)  # type: ignore[call-overload]
+        tensor.set_(other)
 
     def _is_new(self, tensor: Tensor) -> bool:
         address = tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0

@@ -36,6 +36,7 @@ class Contender:
     def attempt(self, mode: FakeOperators, action: Callable[[], Any], what: str) -> None:
         """Do something in its name; an exception ends this optimizer and no other."""
         outside, mode.operators_of = mode.operators_of, {}
+        phase, mode.phase = mode.phase, "optimizer"  # also where the step is taken in the backward pass
         try:
             with mode.log.owned_by(self.number):
                 action()
@@ -47,7 +48,7 @@ class Contender:
             self.failure = f"{what} raised {describe(error)}"
         finally:
             self.operators |= {name for names in mode.operators_of.values() for name in names}
-            mode.operators_of = outside
+            mode.operators_of, mode.phase = outside, phase
 
 
 class SharedStep:

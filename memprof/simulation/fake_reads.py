@@ -6,22 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-)
 
 from memprof.errors import UsageError
 
 # Between forward and backward a value decides what is computed, so a wrong one would be a wrong prediction.
 _STRICT = ("batch", "forward", "backward")
-_EXPLAINED = (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    UnsupportedOperatorException,
-    NotImplementedError,
-)
+# Exceptions of torch/_subclasses/fake_tensor.py, which is slow to import.
+_DEPENDS_ON_DATA = ("DataDependentOutputException", "DynamicOutputShapeException")
+_HAS_NO_KERNEL = ("UnsupportedOperatorException", "NotImplementedError")
 
 
 class Reads:
@@ -57,11 +49,13 @@ class Reads:
         """
         try:
             yield
-        except UnsupportedOperatorException as error:
-            what = f"runs {operator}, which has no fake kernel (torch.library.register_fake gives it one)"
-            raise UsageError(_sentence(what, module)) from error
-        except _EXPLAINED as error:
-            what = f"runs {operator}, whose output depends on the data"
+        except Exception as error:
+            if type(error).__name__ in _HAS_NO_KERNEL:
+                what = f"runs {operator}, which has no fake kernel (torch.library.register_fake gives it one)"
+            elif type(error).__name__ in _DEPENDS_ON_DATA:
+                what = f"runs {operator}, whose output depends on the data"
+            else:
+                raise
             raise UsageError(_sentence(what, module)) from error
 
 

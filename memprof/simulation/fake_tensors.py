@@ -10,18 +10,19 @@ Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._construct_stora
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from memprof.errors import UsageError
 from memprof.simulation.fake_events import EventLog
 
 _CPU = torch.device("cpu")
-_make_storage = torch._C._construct_storage_from_data_pointer
+_make_storage: Callable[[int, torch.device, int], torch.UntypedStorage] = torch._C._construct_storage_from_data_pointer  # type: ignore[assignment]  # its stub names the C++ class
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,9 @@ class Result:
     floating: bool = False
 
 
+Correction = Callable[[tuple[Any, ...], Result], Result]
+
+
 def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     """Return the tensors among an operator's arguments or outputs, those in lists too."""
     found: list[Tensor] = []
@@ -68,15 +72,17 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
 
 
 class FakeTensors:
-    """Makes fake tensors, and asks PyTorch's own fake kernels what an operator returns.
+    """Makes fake tensors, and asks PyTorch's own meta kernels what an operator returns.
 
     Args:
         log: told of every storage that is made.
+        corrections: by operator, what the device returns where its kernel and the meta kernel differ.
     """
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, corrections: Mapping[Any, Correction]) -> None:
         self._log = log
-        self._fakes = FakeTensorMode(allow_non_fake_inputs=True)
+        self._corrections = corrections
+        self._fakes: TorchDispatchMode | None = None
 
     def build(self, result: Result, host: bool = False) -> tuple[Any, list[int]]:
         """Return new tensors of that geometry, and the addresses of their storages, made in order."""
@@ -91,28 +97,50 @@ class FakeTensors:
         return _assemble(result.shape, storages), addresses
 
     def evaluate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
-        """Run the operator's fake kernel on stand-ins of the same geometry and return what comes out.
+        """Return what the operator's meta kernel returns for tensors of that geometry.
+
+        A meta tensor's device counts as an accelerator with PyTorch (`device_hint` in torch/_meta_registrations.py);
+        what a CPU does differently is a correction.
 
         Raises:
-            Exception: what the fake kernel raises: wrong shapes, or an output that depends on values.
+            Exception: what the kernel raises: wrong shapes, or an output that depends on values.
         """
-        with torch.no_grad(), self._fakes:
-            fake_args, fake_kwargs = _stand_in(args), {name: _stand_in(value) for name, value in kwargs.items()}
-            given = tensors_in((*fake_args, *fake_kwargs.values()))
-            before = [tensor.shape for tensor in given]
-            output = func(*fake_args, **fake_kwargs)
-        result = _Description(given).result(output)
-        resized = [(n, _layout(t, 0)) for n, t in enumerate(given) if t.shape != before[n]]
-        return result if not resized else Result(result.storages, result.shape, resized=tuple(resized))
+        with torch.no_grad():
+            try:
+                result = _evaluated(func, args, kwargs, torch.device("meta"))
+            except NotImplementedError:
+                with self._fake_mode():
+                    result = _evaluated(func, args, kwargs, _CPU)
+        correction = self._corrections.get(func)
+        return result if correction is None else correction(args, result)
+
+    def _fake_mode(self) -> TorchDispatchMode:
+        """Return PyTorch's fake mode, which also takes operators apart that have no meta kernel; slow to import."""
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        self._fakes = self._fakes or FakeTensorMode(allow_non_fake_inputs=True)
+        return self._fakes
 
 
-def _stand_in(value: Any) -> Any:
+def _evaluated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> Result:
+    stand_args = tuple(_stand_in(value, device) for value in args)
+    stand_kwargs = {name: _stand_in(value, device) for name, value in kwargs.items()}
+    if any(argument.name == "device" for argument in func._schema.arguments):
+        stand_kwargs["device"] = device
+    given = tensors_in((*stand_args, *stand_kwargs.values()))
+    before = [tensor.shape for tensor in given]
+    result = _Description(given).result(func(*stand_args, **stand_kwargs))
+    resized = tuple((n, _layout(tensor, 0)) for n, tensor in enumerate(given) if tensor.shape != before[n])
+    return replace(result, resized=resized) if resized else result
+
+
+def _stand_in(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         if value.layout is not torch.strided:
-            raise NotImplementedError(f"a tensor of layout {value.layout}")
-        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
+            raise UsageError(f"tensors of layout {value.layout} cannot be predicted: measure with --device cpu or cuda")
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=device)
     if isinstance(value, (list, tuple)):
-        return type(value)(_stand_in(item) for item in value)
+        return type(value)(_stand_in(item, device) for item in value)
     return value
 
 
@@ -152,7 +180,7 @@ def _layout(tensor: Tensor, storage: int) -> Layout:
 def _assemble(shape: Any, storages: list[torch.UntypedStorage]) -> Any:
     if isinstance(shape, Layout):
         tensor = torch.empty(0, dtype=shape.dtype)
-        return tensor.set_(storages[shape.storage], shape.offset, shape.size, shape.stride)  # type: ignore[call-overload]
+        return tensor.set_(storages[shape.storage], shape.offset, shape.size, shape.stride)
     if isinstance(shape, (list, tuple)):
         return type(shape)(_assemble(item, storages) for item in shape)
     return shape

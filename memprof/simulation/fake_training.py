@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from memprof.errors import MemprofError, UsageError
 from memprof.faults import describe
@@ -22,16 +21,15 @@ from memprof.optimizers.state import StateReport, measure_state
 from memprof.results import Parameters
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_events import EventLog
+from memprof.simulation.fake_modules import RunningModules
 from memprof.simulation.fake_operators import FakeOperators
 from memprof.simulation.fake_optimizers import Contender, SharedStep
 from memprof.simulation.fake_reads import Reads
 from memprof.tracing.events import Entry, PhaseMark
-from memprof.tracing.operators import OperatorTracker
 from memprof.training.checkpointing import checkpoint_blocks
 from memprof.training.labels import Labeller, label_tensors
 from memprof.training.recipe import Recipe
 from memprof.training.step import PerParameterOptimizers, TrainingStep
-from memprof.training.trial import _check_trainable
 from memprof.workloads.loader import load_workload
 from memprof.workloads.spec import WorkloadSpec
 
@@ -106,7 +104,7 @@ class _FakeTraining:
         self._semantics = semantics
         self._log = EventLog()
         self._reads = Reads()
-        self._mode = FakeOperators(self._log, self._reads, semantics.own_host)
+        self._mode = FakeOperators(self._log, self._reads, semantics)
         self._contenders = [Contender(number) for number in range(len(optimizers))]
         self._number = 0
         self._phase = "build"
@@ -135,7 +133,6 @@ class _FakeTraining:
             self._model.to(torch.bfloat16)
         if recipe.checkpoint_activations:
             checkpoint_blocks(self._model)
-        _check_trainable(self._model)
         self._labels = Labeller(self._model)
         self._follow_modules(stack)
         self._step = TrainingStep(
@@ -149,13 +146,9 @@ class _FakeTraining:
         )
 
     def _follow_modules(self, stack: ExitStack) -> None:
-        modules = OperatorTracker(self._model, self._log.mark)
-        for handle in (
-            register_module_forward_pre_hook(modules._enter),
-            register_module_forward_hook(modules._leave, always_call=True),
-        ):
-            stack.callback(handle.remove)
-        self._mode.place = modules._current_module
+        modules = RunningModules(self._model)
+        stack.enter_context(modules.followed())
+        self._mode.place = modules.place
 
     def _build_optimizers(self) -> Any:
         named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
@@ -207,7 +200,8 @@ class _FakeTraining:
                     self._log.mark(self._labels.optimizer_state(contender))
 
     def _train_step(self) -> None:
-        gc.collect()
+        if self._number == STEPS:
+            gc.collect()  # cycles that a real training would have lost sooner or later
         self._log.mark(self._labels.buffers())
         self._mark_states()
         for mark in (

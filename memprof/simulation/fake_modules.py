@@ -1,0 +1,66 @@
+"""Which module is running, in the forward pass and in the backward pass.
+
+Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._current_autograd_node`,
+`torch._C._autograd._get_sequence_nr`, `Node._sequence_nr`, and the global module hooks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+
+class RunningModules:
+    """Names the module that an operator runs for, without holding on to any tensor.
+
+    In the forward pass that is the innermost one that is running. In the backward pass it is the one whose forward
+    made the autograd node: both know the node's sequence number.
+
+    Args:
+        model: whose modules give the names.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._owners = {
+            id(parameter): name
+            for name, module in model.named_modules()
+            for parameter in module.parameters(recurse=False)
+        }
+        self._stack: list[str] = []
+        self._module_of_node: dict[int, str] = {}
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Follow what modules run within the `with` block."""
+        enter = register_module_forward_pre_hook(self._enter)
+        leave = register_module_forward_hook(self._leave, always_call=True)
+        try:
+            yield
+        finally:
+            enter.remove()
+            leave.remove()
+
+    def place(self) -> tuple[str, bool]:
+        """Return the module's dotted name, "" outside, and whether the backward pass is running its forward again."""
+        node = torch._C._current_autograd_node()
+        if self._stack:
+            # The autograd node of this operator was made just before it was dispatched.
+            self._module_of_node[torch._C._autograd._get_sequence_nr() - 1] = self._stack[-1]
+            return self._stack[-1], node is not None
+        if node is None:
+            return "", False
+        parameter = getattr(node, "variable", None)  # an AccumulateGrad node
+        if parameter is not None:
+            return self._owners.get(id(parameter), ""), False
+        return self._module_of_node.get(node._sequence_nr(), ""), False
+
+    def _enter(self, module: nn.Module, args: object) -> None:
+        self._stack.append(self._names.get(id(module), self._stack[-1] if self._stack else ""))
+
+    def _leave(self, module: nn.Module, args: object, output: object) -> None:
+        self._stack.pop()
