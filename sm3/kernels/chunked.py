@@ -117,17 +117,19 @@ def fold_max(task: Task, tile: Tile, nu: Tensor) -> None:
 
 
 def descend(task: Task, tile: Tile, grad: Tensor, nu: Tensor, scratch: Scratch) -> None:
-    """Update one tile: p <- (1 - lr wd) p - lr g / max(sqrt(nu), eps), with momentum if any."""
+    """Update one tile: p <- (1 - lr wd) p - lr g / max(sqrt(nu), eps), with momentum if any.
+
+    The reciprocal root is what PyTorch rounds alike everywhere on the CPU (a correct root, then a correct quotient);
+    `torch.sqrt` may be off by one unit in the last place.
+    """
     options = task.options
-    lr, sign = options.lr, options.sign
     param = task.param[tile]
-    root = nu.clamp_min_(options.eps**2).sqrt_()
+    inverse = nu.clamp_min_(options.eps**2).rsqrt_()
     if options.weight_decay:
-        param.mul_(1 - lr * options.weight_decay)
-    if task.momentum is not None:
-        average = task.momentum.update(tile, grad, root, options.momentum, sign, scratch)
-        param.add_(torch.mul(average, -lr, out=scratch.take("work", grad)))
-    elif param.dtype == torch.float32 and not isinstance(lr, Tensor):
-        param.addcdiv_(grad, root, value=-lr * sign)
-    else:
-        param.add_(torch.mul(grad, lr * -sign, out=scratch.take("work", grad)).div_(root))
+        param.mul_(1 - options.lr * options.weight_decay)
+    update = torch.mul(grad, inverse, out=scratch.take("work", grad))
+    if task.momentum is None:
+        param.add_(update.mul_(options.lr * -options.sign))
+        return
+    average = task.momentum.update(tile, update, options.momentum, options.sign, scratch)
+    param.add_(torch.mul(average, -options.lr, out=scratch.take("work", grad)))

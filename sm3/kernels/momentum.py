@@ -25,13 +25,12 @@ class Momentum(ABC):
     """Tiles are cut at multiples of this many entries."""
 
     @abstractmethod
-    def update(self, tile: Tile, grad: Tensor, root: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
+    def update(self, tile: Tile, update: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
         """Average in one tile of the preconditioned gradient and return the new average in float32.
 
         Args:
             tile: which part of the parameter.
-            grad: the tile's gradient, float32.
-            root: the tile's denominator sqrt(nu), float32.
+            update: the tile's preconditioned gradient g / sqrt(nu), float32; it is overwritten.
             momentum: the weight of the past.
             sign: -1 when maximizing.
             scratch: where temporaries come from.
@@ -47,11 +46,11 @@ class FloatMomentum(Momentum):
     def __init__(self, buffer: Tensor) -> None:
         self.buffer = buffer
 
-    def update(self, tile: Tile, grad: Tensor, root: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
+    def update(self, tile: Tile, update: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
         """See `Momentum.update`."""
         kept = self.buffer[tile]
-        average = kept if kept.dtype == torch.float32 else scratch.take("momentum", grad).copy_(kept)
-        average.mul_(momentum).addcdiv_(grad, root, value=sign * (1 - momentum))
+        average = kept if kept.dtype == torch.float32 else scratch.take("momentum", update).copy_(kept)
+        average.mul_(momentum).add_(update.mul_(sign * (1 - momentum)))
         if average is not kept:
             kept.copy_(average)
         return average
@@ -75,14 +74,14 @@ class Int8Momentum(Momentum):
         self.buffer, self.scale = buffer, scale
         self._from = _first_inner(buffer.shape)
 
-    def update(self, tile: Tile, grad: Tensor, root: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
+    def update(self, tile: Tile, update: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
         """See `Momentum.update`."""
         kept, scales = self.buffer[tile], self._scales(tile)
-        average = scratch.take("momentum", grad).copy_(kept)
+        average = scratch.take("momentum", update).copy_(kept)
         for values, scale in self._blocks(average, scales):
             values.mul_(scale.unsqueeze(-1))
-        average.mul_(momentum).addcdiv_(grad, root, value=sign * (1 - momentum))
-        rounded = scratch.take("work", grad).copy_(average)
+        average.mul_(momentum).add_(update.mul_(sign * (1 - momentum)))
+        rounded = update.copy_(average)
         for values, scale in self._blocks(rounded, scales):
             scale.copy_(torch.linalg.vector_norm(values, torch.inf, dim=-1).div_(127))
             values.div_(scale.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1))

@@ -64,14 +64,14 @@ inline int team_size() { return 1; }
 
 template <typename P, typename M>
 inline void descend(P& param, float grad, M* average, float nu, const Options& o) {
-  const float root = std::sqrt(nu < o.floor ? o.floor : nu);
+  const float update = grad * (1.0f / std::sqrt(nu < o.floor ? o.floor : nu));
   if (o.decays) store(param, load(param) * o.decay);
   if (average != nullptr) {
-    const float value = load(*average) * o.momentum + (o.fresh * grad) / root;
+    const float value = load(*average) * o.momentum + update * o.fresh;
     store(*average, value);
     store(param, load(param) + value * o.rate);
   } else {
-    store(param, load(param) + (o.step * grad) / root);
+    store(param, load(param) + update * o.step);
   }
 }
 

@@ -4,9 +4,7 @@ It takes the default cover and the singletons, float32 and bfloat16. A tensor of
 matrix: its leading dimensions the rows, the others the columns, cut where fewest combined accumulators are
 needed.
 
-Accumulators have the bits of the chunked kernel. Updates may differ by 2 units in the last place: the root is
-correctly rounded here, while `torch.sqrt` on the CPU may be MKL's, which is off by one unit for one in six
-numbers on some CPUs.
+Its results have the bits of the chunked kernel's.
 """
 
 from __future__ import annotations

@@ -46,17 +46,17 @@ def _descend(  # type: ignore[no-untyped-def]
     averages: tl.constexpr,
     decays: tl.constexpr,
 ):
-    root = tl.sqrt_rn(tl.where(nu < floor, floor, nu))
+    update = grad * tl.div_rn(1.0, tl.sqrt_rn(tl.where(nu < floor, floor, nu)))
     value = tl.load(param + at, mask=mask, other=0.0).to(tl.float32)
     if decays:
         value = (value * decay).to(param.dtype.element_ty).to(tl.float32)
     if averages:
         mean = tl.load(average + at, mask=mask, other=0.0).to(tl.float32)
-        mean = mean * momentum + tl.div_rn(fresh * grad, root)
+        mean = mean * momentum + update * fresh
         tl.store(average + at, mean.to(average.dtype.element_ty), mask=mask)
         value = value + mean * -lr
     else:
-        value = value + tl.div_rn((lr * -sign) * grad, root)
+        value = value + update * (lr * -sign)
     tl.store(param + at, value.to(param.dtype.element_ty), mask=mask)
 
 
