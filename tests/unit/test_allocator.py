@@ -145,6 +145,14 @@ def test_unsplittable_blocks_serve_only_requests_near_their_size() -> None:
     assert allocator.allocate(31 * MIB).address == block.address
 
 
+def test_only_as_many_unsplittable_blocks_are_released_as_a_request_needs() -> None:
+    allocator = CachingAllocator(120 * MIB, AllocatorSettings(max_split_bytes=30 * MIB))
+    for block in [allocator.allocate(40 * MIB) for _ in range(3)]:
+        allocator.free(block)
+    allocator.allocate(80 * MIB)
+    assert allocator.reserved_bytes == (40 + 80) * MIB
+
+
 def test_garbage_collection_releases_what_is_not_reused() -> None:
     settings = AllocatorSettings(garbage_collection_threshold=0.5, memory_fraction=1.0)
     allocator = CachingAllocator(1000 * MIB, settings)

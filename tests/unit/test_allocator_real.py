@@ -96,6 +96,30 @@ def test_a_recording_that_differs_is_told_apart() -> None:
     assert not other.exact
 
 
+def test_memory_that_came_back_while_waiting_for_other_streams_does_not_serve_the_request_that_waited() -> None:
+    """`release_cached_blocks` waits and then asks the driver again, not the pool (`DeviceCachingAllocator::malloc`)."""
+    five, large, small = 5 * 2**20, 2**40, 2**41
+    events = [
+        ("segment_alloc", large, 4 * five),
+        *(("alloc", large + part * five, five) for part in range(4)),
+        ("segment_alloc", small, 2**21),
+        ("alloc", small, 512),
+        ("free_requested", large, five),
+        ("free_requested", small, 512),
+        ("free_completed", small, 512),
+        ("free_completed", large, five),  # found out while memory was short
+        ("segment_free", small, 2**21),
+        ("oom", 0, five),
+        ("alloc", large, five),
+    ]
+    history = [{"action": action, "addr": place, "size": size, "stream": 0} for action, place, size in events]
+    done = replay_history(history)
+    assert done.differences == ()
+    assert done.report.out_of_memory_event == events.index(("oom", 0, five))
+    del history[-3]  # the model would have given the small segment back
+    assert [one.real for one in replay_history(history).differences] == ["nothing"]
+
+
 def test_private_pools_are_refused() -> None:
     event = {"action": "alloc", "addr": 1, "size": 512, "stream": 0, "pool_id": (0, 1)}
     with pytest.raises(ValueError, match="private pools"):
