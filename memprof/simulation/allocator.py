@@ -2,8 +2,8 @@
 
 Source: `c10/cuda/CUDACachingAllocator.cpp`, class `DeviceCachingAllocator` (`malloc`, `get_free_block`,
 `should_split`, `alloc_found_block`, `free`, `free_block`, `emptyCache`), read at 2.4, 2.7 and 2.10, and compared
-with the code itself at 2.15: its shared library runs on memory that is not there (`tests/data/allocator`), and gives
-the same addresses on random requests under every setting.
+with the compiled code of 2.6.0, 2.8.0 and 2.15.0: it runs on memory that is not there (`tests/data/allocator`) and
+gives the same addresses on random requests under every setting.
 
 What differs between versions: options and their limits, see `memprof.simulation.settings`; before 2.9 garbage
 collection and the release of unsplittable blocks did not step over expandable segments, which matters only to a

@@ -1,13 +1,13 @@
 """The settings of PyTorch's CUDA caching allocator, as `PYTORCH_ALLOC_CONF` gives them.
 
-Sources: `c10/core/AllocatorConfig.{h,cpp}` and `c10/cuda/CUDAAllocatorConfig.{h,cpp}`. What differs between versions:
+Sources: `c10/core/AllocatorConfig.{h,cpp}` and `c10/cuda/CUDAAllocatorConfig.{h,cpp}`. What differs between versions, as
+far as 2.6.0, 2.8.0 and 2.15.0 were asked:
 
-- `max_non_split_rounding_mb` came with 2.6; before, the limit was always 20 MiB, which is still the default.
-- `large_segment_size_mb` came after 2.10; before, it was always 20 MiB, which is still the default.
-- `per_process_memory_fraction` as an option came with 2.10;
-  the call `torch.cuda.set_per_process_memory_fraction` is older.
-- `roundup_power2_divisions:[..., >:N]`: since 2.9 `>` begins after the last size named; before, it
-  overwrote that one.
+- `large_segment_size_mb` and `per_process_memory_fraction` are in 2.15 and not in 2.8, where a large segment is 20 MiB,
+  still the default, and the call `torch.cuda.set_per_process_memory_fraction` does what the second one does.
+- `max_split_size_mb` and `max_non_split_rounding_mb` must be more than 20 in 2.8, at least 20 in 2.15 (or as much as a
+  large segment); a limit of just 20 MiB is accepted here.
+- `roundup_power2_divisions:[..., >:N]`: in 2.15 `>` begins after the last size named; 2.8 overwrites that one as well.
 """
 
 from __future__ import annotations

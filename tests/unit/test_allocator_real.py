@@ -131,10 +131,15 @@ def test_the_real_allocator_live(tmp_path: Path) -> None:
     python = cuda_python()
     if python is None:
         pytest.skip("no CUDA build of torch here (or in MEMPROF_CUDA_TORCH), or no C compiler")
-    with real_allocator(python, tmp_path) as run:
-        for fraction in (None, 0.6):  # once a fraction is set, it stays
+    for fraction in (None, 0.6):  # once a fraction is set, it stays
+        with real_allocator(python, tmp_path) as run:
             for conf in CONFS:
                 for seed in LIVE_SEEDS:
                     program = {"conf": conf, "fraction": fraction, "ops": random_operations(f"{seed}{conf}", 400)}
                     answer = run(program)
-                    check(program, answer["history"], answer["stats"])
+                    if "refused" in answer:
+                        assert "large_segment_size_mb" in conf  # older versions do not have it
+                        continue
+                    old = tuple(map(int, answer["torch"].split(".")[:2])) <= (2, 8)
+                    if not (old and ">" in conf):  # 2.8 read `>` in another way
+                        check(program, answer["history"], answer["stats"])

@@ -14,11 +14,14 @@
 #define MAX_SEGMENTS (1 << 20)
 
 static const uint64_t SEGMENTS = 0x100000000000, RANGES = 0x400000000000;
-static uint64_t next_segment, next_range, used;
-static struct { uint64_t address, size; } segments[MAX_SEGMENTS];
-static size_t n_segments;
-static uint64_t handle_sizes[MAX_SEGMENTS];
-static size_t n_handles;
+
+/* Not static: copies of this library that stand in for the driver's then share the state of the preloaded one. */
+struct {
+  uint64_t next_segment, next_range, used;
+  size_t n_segments, n_handles;
+  struct { uint64_t address, size; } segments[MAX_SEGMENTS];
+  uint64_t handle_sizes[MAX_SEGMENTS];
+} fake_cuda;
 
 static uint64_t capacity(void) {
   const char *text = getenv("FAKE_CUDA_MEMORY");
@@ -26,26 +29,26 @@ static uint64_t capacity(void) {
 }
 
 static int take(uint64_t size) {
-  if (used + size > capacity()) return OUT_OF_MEMORY;
-  used += size;
+  if (fake_cuda.used + size > capacity()) return OUT_OF_MEMORY;
+  fake_cuda.used += size;
   return 0;
 }
 
 int cudaMalloc(void **pointer, size_t size) {
   if (take(size)) return OUT_OF_MEMORY;
   const uint64_t page = 2 << 20;
-  segments[n_segments].address = SEGMENTS + next_segment;
-  segments[n_segments].size = size;
-  *pointer = (void *)segments[n_segments++].address;
-  next_segment += (size + page - 1) / page * page;
+  fake_cuda.segments[fake_cuda.n_segments].address = SEGMENTS + fake_cuda.next_segment;
+  fake_cuda.segments[fake_cuda.n_segments].size = size;
+  *pointer = (void *)fake_cuda.segments[fake_cuda.n_segments++].address;
+  fake_cuda.next_segment += (size + page - 1) / page * page;
   return 0;
 }
 
 int cudaFree(void *pointer) {
-  for (size_t i = n_segments; i-- > 0;)
-    if (segments[i].address == (uint64_t)pointer && segments[i].size) {
-      used -= segments[i].size;
-      segments[i].size = 0;
+  for (size_t i = fake_cuda.n_segments; i-- > 0;)
+    if (fake_cuda.segments[i].address == (uint64_t)pointer && fake_cuda.segments[i].size) {
+      fake_cuda.used -= fake_cuda.segments[i].size;
+      fake_cuda.segments[i].size = 0;
       return 0;
     }
   return pointer ? 1 : 0;
@@ -53,7 +56,7 @@ int cudaFree(void *pointer) {
 
 int cudaMemGetInfo(size_t *free_bytes, size_t *total) {
   *total = capacity();
-  *free_bytes = *total - used;
+  *free_bytes = *total - fake_cuda.used;
   return 0;
 }
 
@@ -105,40 +108,54 @@ int cudaEventSynchronize(void *event) { (void)event; return 0; }
 int fake_cuda_busy; /* work on other streams is not done yet */
 int cudaEventQuery(void *event) { (void)event; return fake_cuda_busy ? 600 : 0; }
 
-/* The driver's virtual memory. */
-static int memAddressReserve(uint64_t *pointer, size_t size, size_t alignment, uint64_t hint, uint64_t flags) {
+/* The driver's virtual memory; found by name or by cudaGetDriverEntryPoint, as the version wants. */
+int cuMemAddressReserve(uint64_t *pointer, size_t size, size_t alignment, uint64_t hint, uint64_t flags) {
   (void)alignment, (void)hint, (void)flags;
-  *pointer = RANGES + next_range;
-  next_range += size + ((uint64_t)1 << 30);
+  *pointer = RANGES + fake_cuda.next_range;
+  fake_cuda.next_range += size + ((uint64_t)1 << 30);
   return 0;
 }
-static int memCreate(uint64_t *handle, size_t size, const void *properties, uint64_t flags) {
+int cuMemCreate(uint64_t *handle, size_t size, const void *properties, uint64_t flags) {
   (void)properties, (void)flags;
   if (take(size)) return OUT_OF_MEMORY;
-  handle_sizes[n_handles] = size;
-  *handle = ++n_handles;
+  fake_cuda.handle_sizes[fake_cuda.n_handles] = size;
+  *handle = ++fake_cuda.n_handles;
   return 0;
 }
-static int memRelease(uint64_t handle) {
-  used -= handle_sizes[handle - 1];
+int cuMemRelease(uint64_t handle) {
+  fake_cuda.used -= fake_cuda.handle_sizes[handle - 1];
   return 0;
 }
-static int deviceGetAttribute(int *value) { *value = 0; return 0; }
-static int granularity(size_t *value) { *value = 2 << 20; return 0; }
-static int errorString(int error, const char **text) { (void)error; *text = "fake driver error"; return 0; }
-static int succeed(void) { return 0; }
-static int refuse(void) { return NOT_SUPPORTED; }
+int cuDeviceGet(int *device) { *device = 0; return 0; }
+int cuDeviceGetAttribute(int *value) { *value = 0; return 0; }
+int cuMemGetAllocationGranularity(size_t *value) { *value = 2 << 20; return 0; }
+int cuGetErrorString(int error, const char **text) { (void)error; *text = "fake driver error"; return 0; }
+int cuMemMap(void) { return 0; }
+int cuMemUnmap(void) { return 0; }
+int cuMemSetAccess(void) { return 0; }
+int cuMemAddressFree(void) { return 0; }
+int cuMemExportToShareableHandle(void) { return NOT_SUPPORTED; }
+int cuMemImportFromShareableHandle(void) { return NOT_SUPPORTED; }
+int cuMemsetD32Async(void) { return NOT_SUPPORTED; }
+int cuMemGetAddressRange(void) { return NOT_SUPPORTED; }
+int cuMemRetainAllocationHandle(void) { return NOT_SUPPORTED; }
+int cuStreamWriteValue32(void) { return NOT_SUPPORTED; }
+int cuMulticastAddDevice(void) { return NOT_SUPPORTED; }
+int cuMulticastBindMem(void) { return NOT_SUPPORTED; }
+int cuMulticastCreate(void) { return NOT_SUPPORTED; }
+int cuMulticastUnbind(void) { return NOT_SUPPORTED; }
 
 static const struct { const char *name; void *function; } driver[] = {
-    {"cuMemAddressReserve", memAddressReserve}, {"cuMemCreate", memCreate}, {"cuMemRelease", memRelease},
-    {"cuMemMap", succeed}, {"cuMemUnmap", succeed}, {"cuMemSetAccess", succeed}, {"cuMemAddressFree", succeed},
-    {"cuDeviceGet", deviceGetAttribute}, {"cuDeviceGetAttribute", deviceGetAttribute},
-    {"cuMemGetAllocationGranularity", granularity}, {"cuGetErrorString", errorString},
+    {"cuMemAddressReserve", cuMemAddressReserve}, {"cuMemCreate", cuMemCreate}, {"cuMemRelease", cuMemRelease},
+    {"cuMemMap", cuMemMap}, {"cuMemUnmap", cuMemUnmap}, {"cuMemSetAccess", cuMemSetAccess},
+    {"cuMemAddressFree", cuMemAddressFree}, {"cuDeviceGet", cuDeviceGet},
+    {"cuDeviceGetAttribute", cuDeviceGetAttribute}, {"cuGetErrorString", cuGetErrorString},
+    {"cuMemGetAllocationGranularity", cuMemGetAllocationGranularity},
 };
 
 int cudaGetDriverEntryPointByVersion(const char *name, void **function, unsigned version, uint64_t flags, int *status) {
   (void)version, (void)flags;
-  *function = (void *)refuse;
+  *function = (void *)cuMulticastCreate; /* any that is refused */
   for (size_t i = 0; i < sizeof driver / sizeof *driver; i++)
     if (!strcmp(name, driver[i].name)) *function = driver[i].function;
   if (status) *status = 0;
@@ -148,7 +165,7 @@ int cudaGetDriverEntryPoint(const char *name, void **function, uint64_t flags, i
   return cudaGetDriverEntryPointByVersion(name, function, 0, flags, status);
 }
 
-/* Found by name when this library stands in for libcuda.so.1. */
+/* Found by name when this library stands in for libcuda.so.1, before any memory is asked for. */
 int cuDevicePrimaryCtxGetState(int device, unsigned *flags, int *active) {
   (void)device;
   *flags = 0;
@@ -163,7 +180,7 @@ int cudaStreamGetCaptureInfo(void *stream, int *status) { (void)stream; *status 
 int nvmlInit_v2(void) { return 0; }
 int nvmlDeviceGetHandleByPciBusId_v2(const char *bus, void **device) { (void)bus; *device = NULL; return 0; }
 int nvmlDeviceGetGpuFabricInfoV(void) { return 3; }
-int nvmlDeviceGetComputeRunningProcesses(void) { return 3; }
+int nvmlDeviceGetComputeRunningProcesses(void *device, unsigned *count) { (void)device; *count = 0; return 0; }
 int nvmlDeviceGetNvLinkRemoteDeviceType(void) { return 3; }
 int nvmlDeviceGetNvLinkRemotePciInfo_v2(void) { return 3; }
 int nvmlSystemGetCudaDriverVersion_v2(int *version) { *version = 13020; return 0; }

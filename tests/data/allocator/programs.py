@@ -20,7 +20,6 @@ CAPACITY = 2**30
 CONFS = (
     "",
     "max_split_size_mb:21",
-    "max_split_size_mb:40,max_non_split_rounding_mb:60",
     "roundup_power2_divisions:4",
     "roundup_power2_divisions:[1:8,16:2,>:0]",
     "large_segment_size_mb:30",
@@ -29,6 +28,7 @@ CONFS = (
     "expandable_segments:True",
     "expandable_segments:True,large_segment_size_mb:30,max_split_size_mb:40",
     "expandable_segments:True,roundup_power2_divisions:8,garbage_collection_threshold:0.4",
+    "max_split_size_mb:40,max_non_split_rounding_mb:60",  # last, since older versions cannot take the second one back
 )
 Operation = list[Any]
 

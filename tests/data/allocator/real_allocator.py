@@ -4,6 +4,7 @@ Started with `fake_cuda.c` preloaded, by a Python with a CUDA build of torch; re
 and answers each with one line. A program is {"conf", "fraction", "ops"}; an operation is ["alloc", size, stream],
 ["free", number of the allocation], ["touch", number] (used on another stream), ["wait"] (for that stream: what was
 freed meanwhile is available from the next request on) or ["empty"]. All of a program's memory goes back in the end.
+A setting that this version of PyTorch does not have is answered with {"refused"}.
 The answer has the history as PyTorch records it, and at which of its events the cache was emptied by ["empty"].
 """
 
@@ -15,8 +16,8 @@ import sys
 
 import torch
 
-# Options that stay as they were unless they are named again.
-DEFAULTS = "large_segment_size_mb:20,max_non_split_rounding_mb:20,expandable_segments:False"
+# Options that stay as they were unless they are named again; older versions refuse the first two.
+DEFAULTS = ("large_segment_size_mb:20", "max_non_split_rounding_mb:20", "expandable_segments:False")
 
 
 def main() -> None:
@@ -26,8 +27,12 @@ def main() -> None:
 
 
 def run(program: dict) -> dict:
-    torch._C._accelerator_setAllocatorSettings(DEFAULTS)
-    torch._C._accelerator_setAllocatorSettings(program["conf"])
+    for conf in (*DEFAULTS, program["conf"]):
+        try:
+            set_conf(conf)
+        except (RuntimeError, ValueError):
+            if conf not in DEFAULTS:
+                return {"refused": conf}
     if program["fraction"] is not None:
         torch.cuda.set_per_process_memory_fraction(program["fraction"])
     torch.cuda.memory._record_memory_history(context=None, max_entries=10**7)
@@ -45,6 +50,13 @@ def run(program: dict) -> dict:
     torch.cuda.empty_cache()
     torch.cuda.memory._record_memory_history(enabled=None)
     return answer
+
+
+def set_conf(conf: str) -> None:
+    if hasattr(torch._C, "_accelerator_setAllocatorSettings"):
+        torch._C._accelerator_setAllocatorSettings(conf)
+    else:  # before 2.10
+        torch.cuda.memory._set_allocator_settings(conf)
 
 
 def step(number: int, operation: list, live: dict[int, torch.UntypedStorage], streams: list[torch.cuda.Stream]) -> None:

@@ -31,8 +31,8 @@ def main() -> None:
     python = cuda_python()
     assert python, "no CUDA build of torch here"
     programs = []
-    with tempfile.TemporaryDirectory() as folder, real_allocator(python, Path(folder)) as run:
-        for fraction in (None, 0.7):
+    for fraction in (None, 0.7):  # once a fraction is set, it stays
+        with tempfile.TemporaryDirectory() as folder, real_allocator(python, Path(folder)) as run:
             for conf in CONFS:
                 program = {"conf": conf, "fraction": fraction, "ops": random_operations(f"{conf} {fraction}", 250)}
                 answer = run(program)
