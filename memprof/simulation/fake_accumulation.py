@@ -1,7 +1,10 @@
-"""Where autograd sums two gradients of one tensor in place.
+"""Where autograd works in place, but not while a dispatch mode looks on.
 
-It does so if it holds the only reference to the first, but not while a dispatch mode looks on
-(`can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp); a fake training has to do it in autograd's place.
+It adds a second gradient of one tensor to the first if it holds the only reference to that
+(`can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp), and fills fresh zeros in the gradients of `gather`,
+indexing and the like (`areAnyTensorSubclassLike` in aten/src/ATen/native and torch/csrc/autograd/FunctionsManual.cpp).
+A dispatch mode makes it do neither, so a fake training has to do both in its place.
+
 Which reference counts mean "nobody else" is a matter of the PyTorch version, so it is learned from a sum of two
 gradients that certainly nobody else holds.
 """
@@ -14,9 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+aten = torch.ops.aten
+_FILLS = {
+    *(aten.scatter_add.default, aten.scatter.src, aten.scatter.value, aten.index_add.default),
+    *(aten.index_put.default, aten.masked_scatter.default, aten.index_fill.int_Tensor),
+}
+IN_PLACE = {aten.add.Tensor, *_FILLS}
+
 
 class Accumulation:
-    """Recognises the sums of gradients that autograd does in place."""
+    """Recognises what autograd does in place."""
 
     def __init__(self) -> None:
         self._exclusive: tuple[int, ...] | None = None
@@ -32,9 +42,14 @@ class Accumulation:
             total.backward()
             self._learning = False
 
-    def is_in_place(self, args: tuple[Any, ...]) -> bool:
-        """Say whether an addition is autograd's own and done in place; called straight from the dispatch mode."""
-        if torch.is_grad_enabled() or len(args) != 2 or torch._C._current_autograd_node() is None:
+    def is_in_place(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Say whether an operator is autograd's own and works in place; called straight from the dispatch mode."""
+        node = None if torch.is_grad_enabled() else torch._C._current_autograd_node()
+        if node is None:
+            return False
+        if func in _FILLS:
+            return node.name()[-1:].isdigit()  # a derivative of PyTorch's own, not a `torch.autograd.Function`
+        if len(args) != 2:
             return False
         counts = _counts(args[0]), _counts(args[1])
         if self._learning:

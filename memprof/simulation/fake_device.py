@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from memprof.workloads.workload import Workload
 
 if TYPE_CHECKING:
     from memprof.simulation.fake_operators import FakeOperators
+    from memprof.simulation.workspaces import Workspaces
 
 aten = torch.ops.aten
 
@@ -31,6 +32,7 @@ class CpuSemantics:
     Attributes:
         own_host: the device has a memory apart from the host's.
         corrections: what operators return here, where that is not what the meta kernels return.
+        results: what operators return of which PyTorch has no meta kernel.
     """
 
     own_host = False
@@ -44,6 +46,11 @@ class CpuSemantics:
             aten.native_batch_norm.default: partial(_saved_as_input, weight=1),
         }
 
+    @property
+    def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
+        """By operator, for those that have no meta kernel."""
+        return {}
+
     @contextmanager
     def applied(self, mode: FakeOperators) -> Iterator[None]:
         """Within the `with` block operators do what they do on the device."""
@@ -54,6 +61,10 @@ class CpuSemantics:
 
         with patch.object(native, "_call", skip), _readable_only(mode):
             yield
+
+    def workspaces(self) -> Workspaces | None:
+        """Return what kernels take for themselves; None where nothing is known of it."""
+        return None
 
     def moved(self, model: nn.Module, mode: FakeOperators) -> nn.Module:
         """Return the model on the device."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
-from memprof.tracing.events import Allocation, Entry, Free, Mark
+from memprof.tracing.events import Allocation, Entry, Free, LabelMark, Mark
 
 # Invented addresses begin here. No process maps memory there on the platforms of PyTorch (x86-64 and ARM64 give
 # user space less), so code that reads a fake tensor behind the dispatcher's back faults instead of reading junk.
@@ -77,6 +77,23 @@ class EventLog:
         if size:
             self._add(Allocation(address, size), watch.owner)
             self._count(size)
+
+    def workspace(self, size: int) -> None:
+        """A library took memory that it keeps."""
+        address = self.new_address()
+        self._add(Allocation(address, size), self._owner)
+        self._add(LabelMark("workspace", {address: ""}), self._owner)
+        self._count(size)
+
+    def scratch(self, sizes: Sequence[int]) -> None:
+        """A kernel took blocks and gave them back."""
+        addresses = [self.new_address() for _ in sizes]
+        for address, size in zip(addresses, sizes, strict=True):
+            self._add(Allocation(address, size), self._owner)
+            self._count(size)
+        for address, size in zip(addresses, sizes, strict=True):
+            self._add(Free(address), self._owner)
+            self._count(-size)
 
     def knows(self, address: int) -> bool:
         """Say whether the storage at an address has been seen."""

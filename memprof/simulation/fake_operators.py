@@ -7,7 +7,8 @@ training. Everything else is fake.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memprof.simulation.fake_accumulation import Accumulation
+from memprof.simulation.fake_accumulation import IN_PLACE, Accumulation
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_events import FIRST_ADDRESS, EventLog
 from memprof.simulation.fake_reads import Reads
@@ -51,7 +52,6 @@ class FakeOperators(TorchDispatchMode):
     Attributes:
         own_host: the device has a memory of its own, so that tensors made of Python numbers are elsewhere.
         phase: of the training step.
-        host: what is made now is made in the host's memory.
         place: gives the module that is running, and whether it is recomputed.
         operators_of: names of the operators that ran, by phase.
     """
@@ -62,11 +62,12 @@ class FakeOperators(TorchDispatchMode):
         self.reads = reads
         self.own_host = device.own_host
         self.phase = "build"
-        self.host = False
+        self._host: bool | None = None  # where what is made now is made; None: where it belongs
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
         self.operators_of: dict[str, set[str]] = {}
         self.accumulation = Accumulation()
-        self._tensors = FakeTensors(log, device.corrections)
+        self._tensors = FakeTensors(log, device)
+        self._workspaces = device.workspaces()
         self._unknown: set[int] = set()  # addresses of real storages that were written with fake values
         self._plans: dict[Any, Plan] = {}
         self._results: dict[Any, Result] = {}
@@ -78,7 +79,7 @@ class FakeOperators(TorchDispatchMode):
             kind not in _PLAIN for kind in types
         ):  # a tensor subclass takes itself apart, and what it is made of comes here again
             return NotImplemented
-        if func is aten.add.Tensor and self.accumulation.is_in_place(args):
+        if func in IN_PLACE and self.accumulation.is_in_place(func, args):
             return args[0]
         plan = self._plans.get(func)
         if plan is None:
@@ -90,6 +91,15 @@ class FakeOperators(TorchDispatchMode):
     def _should_skip_dynamo(cls) -> bool:
         """Leave `__torch_dispatch__` as it is: PyTorch's guard against torch.compile imports all of torch._dynamo."""
         return False
+
+    @contextmanager
+    def made_on(self, *, host: bool) -> Iterator[None]:
+        """What is made within the `with` block is made in the memory of the host, or of the device."""
+        before, self._host = self._host, host and self.own_host
+        try:
+            yield
+        finally:
+            self._host = before
 
     def _choose(self, func: Any) -> Plan:
         """Return how to run an operator, from what its schema says of its outputs."""
@@ -146,7 +156,7 @@ class FakeOperators(TorchDispatchMode):
         result = self._result(func, args, kwargs)
         if result.aliases:
             return func(*args, **kwargs)
-        return self._made(func, result, self.host) if result.storages else result.shape
+        return self._made(func, args, kwargs, result) if result.storages else result.shape
 
     def _compute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Make fake outputs, or real ones where every input is known and the outputs are small."""
@@ -213,15 +223,25 @@ class FakeOperators(TorchDispatchMode):
         if fresh:
             self._begin(func)
             for tensor in fresh:
-                self._watch(tensor, self.host or self._on_host(tensors))
+                self._watch(tensor, self._on_host(tensors) if self._host is None else self._host)
             self.log.mark(OperatorEnd([tensor.untyped_storage().data_ptr() for tensor in fresh]))
         return output
 
-    def _made(self, func: Any, result: Result, host: bool) -> Any:
+    def _made(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
         self._begin(func)
-        output, addresses = self._tensors.build(result, host)
+        output, addresses = self._tensors.build(result, bool(self._host))
+        self._take_scratch(func, args, kwargs)
         self.log.mark(OperatorEnd(addresses))
         return output
+
+    def _take_scratch(self, func: Any, args: Args, kwargs: Kwargs) -> None:
+        """Take what the kernel takes for itself, and give back what it does not keep."""
+        if self._workspaces is None or func not in self._workspaces.operators:
+            return
+        kept = self._workspaces.kept(func, torch._C._current_autograd_node() is not None)
+        if kept:
+            self.log.workspace(kept)
+        self.log.scratch(self._workspaces.scratch(func, args, kwargs))
 
     def _begin(self, func: Any) -> None:
         self.log.mark(OperatorBegin(func._schema.name, *self.place()))
@@ -238,7 +258,7 @@ class FakeOperators(TorchDispatchMode):
         """Give a tensor a new storage of its own."""
         plain = torch.empty_strided(layout.size, layout.stride, dtype=layout.dtype, device="meta")
         one = Layout(layout.size, layout.stride, layout.dtype, 0, 0)
-        (other,), _ = self._tensors.build(Result((plain.untyped_storage().nbytes(),), (one,)), self.host)
+        (other,), _ = self._tensors.build(Result((plain.untyped_storage().nbytes(),), (one,)), bool(self._host))
         tensor.set_(other)
 
     def _is_new(self, tensor: Tensor) -> bool:

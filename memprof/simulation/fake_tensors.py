@@ -10,9 +10,9 @@ Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._construct_stora
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.errors import UsageError
 from memprof.simulation.fake_events import EventLog
+
+if TYPE_CHECKING:
+    from memprof.simulation.fake_device import CpuSemantics
 
 _CPU = torch.device("cpu")
 _make_storage: Callable[[int, torch.device, int], torch.UntypedStorage] = torch._C._construct_storage_from_data_pointer  # type: ignore[assignment]  # its stub names the C++ class
@@ -76,12 +79,13 @@ class FakeTensors:
 
     Args:
         log: told of every storage that is made.
-        corrections: by operator, what the device returns where its kernel and the meta kernel differ.
+        device: says where its kernels and the meta kernels differ.
     """
 
-    def __init__(self, log: EventLog, corrections: Mapping[Any, Correction]) -> None:
+    def __init__(self, log: EventLog, device: CpuSemantics) -> None:
         self._log = log
-        self._corrections = corrections
+        self._corrections = device.corrections
+        self._own_results = device.results
         self._fakes: TorchDispatchMode | None = None
 
     def build(self, result: Result, host: bool = False) -> tuple[Any, list[int]]:
@@ -105,6 +109,8 @@ class FakeTensors:
         Raises:
             Exception: what the kernel raises: wrong shapes, or an output that depends on values.
         """
+        if func in self._own_results:
+            return self._own_results[func](args)
         with torch.no_grad():
             try:
                 result = _evaluated(func, args, kwargs, torch.device("meta"))
@@ -120,6 +126,12 @@ class FakeTensors:
 
         self._fakes = self._fakes or FakeTensorMode(allow_non_fake_inputs=True)
         return self._fakes
+
+
+def contiguous_result(output: tuple[Tensor, ...]) -> Result:
+    """Return the result of an operator whose outputs are as these meta tensors, each in a storage of its own."""
+    layouts = tuple(_layout(tensor, number) for number, tensor in enumerate(output))
+    return Result(tuple(tensor.untyped_storage().nbytes() for tensor in output), layouts)
 
 
 def _evaluated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> Result:

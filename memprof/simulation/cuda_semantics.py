@@ -1,0 +1,218 @@
+"""What a CUDA device does differently from the CPU that fake tensors claim to be on.
+
+| what | on CUDA |
+|---|---|
+| attention | flash, memory-efficient, cuDNN or math by generation, type, width, mask (`cuda_semantics_attention`) |
+| dropout | one kernel with a byte mask, where a CPU keeps a mask of the input's type |
+| batch norm | cuDNN's, where it takes the input |
+| RMS norm | one kernel since 2.9, where a CPU keeps every intermediate |
+| autocast | more operators in float32 (`cuda_semantics_autocast`) |
+| optimizers, clipping | `foreach` by default |
+| SM3 | its Triton kernel |
+| batches | made on the host, then copied |
+| tensors made of Python numbers | on the host, with what is computed from them alone: step counters |
+
+Each is put in as the operator that PyTorch would call, with PyTorch's own autograd formula, so that what is saved for
+the backward pass, and for how long, follows. The same in both and left alone: linear layers, convolutions, layer
+norm, GELU, softmax, cross-entropy, embeddings and their gradients.
+
+Not modelled: recurrent layers (`nn.LSTM` runs through cuDNN on a GPU, cell by cell here), and `torch.compile`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from memprof.simulation.cuda_semantics_attention import CudaAttention
+from memprof.simulation.cuda_semantics_autocast import register_autocast
+from memprof.simulation.cuda_semantics_sm3 import triton_kernel
+from memprof.simulation.fake_device import CpuSemantics
+from memprof.simulation.fake_tensors import Correction, Result, contiguous_result
+from memprof.simulation.target import Target
+from memprof.simulation.workspaces import Workspaces
+from memprof.training.recipe import Recipe
+from memprof.workloads.workload import Workload
+
+if TYPE_CHECKING:
+    from memprof.simulation.fake_operators import FakeOperators
+
+aten = torch.ops.aten
+
+
+class CudaSemantics(CpuSemantics):
+    """A CUDA device.
+
+    Args:
+        target: which one, and with which PyTorch.
+    """
+
+    own_host = True
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    @property
+    def corrections(self) -> Mapping[Any, Correction]:
+        """Attention keeps its random state on the host, where it is 16 bytes."""
+        return {aten._scaled_dot_product_efficient_attention.default: _state_on_host}
+
+    @property
+    def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
+        """cuDNN's operators, which have no meta kernel."""
+        return {
+            aten.cudnn_batch_norm.default: _batch_norm_result,
+            aten.cudnn_batch_norm_backward.default: _batch_norm_backward_result,
+        }
+
+    def workspaces(self) -> Workspaces:
+        """Return what CUDA kernels take for themselves."""
+        return Workspaces(self._target)
+
+    @contextmanager
+    def applied(self, mode: FakeOperators) -> Iterator[None]:
+        """Within the `with` block operators do what they do on a CUDA device."""
+        library = torch.library.Library("aten", "IMPL")
+        with ExitStack() as stack:
+            stack.enter_context(super().applied(mode))
+            stack.callback(library._destroy)
+            self._register(library)
+            for owner in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
+                stack.enter_context(patch(f"{owner}._get_foreach_kernels_supported_devices", _every_device))
+            stack.enter_context(triton_kernel())
+            for kind in (Tensor, nn.Module):
+                stack.enter_context(patch.object(kind, "cuda", lambda self, *args, **kwargs: self))
+            yield
+
+    def _register(self, library: torch.library.Library) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch remarks that a kernel is replaced
+            library.impl("scaled_dot_product_attention", CudaAttention(self._target), "AutogradCPU")
+            library.impl("dropout", _dropout, "AutogradCPU")
+            library.impl("batch_norm", _batch_norm, "AutogradCPU")
+            library.impl("softmax.int", _softmax(aten.softmax.int, aten._softmax.default), "AutogradCPU")
+            library.impl("log_softmax.int", _softmax(aten.log_softmax.int, aten._log_softmax.default), "AutogradCPU")
+            if self._target.torch_version >= (2, 9):
+                library.impl("rms_norm", _rms_norm, "AutogradCPU")
+            register_autocast(library)
+
+    def moved(self, model: nn.Module, mode: FakeOperators) -> nn.Module:
+        """Copy the model to the device, tensor by tensor as `Module.to` does."""
+        return model._apply(lambda tensor: _copy_of(tensor, mode, None))  # type: ignore[no-any-return]
+
+    def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
+        """Make batches on the host and copy them over."""
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else None
+
+        def batch(batch_size: int) -> Any:
+            with mode.made_on(host=True):
+                made = workload.batch(batch_size)
+            return _copied(made, mode, dtype)
+
+        return replace(workload, batch=batch)
+
+
+def _copied(value: Any, mode: FakeOperators, dtype: torch.dtype | None) -> Any:
+    """Copy every tensor of a nest to the device, floating-point ones in `dtype` if it is given."""
+    if isinstance(value, Tensor):
+        return _copy_of(value, mode, dtype if value.is_floating_point() else None)
+    if isinstance(value, dict):
+        return type(value)({key: _copied(item, mode, dtype) for key, item in value.items()})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_copied(item, mode, dtype) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item, mode, dtype) for item in value)
+    return value
+
+
+def _copy_of(tensor: Tensor, mode: FakeOperators, dtype: torch.dtype | None) -> Tensor:
+    if not mode.log.is_host(tensor.untyped_storage().data_ptr()):
+        return tensor
+    with mode.made_on(host=False):
+        copy: Tensor = aten._to_copy(tensor, dtype=dtype)
+    return copy
+
+
+def _every_device() -> list[str]:
+    return ["cpu", "cuda"]
+
+
+def _dropout(tensor: Tensor, p: float, train: bool) -> Tensor:
+    """`is_fused_kernel_acceptable` in aten/src/ATen/native/Dropout.cpp."""
+    if train and 0 < p < 1 and tensor.numel():
+        output: Tensor = aten.native_dropout(tensor, p, True)[0]
+        return output
+    return aten.dropout.default.decompose(tensor, p, train)  # type: ignore[no-any-return]
+
+
+def _rms_norm(tensor: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """One kernel if the weight has the input's type (`rms_norm_symint` in aten/src/ATen/native/layer_norm.cpp)."""
+    if weight is not None and weight.dtype != tensor.dtype:
+        return aten.rms_norm.default.decompose(tensor, shape, weight, eps)  # type: ignore[no-any-return]
+    output: Tensor = aten._fused_rms_norm(tensor, shape, weight, eps)[0]
+    return output
+
+
+def _softmax(composed: Any, kernel: Any) -> Callable[..., Any]:
+    def run(tensor: Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+        """Read float16 and write float32 in one kernel (aten/src/ATen/native/SoftMax.cpp)."""
+        if tensor.dtype is torch.float16 and dtype is torch.float32:
+            return kernel(tensor, dim, True)
+        return composed.decompose(tensor, dim, dtype)
+
+    return run
+
+
+def _batch_norm(
+    tensor: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    enabled: bool,
+) -> Tensor:
+    """cuDNN where `_batch_norm_impl_index` in aten/src/ATen/native/Normalization.cpp takes it."""
+    matched = weight is not None and bias is not None and (mean is None) == (variance is None)
+    fits = tensor.dim() >= 3 and tensor.shape[0] <= (880801 if training else 65535)
+    types = tensor.dtype is torch.float32 or (weight is not None and weight.dtype is torch.float32)
+    if enabled and matched and fits and types and tensor.dtype is not torch.bfloat16 and (training or mean is not None):
+        format_ = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
+        output: Tensor = aten.cudnn_batch_norm(
+            tensor.contiguous(memory_format=format_), weight, bias, mean, variance, training, momentum, eps
+        )[0]
+        return output
+    return aten.native_batch_norm(tensor, weight, bias, mean, variance, training, momentum, eps)[0]  # type: ignore[no-any-return]
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def _batch_norm_result(args: tuple[Any, ...]) -> Result:
+    """Output, mean, inverse deviation, and cuDNN's reserve, which is empty for a plain batch norm."""
+    tensor, weight, training = args[0], args[1], args[5]
+    saved = torch.empty(weight.shape if training else (0,), dtype=weight.dtype, device="meta")
+    reserve = torch.empty(0, dtype=torch.uint8, device="meta")
+    return contiguous_result((torch.empty_like(tensor, device="meta"), saved, saved, reserve))
+
+
+def _batch_norm_backward_result(args: tuple[Any, ...]) -> Result:
+    tensor, weight = args[0], args[2]
+    per_channel = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+    return contiguous_result((torch.empty_like(tensor, device="meta"), per_channel, per_channel))
+
+
+def _state_on_host(args: tuple[Any, ...], result: Result) -> Result:
+    output, logsumexp, *state = result.shape
+    empty = [replace(layout, size=(0,), stride=(1,)) for layout in state]
+    return replace(result, storages=(*result.storages[:2], *(0 for _ in state)), shape=(output, logsumexp, *empty))

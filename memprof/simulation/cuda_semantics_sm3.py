@@ -1,0 +1,75 @@
+"""SM3 on CUDA: what its Triton kernel allocates, without Triton and without the kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+import torch
+
+from sm3 import kernels
+from sm3.kernels import chunked, native
+from sm3.kernels.matrix import as_matrix
+from sm3.kernels.task import Scratch, Task
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class _TritonStandIn:
+    """Allocates what `sm3.kernels.triton_cuda` does, in its order: maxima of one side of the matrix per pass."""
+
+    name = "triton"
+
+    def takes(self, task: Task) -> bool:
+        """Say whether the kernel would take the task; it takes every dense one that the compiled CPU kernel takes."""
+        return task.param.dtype in _DTYPES and bool(task.param.numel()) and _is_plain(task)
+
+    def gather(self, task: Task, scratch: Scratch) -> None:
+        """First half of a step."""
+        if native._singleton(task):
+            return
+        first = task.options.variant == "I"
+        if first:
+            for accumulator in task.accumulators:
+                accumulator.new = torch.zeros_like(accumulator.old)
+        self._pass(task, first)
+
+    def finish(self, task: Task, scratch: Scratch) -> None:
+        """Second half of a step."""
+        if task.options.variant == "II" or native._singleton(task):
+            return
+        chunked.add_maxima(task)
+        self._pass(task, False)
+
+    def _pass(self, task: Task, new: bool) -> None:
+        matrix = as_matrix(task, new=new)
+        if matrix is None:
+            return
+        other = matrix.column if matrix.rows >= matrix.cols else matrix.row
+        maxima = torch.zeros_like(other, dtype=torch.int32)
+        other.copy_(maxima.view(torch.float32))
+        matrix.write_back()
+
+
+def _is_plain(task: Task) -> bool:
+    return task.param.is_contiguous() and task.grad.is_contiguous() and (native._singleton(task) or _is_matrix(task))
+
+
+def _is_matrix(task: Task) -> bool:
+    return as_matrix(task) is not None
+
+
+@contextmanager
+def triton_kernel() -> Iterator[None]:
+    """Within the `with` block SM3 takes the stand-in first, as it takes its Triton kernel on CUDA."""
+
+    def choose(task: Task, choice: str) -> kernels.Kernel:
+        stand_in = _TritonStandIn()
+        if choice in ("auto", "triton") and stand_in.takes(task):
+            return stand_in
+        return chosen(task, "chunked" if choice == "auto" else choice)
+
+    chosen = kernels.choose
+    with patch("sm3.optimizer.choose", choose):
+        yield

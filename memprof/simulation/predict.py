@@ -1,0 +1,155 @@
+"""From a trial to a predicted run: train on fake tensors, replay the device's allocator, analyse the trace.
+
+predict_run(trial, Target())                                            # this machine's CPU
+predict_run(trial, target_of(find_device("rtx-4090")))                  # a GPU that is not here
+predict_runs(workload, optimizers, recipe, batch_size, target)          # one forward and backward pass for all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from memprof.analysis.profile import SpanPeak, span_peaks
+from memprof.optimizers.spec import OptimizerSpec
+from memprof.plan import Trial
+from memprof.results import OptimizerInfo, Peak, PhasePeak, Run, State, Steps
+from memprof.simulation.allocator import CachingAllocator
+from memprof.simulation.catalog import SimulatedDevice
+from memprof.simulation.cuda_semantics import CudaSemantics
+from memprof.simulation.fake_device import CpuSemantics
+from memprof.simulation.fake_training import FakeRun, fake_runs
+from memprof.simulation.predict_replay import Replayed, replay_blocks
+from memprof.simulation.settings import AllocatorSettings
+from memprof.simulation.target import Target, parse_torch_version
+from memprof.tracing.attribution import build_trace
+from memprof.tracing.events import Trace
+from memprof.training.meter import attributed_breakdown, tensor_peaks
+from memprof.training.recipe import Recipe
+from memprof.units import format_size
+from memprof.workloads.spec import WorkloadSpec
+
+
+def target_of(
+    device: SimulatedDevice, allocator: AllocatorSettings | None = None, torch_version: str | None = None
+) -> Target:
+    """Return the target for a GPU of the catalog.
+
+    Args:
+        device: the GPU.
+        allocator: settings of the caching allocator; PyTorch's defaults if not given.
+        torch_version: of the PyTorch that is to run there; this one if not given.
+    """
+    return Target(
+        name=device.name,
+        kind="cuda",
+        capability=device.compute_capability,
+        sm_count=device.sm_count,
+        torch_version=parse_torch_version(torch_version or torch.__version__),
+        capacity_bytes=device.capacity_bytes,
+        allocator=allocator or AllocatorSettings(),
+    )
+
+
+def predict_run(trial: Trial, target: Target) -> Run:
+    """Return the run that a trial would come to on the target.
+
+    Raises:
+        UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
+    """
+    return predict_runs(trial.workload, [trial.optimizer], trial.recipe, trial.batch_size, target)[0]
+
+
+def predict_runs(
+    workload: WorkloadSpec, optimizers: Sequence[OptimizerSpec], recipe: Recipe, batch_size: int, target: Target
+) -> list[Run]:
+    """Return one run for each optimizer, from one forward and backward pass of the model.
+
+    Raises:
+        UsageError: as `predict_run`.
+    """
+    semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
+    made = fake_runs(workload, optimizers, recipe, batch_size, semantics)
+    return [_run(spec, fake, target) for spec, fake in zip(optimizers, made, strict=True)]
+
+
+def _run(spec: OptimizerSpec, fake: FakeRun, target: Target) -> Run:
+    info = OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=fake.implementation)
+    if fake.failure is not None or fake.state is None or fake.parameters is None:
+        return Run(optimizer=info, device=target.name, source="predicted", status="failed", reason=fake.failure)
+    trace = build_trace(fake.entries)
+    replayed = _replayed(trace, target)
+    if replayed.failure is not None:
+        reason = _out_of_memory(trace, replayed, target)
+        return Run(optimizer=info, device=target.name, source="predicted", status="oom", reason=reason)
+    tensors = tensor_peaks(trace, trace.spans[-1].step)
+    spans = [span for span in span_peaks(replayed.trace) if span.step > 0]
+    return Run(
+        optimizer=info,
+        device=target.name,
+        source="predicted",
+        status="ok",
+        parameters=fake.parameters,
+        state=State(
+            bytes=fake.state.bytes,
+            bytes_per_parameter=fake.state.bytes / fake.parameters.trainable,
+            by_dtype=fake.state.by_dtype,
+            by_device=fake.state.device_bytes,
+        ),
+        peak=_peak(spans, tensors, replayed),
+        breakdown=attributed_breakdown(replayed.trace),
+        phases=_phases(spans, tensors, replayed),
+        steps=Steps(seconds=[], losses=[], allocated_bytes=_step_peaks(spans)),
+        notes=_notes(fake),
+    )
+
+
+def _replayed(trace: Trace, target: Target) -> Replayed:
+    if target.kind == "cpu":  # malloc's rounding is not in the figures of the CPU's allocator either
+        return Replayed(trace, {}, None)
+    return replay_blocks(trace, CachingAllocator(target.capacity_bytes, target.allocator))
+
+
+def _peak(spans: list[SpanPeak], tensors: dict[str, int], replayed: Replayed) -> Peak:
+    top = max(spans, key=lambda span: span.peak_bytes)
+    return Peak(
+        tensor_bytes=max(tensors.values()),
+        allocated_bytes=top.peak_bytes,
+        reserved_bytes=max(replayed.reserved.values(), default=None),
+        phase=top.phase,
+        step=top.step,
+    )
+
+
+def _phases(spans: list[SpanPeak], tensors: dict[str, int], replayed: Replayed) -> dict[str, PhasePeak]:
+    return {
+        phase: PhasePeak(
+            tensor_bytes=tensors.get(phase),
+            allocated_bytes=max(span.peak_bytes for span in spans if span.phase == phase),
+            reserved_bytes=replayed.reserved.get(phase),
+        )
+        for phase in dict.fromkeys(span.phase for span in spans)
+    }
+
+
+def _step_peaks(spans: list[SpanPeak]) -> list[int]:
+    steps = sorted({span.step for span in spans})
+    return [max(span.peak_bytes for span in spans if span.step == step) for step in steps]
+
+
+def _out_of_memory(trace: Trace, replayed: Replayed, target: Target) -> str:
+    assert replayed.failure is not None
+    assert target.capacity_bytes is not None
+    span = [span for span in trace.spans if span.start <= replayed.failure][-1]
+    place = "the build" if span.step == 0 else f"the {span.phase} phase of step {span.step}"
+    without_end = replay_blocks(trace, CachingAllocator(None, target.allocator))
+    needed = format_size(max(without_end.reserved.values()))
+    return f"out of memory in {place}: {needed} needed, {format_size(target.capacity_bytes)} there"
+
+
+def _notes(fake: FakeRun) -> list[str]:
+    guessed = sorted({operator for operator, phase in fake.assumed if phase != "build"})
+    if not guessed:
+        return []
+    return [f"The step reads values that a prediction does not have ({', '.join(guessed)}): they were assumed."]

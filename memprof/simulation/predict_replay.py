@@ -1,0 +1,49 @@
+"""A trace as the caching allocator serves it: every block at the size that it really takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from memprof.simulation.allocator import CachingAllocator, Handle, OutOfMemory
+from memprof.tracing.events import Event, Trace
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay came to.
+
+    Attributes:
+        trace: the same blocks and spans; the events have the sizes of the allocator's blocks.
+        reserved: the most memory reserved during each phase, the build under `build`; empty without an allocator.
+        failure: the event that could not be served, where the replay ends; None if all were.
+    """
+
+    trace: Trace
+    reserved: dict[str, int]
+    failure: int | None
+
+
+def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
+    """Pass the events of a trace through an allocator that has served nothing yet."""
+    events: list[Event] = []
+    handles: dict[int, Handle] = {}
+    reserved: dict[str, int] = {}
+    ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
+    for span, end in zip(trace.spans, ends, strict=True):
+        most = allocator.reserved_bytes
+        for index in range(span.start, end):
+            number, size = trace.events[index]
+            if size > 0:
+                try:
+                    handle = handles[number] = allocator.allocate(size, trace.blocks[number].stream)
+                except OutOfMemory:
+                    return Replayed(trace, reserved, index)
+                events.append(Event(number, handle.size))
+                most = max(most, allocator.reserved_bytes)
+            elif size < 0:
+                events.append(Event(number, -handles[number].size))
+                allocator.free(handles.pop(number))
+            else:
+                events.append(Event(number, 0))
+        reserved[span.phase] = max(reserved.get(span.phase, 0), most)
+    return Replayed(Trace(blocks=trace.blocks, events=events, spans=trace.spans), reserved, None)
