@@ -1,7 +1,7 @@
 """The settings of PyTorch's CUDA caching allocator, as `PYTORCH_ALLOC_CONF` gives them.
 
-Sources: `c10/core/AllocatorConfig.{h,cpp}` and `c10/cuda/CUDAAllocatorConfig.{h,cpp}`. What differs between versions, as
-far as 2.6.0, 2.8.0 and 2.15.0 were asked:
+Sources: `c10/core/AllocatorConfig.{h,cpp}` and `c10/cuda/CUDAAllocatorConfig.{h,cpp}`. What differs between versions,
+as far as 2.6.0, 2.8.0 and 2.15.0 were asked:
 
 - `large_segment_size_mb` and `per_process_memory_fraction` are in 2.15 and not in 2.8, where a large segment is 20 MiB,
   still the default, and the call `torch.cuda.set_per_process_memory_fraction` does what the second one does.
