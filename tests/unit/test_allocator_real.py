@@ -19,6 +19,7 @@ from tests.data.allocator.record import unpack
 
 RECORDED = json.loads((HERE / "histories.json").read_text())
 PROGRAMS = {f"{one['conf'] or 'defaults'} of {one['fraction']}": one for one in RECORDED["programs"]}
+TRAINING = json.loads((HERE / "training.json").read_text())
 LIVE_SEEDS = range(5)
 
 
@@ -44,6 +45,15 @@ def test_a_recording_of_the_real_allocator_is_replayed_exactly(name: str) -> Non
     done = check(program, history, program["stats"])
     ran_out = [index for index, event in enumerate(history) if event["action"] == "oom"]
     assert done.report.out_of_memory_event == (ran_out[0] if ran_out else None)
+
+
+@pytest.mark.parametrize("run", TRAINING["runs"], ids=lambda run: f"{run['precision']} {run['conf']}")
+def test_training_steps_of_pytorch_s_cuda_code_are_replayed_exactly(run: dict[str, Any]) -> None:
+    history = [unpack(event) for event in run["events"]]
+    assert len(history) > 1000
+    done = check({**run, "fraction": None}, history, run["stats"])
+    assert not done.report.out_of_memory
+    assert done.report.fragmentation_bytes > 0
 
 
 def test_the_recordings_cover_what_can_happen() -> None:

@@ -70,15 +70,41 @@ def cuda_python() -> str | None:
     return python if asked.returncode == 0 and asked.stdout.strip() != "None" else None
 
 
+def without_gpu(python: str, folder: Path, capacity: int = CAPACITY, null_gpu: bool = False) -> dict[str, str]:
+    """Build the stand-ins for CUDA in a folder and return the environment in which that Python takes them for it.
+
+    Args:
+        python: with a CUDA build of torch.
+        folder: an empty one.
+        capacity: bytes of device memory.
+        null_gpu: kernels can be launched as well, and do nothing; needs the CUDA headers that come with torch.
+    """
+    stand_in = folder / "fake_cuda.so"
+    compiler = ["cc", "-w", "-shared", "-fPIC", "-O1", "-o"]
+    subprocess.run([*compiler, stand_in, HERE / "fake_cuda.c"], check=True)
+    for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
+        shutil.copy(stand_in, folder / name)
+    preloaded = [str(stand_in)]
+    if null_gpu:
+        ask = "import torch; print(torch.__path__[0])"
+        torch = Path(subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip())
+        headers = ("nvidia/cu13/include", "nvidia/cuda_runtime/include", "triton/backends/nvidia/include")
+        include = [f"-I{torch.parent / path}" for path in headers]
+        subprocess.run([*compiler, folder / "null_gpu.so", HERE / "null_gpu.c", *include], check=True)
+        subprocess.run([*compiler, folder / "libcuda.so.1", HERE / "fake_cuda.c", "-DNULL_GPU"], check=True)
+        preloaded.insert(0, str(folder / "null_gpu.so"))
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTORCH_")}
+    return environment | {
+        "LD_PRELOAD": ":".join(preloaded),
+        "LD_LIBRARY_PATH": str(folder),
+        "FAKE_CUDA_MEMORY": str(capacity),
+    }
+
+
 @contextmanager
 def real_allocator(python: str, folder: Path, capacity: int = CAPACITY) -> Iterator[Any]:
     """Yield a function that runs a program ({"conf", "fraction", "ops"}) on PyTorch's own allocator."""
-    library = folder / "fake_cuda.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, HERE / "fake_cuda.c"], check=True)
-    for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
-        shutil.copy(library, folder / name)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTORCH_")}
-    environment |= {"LD_PRELOAD": str(library), "LD_LIBRARY_PATH": str(folder), "FAKE_CUDA_MEMORY": str(capacity)}
+    environment = without_gpu(python, folder, capacity)
     command = [python, str(HERE / "real_allocator.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
