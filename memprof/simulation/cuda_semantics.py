@@ -144,18 +144,24 @@ def _every_device() -> list[str]:
     return ["cpu", "cuda"]
 
 
+def _composed(operator: Any, *args: Any) -> Tensor:
+    """Call what PyTorch composes an operator of; `decompose` may take a version in Python that does otherwise."""
+    output: Tensor = operator._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args)
+    return output
+
+
 def _dropout(tensor: Tensor, p: float, train: bool) -> Tensor:
     """`is_fused_kernel_acceptable` in aten/src/ATen/native/Dropout.cpp."""
     if train and 0 < p < 1 and tensor.numel():
         output: Tensor = aten.native_dropout(tensor, p, True)[0]
         return output
-    return aten.dropout.default.decompose(tensor, p, train)  # type: ignore[no-any-return]
+    return _composed(aten.dropout.default, tensor, p, train)
 
 
 def _rms_norm(tensor: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
     """One kernel if the weight has the input's type (`rms_norm_symint` in aten/src/ATen/native/layer_norm.cpp)."""
     if weight is not None and weight.dtype != tensor.dtype:
-        return aten.rms_norm.default.decompose(tensor, shape, weight, eps)  # type: ignore[no-any-return]
+        return _composed(aten.rms_norm.default, tensor, shape, weight, eps)
     output: Tensor = aten._fused_rms_norm(tensor, shape, weight, eps)[0]
     return output
 
@@ -165,7 +171,7 @@ def _softmax(composed: Any, kernel: Any) -> Callable[..., Any]:
         """Read float16 and write float32 in one kernel (aten/src/ATen/native/SoftMax.cpp)."""
         if tensor.dtype is torch.float16 and dtype is torch.float32:
             return kernel(tensor, dim, True)
-        return composed.decompose(tensor, dim, dtype)
+        return _composed(composed, tensor, dim, dtype)
 
     return run
 

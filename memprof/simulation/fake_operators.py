@@ -30,9 +30,7 @@ Plan = Callable[[Any, Args, Kwargs], Any]
 
 _LARGEST_INTEGERS = 16 << 20  # bytes of an integer or boolean tensor whose values are kept
 _LARGEST_FLOATS = 64 << 10
-# What these return is uninitialised or random, and nobody's decision rests on it.
-_VALUELESS = ("empty", "new_empty", "rand", "normal", "bernoulli", "native_dropout", "poisson", "multinomial")
-_VALUED = ("randint", "randperm")
+_VALUELESS = ("empty", "new_empty")
 _PLAIN = (Tensor, nn.Parameter)
 _UNDECLARED_VIEWS = {aten._unsafe_view.default, aten._reshape_alias.default}
 # It leaves its flag at "no overflow", as in a training that goes well.
@@ -112,7 +110,7 @@ class FakeOperators(TorchDispatchMode):
         if _written_places(func) and all(value.alias_info is not None for value in returns):
             return self._write
         name = func._schema.name.partition("::")[2]
-        return self._make if name.startswith(_VALUELESS) and not name.startswith(_VALUED) else self._compute
+        return self._make if name.startswith(_VALUELESS) else self._compute
 
     def _special(self, func: Any) -> Plan | None:
         return {
