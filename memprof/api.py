@@ -9,10 +9,10 @@ from typing import Any
 
 from memprof.errors import MemprofError, UsageError
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, OptimizerSpec, parse_optimizer
-from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
+from memprof.plan import Findings, Forecast, Inquiry, Outcome, Outcomes, Step, Trial
 from memprof.progress import OnComparison, OnProgress, Progress, Purpose
 from memprof.results import Capacity, Comparison, Fit, OptimizerInfo, Run, WorkloadInfo
-from memprof.training.fitting import FitSearch
+from memprof.training.fitting import FitSearch, Proof
 from memprof.training.launcher import Launcher, WorkerDiedError
 from memprof.training.recipe import Recipe
 from memprof.units import parse_size
@@ -47,7 +47,8 @@ def compare(
         inputs: for a plain module, what its inputs are (`float32[B,3,224,224]`).
         target: for a plain module, what its loss compares with (`int64[B]<1000`).
         optimizers: optimizer specs such as `sm3,momentum=0.9`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`; or a simulated GPU (`rtx-4090`, `24GiB`): then nothing is trained,
+            and every run is `predicted`.
         recipe: how it is trained.
         budget: the capacity for the largest batch and model: a size such as `"24GiB"`, or bytes. Default: the
             device's memory.
@@ -68,7 +69,7 @@ def compare(
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Launcher() as launcher:
         study = _Study(launcher, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
-        study.inquire(device, capacity, reference, command)
+        study.inquire(device, capacity, reference, command, confirm)
         if fit:
             study.expect_fits(confirm)
         study.measure()
@@ -134,14 +135,19 @@ class _Study:
         self._on_progress = on_progress
         self._on_comparison = on_comparison
         self._measured: list[Outcome] = []
+        self._forecasts: dict[str, list[Outcome]] = {}
         self._started = 0
         self._trials = len(optimizers)
 
-    def inquire(self, device: str, budget: int | None, reference: str | None, command: str | None) -> None:
+    def inquire(
+        self, device: str, budget: int | None, reference: str | None, command: str | None, confirm: bool
+    ) -> None:
         """Check everything that can be checked without training."""
         inquiry = Inquiry(workload=self._workload, optimizers=self._optimizers, device=device, command=command)
         found = self._launcher.run(inquiry)
         assert isinstance(found, Findings)
+        if found.simulated and confirm:
+            raise UsageError(f"--confirm trains on the device, and {found.device} is simulated; leave --confirm out")
         self._found = found
         texts = [spec.text for spec in self._optimizers]
         default = "adam" if "adam" in texts else None
@@ -173,7 +179,7 @@ class _Study:
 
     def expect_fits(self, confirm: bool) -> None:
         """Count the trials of the fits in, so that progress knows its end; confirming may take more."""
-        each = (3 if confirm else 1) * len(self._fit_knobs())
+        each = (3 if confirm or self._found.simulated else 1) * len(self._fit_knobs())
         self._trials += each * len(self._optimizers)
 
     def fit(self, confirm: bool) -> None:
@@ -196,8 +202,9 @@ class _Study:
 
     def _fit_one(self, trial: Trial, measured: Outcome, confirm: bool) -> Fit:
         capacity = self.comparison.capacity.bytes
+        proof: Proof | None = "predicted" if self._found.simulated else "confirmed" if confirm else None
         answers = {
-            name: FitSearch(trial, measured, knob, value, capacity, self._run).answer(confirm)
+            name: FitSearch(trial, measured, knob, value, capacity, self._run).answer(proof)
             for name, (knob, value) in self._fit_knobs().items()
         }
         return Fit(**answers)
@@ -231,12 +238,29 @@ class _Study:
 
         tell(stage="start")
         try:
-            outcome = self._launcher.run(trial, on_step)
+            outcome = self._forecast(trial) if self._found.simulated else self._launcher.run(trial, on_step)
             assert isinstance(outcome, Outcome)
         except WorkerDiedError as death:
             outcome = Outcome(run=_run_of_the_dead(trial, death))
         tell(stage="done", run=outcome.run)
         return outcome
+
+    def _forecast(self, trial: Trial) -> Outcome:
+        """Return what is predicted for a trial; all optimizers are predicted when the first of them asks."""
+        forecast = Forecast(
+            workload=trial.workload,
+            optimizers=self._optimizers,
+            device=trial.device,
+            batch_size=trial.batch_size,
+            recipe=self._recipe,
+            capacity_bytes=self.comparison.capacity.bytes,
+        )
+        key = forecast.model_dump_json()
+        if key not in self._forecasts:
+            answer = self._launcher.run(forecast)
+            assert isinstance(answer, Outcomes)
+            self._forecasts[key] = answer.outcomes
+        return self._forecasts[key][self._optimizers.index(trial.optimizer)]
 
 
 def _run_of_the_dead(trial: Trial, death: WorkerDiedError) -> Run:

@@ -154,8 +154,8 @@ def check_transformers() -> Check:
 def _allocations_of_a_probe() -> list[int]:
     import torch
 
-    from memprof.tracing.profiler import ProfilerRecorder
     from memprof.tracing.events import Allocation
+    from memprof.tracing.profiler import ProfilerRecorder
 
     recorder = ProfilerRecorder("cpu")
     recorder.start()

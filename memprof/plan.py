@@ -35,6 +35,21 @@ class Trial(_Message):
     limit_bytes: int | None = None
 
 
+class Forecast(_Message):
+    """One workload and several optimizers on a simulated device: predicted together, from one forward and backward.
+
+    `capacity_bytes` takes the place of the device's memory, for a smaller card.
+    """
+
+    job: Literal["forecast"] = "forecast"
+    workload: WorkloadSpec
+    optimizers: list[OptimizerSpec]
+    device: str
+    batch_size: int
+    recipe: Recipe
+    capacity_bytes: int | None = None
+
+
 class Inquiry(_Message):
     """Check the arguments and describe the workload and the machine, without training."""
 
@@ -46,11 +61,12 @@ class Inquiry(_Message):
 
 
 class Findings(_Message):
-    """The answer to an inquiry."""
+    """The answer to an inquiry; `simulated` says that the device is to be predicted for."""
 
     kind: Literal["findings"] = "findings"
     environment: Environment
     device: str
+    simulated: bool
     device_memory_bytes: int
     name: str
     knobs: dict[str, Any]
@@ -73,6 +89,13 @@ class Outcome(_Message):
     kind: Literal["outcome"] = "outcome"
     run: Run
     levels: dict[str, list[int]] = {}
+
+
+class Outcomes(_Message):
+    """The answer to a forecast, one outcome for each optimizer."""
+
+    kind: Literal["outcomes"] = "outcomes"
+    outcomes: list[Outcome]
 
 
 class Mistake(_Message):

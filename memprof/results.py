@@ -161,9 +161,9 @@ class FitAnswer(_Document):
         peak_bytes: the peak at `value`.
         next_value: the smallest value that does not fit, and `next_peak_bytes` what it would need.
         phase: the phase that binds at `value`.
-        method: `extrapolated` from `points`, or `confirmed`: `value` was trained within the capacity and the
-            next value was shown not to fit.
-        points: the values that were trained.
+        method: `extrapolated` from `points`; `confirmed`: `value` was trained within the capacity and the next
+            value was shown not to fit; `predicted`: the same without a device, by predicting both.
+        points: the values that were trained, or predicted.
     """
 
     knob: str
@@ -173,7 +173,7 @@ class FitAnswer(_Document):
     next_value: int | None = None
     next_peak_bytes: int | None = None
     phase: str | None = None
-    method: Literal["extrapolated", "confirmed"]
+    method: Literal["extrapolated", "confirmed", "predicted"]
     points: list[FitPoint]
 
 

@@ -17,6 +17,7 @@ FIT_STEPS = {"warmup": 0, "steps": 2}
 CONFIRM_STEPS = {"warmup": 0, "steps": 3}
 _MOST_CONFIRMATIONS = 12
 
+Proof = Literal["confirmed", "predicted"]
 RunTrial = Callable[[Trial, Purpose, str], Outcome]
 
 
@@ -42,19 +43,25 @@ class FitSearch:
         self._first = value
         self._points: dict[int, Point | None] = {value: _point(value, measured)}
 
-    def answer(self, confirm: bool) -> FitAnswer | None:
-        """Return the largest value; None where the knob cannot be varied (too little was trained to extrapolate)."""
+    def answer(self, proof: Proof | None) -> FitAnswer | None:
+        """Return the largest value; None where the knob cannot be varied (too little was trained to extrapolate).
+
+        Args:
+            proof: how to call the answer once it and its successor have been tried; None to extrapolate only.
+        """
         self._take_second_point()
         known = self._known()
         if not known and self._points.get(1, known) is None:
-            return self._nothing_fits()
+            return self._nothing_fits(proof or "confirmed")
         if len(known) < 2:
             return None
         extrapolation = Extrapolation.through(*furthest_apart(known))
         value = extrapolation.largest(self._capacity)
         if value is None:
             return self._as_answer(extrapolation, None, "extrapolated")
-        return self._confirm(value) if confirm else self._as_answer(extrapolation, value, "extrapolated")
+        if proof is None:
+            return self._as_answer(extrapolation, value, "extrapolated")
+        return self._prove(value, proof)
 
     def _known(self) -> list[Point]:
         return [point for point in self._points.values() if point is not None]
@@ -92,7 +99,7 @@ class FitSearch:
         self._points[value] = _point(value, outcome)
         return outcome.run.status != "failed"
 
-    def _confirm(self, value: int) -> FitAnswer:
+    def _prove(self, value: int, proof: Proof) -> FitAnswer:
         """Train the extrapolated value and the next, and go on until one fits and its successor does not."""
         lowest_failing: int | None = min((v for v in self._points if not self._fits(v)), default=None)
         largest_fitting = max((v for v in self._points if self._fits(v)), default=0)
@@ -110,7 +117,7 @@ class FitSearch:
             value = self._next_guess(largest_fitting, lowest_failing)
         extrapolation = Extrapolation.through(*furthest_apart(self._known()))
         proven = lowest_failing == largest_fitting + 1
-        return self._as_answer(extrapolation, largest_fitting, "confirmed" if proven else "extrapolated")
+        return self._as_answer(extrapolation, largest_fitting, proof if proven else "extrapolated")
 
     def _fits(self, value: int) -> bool:
         point = self._points.get(value)
@@ -119,20 +126,19 @@ class FitSearch:
     def _next_guess(self, fitting: int, failing: int | None) -> int:
         if failing is None or failing - fitting <= 2:
             return fitting + 1
-        guess = Extrapolation.through(*furthest_apart(self._known())).largest(self._capacity)
+        nearest = sorted(self._known(), key=lambda point: abs(point.value - fitting))[:2]
+        guess = Extrapolation.through(*furthest_apart(nearest)).largest(self._capacity)
         if guess in self._points or guess is None:
             return (fitting + failing) // 2
         return guess
 
-    def _nothing_fits(self) -> FitAnswer:
-        return FitAnswer(knob=self._knob, value=0, next_value=1, method="confirmed", points=self._as_points())
+    def _nothing_fits(self, proof: Proof) -> FitAnswer:
+        return FitAnswer(knob=self._knob, value=0, next_value=1, method=proof, points=self._as_points())
 
     def _as_points(self) -> list[FitPoint]:
         return [FitPoint(value=v, peak_bytes=p.peak_bytes if p else None) for v, p in sorted(self._points.items())]
 
-    def _as_answer(
-        self, lines: Extrapolation, value: int | None, method: Literal["extrapolated", "confirmed"]
-    ) -> FitAnswer:
+    def _as_answer(self, lines: Extrapolation, value: int | None, method: Literal["extrapolated"] | Proof) -> FitAnswer:
         if value is None:
             return FitAnswer(knob=self._knob, value=None, method=method, points=self._as_points())
         peak, phase = lines.peak(value)

@@ -7,6 +7,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,10 +15,11 @@ from pydantic import BaseModel
 
 from memprof.errors import ExitCode, MemprofError, UsageError
 from memprof.faults import describe
-from memprof.machine import describe_environment, device_memory_bytes
+from memprof.machine import allocator_conf, describe_environment, device_memory_bytes
 from memprof.optimizers.registry import build_optimizer, check_options, find_known
 from memprof.optimizers.spec import OptimizerSpec
-from memprof.plan import Findings, Inquiry, Mistake, Outcome, Trial
+from memprof.plan import Findings, Forecast, Inquiry, Mistake, Outcome, Outcomes, Trial
+from memprof.results import Run
 from memprof.training.trial import run_trial
 from memprof.workloads.loader import load_workload
 
@@ -47,21 +49,24 @@ def work(channel: socket.socket, request: dict[str, Any]) -> None:
         send(Mistake(message=message, exit_code=ExitCode.FAILED))
 
 
-def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Findings | Outcome:
+def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Findings | Outcome | Outcomes:
     if request["job"] == "inquiry":
         return _inquire(Inquiry.model_validate(request))
+    if request["job"] == "forecast":
+        return _forecast(Forecast.model_validate(request))
     return run_trial(Trial.model_validate(request), send)
 
 
 def _inquire(inquiry: Inquiry) -> Findings:
-    device = resolve_device(inquiry.device)
+    device, capacity = resolve_device(inquiry.device)
     loaded = load_workload(inquiry.workload)
     for optimizer in inquiry.optimizers:
         _check_optimizer(optimizer)
     return Findings(
-        environment=describe_environment(inquiry.command, device),
+        environment=describe_environment(inquiry.command, device if is_real(device) else "cpu"),
         device=device,
-        device_memory_bytes=device_memory_bytes(device),
+        simulated=not is_real(device),
+        device_memory_bytes=capacity,
         name=loaded.name,
         knobs=loaded.knobs,
         scale=loaded.scale,
@@ -75,19 +80,50 @@ def _check_optimizer(spec: OptimizerSpec) -> None:
         build_optimizer(spec, [("weight", torch.nn.Parameter(torch.zeros(2, 2)))])
 
 
-def resolve_device(name: str) -> str:
-    """Return `cpu` or `cuda:N` for `auto`, `cpu`, `cuda` or `cuda:N`.
+def _forecast(forecast: Forecast) -> Outcomes:
+    from memprof.simulation.catalog import find_device
+    from memprof.simulation.predict import predict_runs, target_of
+    from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
+
+    conf = allocator_conf()
+    settings = parse_alloc_conf(conf) if conf else AllocatorSettings()
+    target = target_of(find_device(forecast.device), settings)
+    if forecast.capacity_bytes is not None:
+        target = replace(target, capacity_bytes=forecast.capacity_bytes)
+    runs = predict_runs(forecast.workload, forecast.optimizers, forecast.recipe, forecast.batch_size, target)
+    return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run)) for run in runs])
+
+
+def _levels(run: Run) -> dict[str, list[int]]:
+    return {name: [peak.reserved_bytes or peak.allocated_bytes] for name, peak in run.phases.items()}
+
+
+def is_real(device: str) -> bool:
+    """Whether a resolved device is one of this machine's."""
+    return device == "cpu" or device.startswith("cuda:")
+
+
+def resolve_device(name: str) -> tuple[str, int]:
+    """Return the device that a `--device` means, and its memory in bytes: what the driver or the catalog says.
+
+    `auto`, `cpu`, `cuda` and `cuda:N` are this machine's; any other name or a size is a simulated GPU's.
 
     Raises:
-        UsageError: the name is none of these, or this machine has no such device.
+        UsageError: this machine has no such device, or the catalog no such GPU.
     """
-    if name in ("auto", "cpu"):
-        return "cuda:0" if name == "auto" and torch.cuda.is_available() else "cpu"
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cpu":
+        return name, device_memory_bytes(name)
     kind, _, index = name.partition(":")
     if kind != "cuda" or not (index or "0").isdigit():
-        raise UsageError(f"{name!r} is no device to measure on; use auto, cpu, cuda or cuda:N (`memprof devices`)")
+        from memprof.simulation.catalog import find_device
+
+        simulated = find_device(name)
+        return simulated.name, simulated.capacity_bytes
     if not torch.cuda.is_available():
         raise UsageError(f"--device {name} needs a CUDA device and this PyTorch sees none; use --device cpu")
     if int(index or 0) >= torch.cuda.device_count():
         raise UsageError(f"there is no {name}: this machine has {torch.cuda.device_count()} (`memprof devices`)")
-    return f"cuda:{index or 0}"
+    name = f"cuda:{index or 0}"
+    return name, device_memory_bytes(name)
