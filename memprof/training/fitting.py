@@ -13,9 +13,9 @@ from memprof.results import FitAnswer, FitPoint
 
 # The first step creates the optimizer's state, the second has it from its beginning.
 FIT_STEPS = {"warmup": 0, "steps": 2}
-# A confirmation trains one more, and the search for it gives up after so many trials.
+# A proof trains one more, and the search for it gives up after so many trials.
 CONFIRM_STEPS = {"warmup": 0, "steps": 3}
-_MOST_CONFIRMATIONS = 12
+_MOST_TRIALS = 40
 
 Proof = Literal["confirmed", "predicted"]
 RunTrial = Callable[[Trial, Purpose, str], Outcome]
@@ -57,6 +57,8 @@ class FitSearch:
             return None
         extrapolation = Extrapolation.through(*furthest_apart(known))
         value = extrapolation.largest(self._capacity)
+        if value is None and proof == "predicted":
+            value = 2 * self._first  # what a GPU reserves comes in steps: level so far, it may rise yet
         if value is None:
             return self._as_answer(extrapolation, None, "extrapolated")
         if proof is None:
@@ -100,37 +102,33 @@ class FitSearch:
         return outcome.run.status != "failed"
 
     def _prove(self, value: int, proof: Proof) -> FitAnswer:
-        """Train the extrapolated value and the next, and go on until one fits and its successor does not."""
-        lowest_failing: int | None = min((v for v in self._points if not self._fits(v)), default=None)
-        largest_fitting = max((v for v in self._points if self._fits(v)), default=0)
-        for _ in range(_MOST_CONFIRMATIONS):
-            if lowest_failing == largest_fitting + 1:
+        """Try the extrapolated value and its neighbours until one fits and its successor does not.
+
+        The strides double and the rest is bisected, so a good first guess costs two trials and a bad one few more.
+        """
+        fitting = max((v for v in self._points if self._fits(v)), default=0)
+        failing = min((v for v in self._points if not self._fits(v)), default=None)
+        if failing is not None:
+            value = min(value, failing - 1)
+        stride = 1
+        for _ in range(_MOST_TRIALS):
+            if failing == fitting + 1:
                 break
-            high = lowest_failing - 1 if lowest_failing else max(value, largest_fitting + 1)
-            value = min(max(value, largest_fitting + 1), high)
+            if not fitting < value or (failing is not None and not value < failing):
+                value = fitting + stride if failing is None else (fitting + failing) // 2
             if not self._train(value, "confirm"):
                 break
             if self._fits(value):
-                largest_fitting = value
+                fitting, value = value, value + stride
             else:
-                lowest_failing = value
-            value = self._next_guess(largest_fitting, lowest_failing)
-        extrapolation = Extrapolation.through(*furthest_apart(self._known()))
-        proven = lowest_failing == largest_fitting + 1
-        return self._as_answer(extrapolation, largest_fitting, proof if proven else "extrapolated")
+                failing, value = value, value - stride
+            stride *= 2
+        lines = Extrapolation.through(*furthest_apart(self._known()))
+        return self._as_answer(lines, fitting, proof if failing == fitting + 1 else "extrapolated")
 
     def _fits(self, value: int) -> bool:
         point = self._points.get(value)
         return point is not None and point.peak_bytes <= self._capacity
-
-    def _next_guess(self, fitting: int, failing: int | None) -> int:
-        if failing is None or failing - fitting <= 2:
-            return fitting + 1
-        nearest = sorted(self._known(), key=lambda point: abs(point.value - fitting))[:2]
-        guess = Extrapolation.through(*furthest_apart(nearest)).largest(self._capacity)
-        if guess in self._points or guess is None:
-            return (fitting + failing) // 2
-        return guess
 
     def _nothing_fits(self, proof: Proof) -> FitAnswer:
         return FitAnswer(knob=self._knob, value=0, next_value=1, method=proof, points=self._as_points())

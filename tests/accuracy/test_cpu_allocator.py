@@ -16,8 +16,8 @@ SCRIPT = Path(__file__).with_name("independent_count.py")
 SMALL = {
     "mlp": ({}, 64),
     "gpt2": ({"n_layers": 2, "d_model": 64, "n_heads": 2, "seq_len": 32, "vocab_size": 500}, 3),
-    "resnet50": ({}, 2),
-    "vit-b16": ({"n_layers": 1}, 2),
+    "resnet50": ({"n_blocks": 1, "image_size": 64, "n_classes": 10}, 2),
+    "vit-b16": ({"n_layers": 1, "d_model": 64, "n_heads": 2, "d_ff": 128, "image_size": 32}, 2),
 }
 OPTIMIZERS = {
     "sm3,lr=0.001": ("sm3:SM3", {"lr": 0.001}),

@@ -105,7 +105,8 @@ def test_complex_parameters():
         ({"optimizers": ["adam,lrr=1"]}, "lr"),
         ({"optimizers": ["adam,lr=-1"]}, "Invalid learning rate: -1"),
         ({"budget": "12 parsecs"}, "'12 parsecs' is not a size"),
-        ({"device": "tpu"}, "'tpu' is no device"),
+        ({"device": "rtx-4091"}, "rtx-4090"),
+        ({"device": "rtx-4090", "confirm": True, "fit": True}, "rtx-4090 is simulated; leave --confirm out"),
         ({"knobs": {"widht": 3}}, "did you mean 'width'"),
         ({"recipe": memprof.Recipe(step_in_backward=True, accumulate=2)}, "excludes gradient accumulation"),
         ({"recipe": memprof.Recipe(checkpoint_activations=True)}, "no repeated blocks"),
@@ -149,3 +150,26 @@ def test_fit_extrapolates_and_confirm_proves_it():
 def test_nothing_fits_a_budget_below_the_parameters():
     result = memprof.compare("mlp", optimizers=["adam"], batch_size=4, budget="1 MiB")
     assert result.runs[0].fit.batch_size.value == 0
+
+
+def test_simulated_gpu_is_predicted_with_the_largest_batch_tried():
+    options = {"knobs": {"n_layers": 2, "d_model": 256}, "optimizers": ["sm3", "adam"], "batch_size": 64}
+    result = memprof.compare("mlp", device="rtx-4090", budget="64 MiB", **options)
+    assert result.capacity.bytes == 64 << 20
+    for run in result.runs:
+        assert (run.source, run.device, run.status) == ("predicted", "rtx-4090", "ok")
+        assert run.peak.tensor_bytes <= run.peak.allocated_bytes <= run.peak.reserved_bytes
+        assert run.peak.process_bytes is None
+        assert run.steps.seconds == []
+        answer = run.fit.batch_size
+        assert answer.method == "predicted"
+        assert answer.peak_bytes <= 64 << 20
+        assert {answer.value, answer.next_value} <= {point.value for point in answer.points}
+    assert result.runs[1].state.bytes > result.runs[0].state.bytes
+
+
+def test_prediction_of_a_cpu_sized_budget_says_out_of_memory():
+    result = memprof.compare("gpt2", device="1GiB", batch_size=8, optimizers=["adam"], fit=False)
+    (run,) = result.runs
+    assert run.status == "oom"
+    assert "needed" in run.reason
