@@ -41,7 +41,8 @@ class SM3(Optimizer):
         params: parameters, groups, or the pairs of `model.named_parameters()`.
         lr: the learning rate, a float or a one-element tensor. Without momentum and beta, the first step of
             every coordinate with a gradient has this size; the denominator grows, so there is no need of a
-            decay, but warm-up helps (`sm3.warmup`).
+            decay, but warm-up helps (`sm3.warmup`), and with it a larger rate (0.1). The default is that of
+            `torch.optim.Adagrad`, which takes the same first step.
         momentum: weight of the past in the average of the preconditioned gradient, m <- momentum m + (1 -
             momentum) g / sqrt(nu), as in the authors' code. 0, the default, keeps no buffer; otherwise it is
             one number per entry.
@@ -68,7 +69,7 @@ class SM3(Optimizer):
     def __init__(
         self,
         params: ParamsT,
-        lr: float | Tensor = 0.1,
+        lr: float | Tensor = 0.01,
         momentum: float = 0.0,
         beta: float = 0.0,
         eps: float = MIN_EPS,

@@ -133,6 +133,7 @@ def fit_remark(comparison: Comparison) -> str | None:
     how = {
         frozenset({"extrapolated"}): "; ~ is extrapolated from smaller runs, --confirm trains it",
         frozenset({"confirmed"}): "; confirmed by training",
+        frozenset({"predicted"}): "; predicted to fit, the next value not to",
         frozenset({"extrapolated", "confirmed"}): "; ~ is extrapolated, the others were trained",
     }.get(frozenset(methods), "")
     return f"Largest {knobs} within {format_size(comparison.capacity.bytes)}, {whose}{how}."

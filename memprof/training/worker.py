@@ -24,6 +24,9 @@ from memprof.training.trial import run_trial
 from memprof.workloads.loader import load_workload
 
 
+_UNPROVEN = "Predictions for a GPU have been checked against PyTorch's sources, not yet against measurements on one."
+
+
 def work(channel: socket.socket, request: dict[str, Any]) -> None:
     """Do the job that the request describes and send the answer; never raises.
 
@@ -91,7 +94,8 @@ def _forecast(forecast: Forecast) -> Outcomes:
     if forecast.capacity_bytes is not None:
         target = replace(target, capacity_bytes=forecast.capacity_bytes)
     runs = predict_runs(forecast.workload, forecast.optimizers, forecast.recipe, forecast.batch_size, target)
-    return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run)) for run in runs])
+    noted = [run.model_copy(update={"notes": [*run.notes, _UNPROVEN]}) for run in runs]
+    return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run)) for run in noted])
 
 
 def _levels(run: Run) -> dict[str, list[int]]:
