@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from memprof.simulation.cuda_semantics_attention import CudaAttention
 from memprof.simulation.cuda_semantics_autocast import register_autocast
 from memprof.simulation.cuda_semantics_sm3 import triton_kernel
-from memprof.simulation.fake_device import CpuSemantics
+from memprof.simulation.fake_device import CpuSemantics, channels_last_if_inputs_are
 from memprof.simulation.fake_tensors import Correction, Result, contiguous_result
 from memprof.simulation.target import Target
 from memprof.simulation.workspaces import Workspaces
@@ -61,8 +61,11 @@ class CudaSemantics(CpuSemantics):
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:
-        """Attention keeps its random state on the host, where it is 16 bytes."""
-        return {aten._scaled_dot_product_efficient_attention.default: _state_on_host}
+        """By operator; attention keeps its random state on the host, where it is 16 bytes."""
+        return {
+            aten.convolution.default: channels_last_if_inputs_are,
+            aten._scaled_dot_product_efficient_attention.default: _state_on_host,
+        }
 
     @property
     def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
@@ -101,10 +104,13 @@ class CudaSemantics(CpuSemantics):
             library.impl("log_softmax.int", _softmax(aten.log_softmax.int, aten._log_softmax.default), "AutogradCPU")
             if self._target.torch_version >= (2, 9):
                 library.impl("rms_norm", _rms_norm, "AutogradCPU")
+                library.impl("_fused_rms_norm", _never, "CPU")  # as long as a backend has one, autograd has its own
             register_autocast(library)
 
-    def moved(self, model: nn.Module, mode: FakeOperators) -> nn.Module:
-        """Copy the model to the device, tensor by tensor as `Module.to` does."""
+    def built(self, workload: Workload, mode: FakeOperators) -> nn.Module:
+        """Make the model on the host and copy it to the device, tensor by tensor as `Module.to` does."""
+        with mode.made_on(host=True):
+            model = workload.model()
         return model._apply(lambda tensor: _copy_of(tensor, mode, None))  # type: ignore[no-any-return]
 
     def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
@@ -138,6 +144,10 @@ def _copy_of(tensor: Tensor, mode: FakeOperators, dtype: torch.dtype | None) -> 
     with mode.made_on(host=False):
         copy: Tensor = aten._to_copy(tensor, dtype=dtype)
     return copy
+
+
+def _never(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("a kernel ran on fake tensors")
 
 
 def _every_device() -> list[str]:

@@ -26,14 +26,18 @@ IN_PLACE = {aten.add.Tensor, *_FILLS}
 
 
 class Accumulation:
-    """Recognises what autograd does in place."""
+    """Recognises what autograd does in place.
 
-    def __init__(self) -> None:
-        self._exclusive: tuple[int, ...] | None = None
+    Args:
+        exclusive: the reference counts of a gradient that nobody else holds; None to learn them.
+    """
+
+    def __init__(self, exclusive: tuple[int, ...] | None = None) -> None:
+        self.exclusive = exclusive
         self._learning = False
 
     def learn(self) -> None:
-        """Sum two fresh gradients, under the dispatch mode that will ask."""
+        """Sum two fresh gradients, under the dispatch mode that will ask, and note their reference counts."""
         with torch.enable_grad():
             leaf = torch.empty(1, requires_grad=True)
             doubled = leaf * 2
@@ -53,8 +57,8 @@ class Accumulation:
             return False
         counts = _counts(args[0]), _counts(args[1])
         if self._learning:
-            self._exclusive = counts[0]
-        return counts[0] == self._exclusive and args[0].is_contiguous() and args[0].shape == args[1].shape
+            self.exclusive = counts[0]
+        return counts[0] == self.exclusive and args[0].is_contiguous() and args[0].shape == args[1].shape
 
 
 def _counts(tensor: Any) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import torch
 from torch import nn
+from torch._prims_common import suggest_memory_format
 
 from memprof.errors import UsageError
 from memprof.optimizers.spec import OptimizerSpec
@@ -39,8 +40,9 @@ class CpuSemantics:
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:
-        """By operator; all keep statistics in the input's type, not in float32, unless the weight has another type."""
+        """By operator; norms keep their statistics in the input's type, unless the weight has another."""
         return {
+            aten.convolution.default: channels_last_if_inputs_are,
             aten.native_layer_norm.default: partial(_saved_as_input, weight=2),
             aten.native_group_norm.default: partial(_saved_as_input, weight=1),
             aten.native_batch_norm.default: partial(_saved_as_input, weight=1),
@@ -66,9 +68,9 @@ class CpuSemantics:
         """Return what kernels take for themselves; None where nothing is known of it."""
         return None
 
-    def moved(self, model: nn.Module, mode: FakeOperators) -> nn.Module:
-        """Return the model on the device."""
-        return model
+    def built(self, workload: Workload, mode: FakeOperators) -> nn.Module:
+        """Return the workload's model on the device."""
+        return workload.model()
 
     def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
         """Return the workload with batches that are made where the device has them made."""
@@ -77,6 +79,21 @@ class CpuSemantics:
     def optimizer(self, spec: OptimizerSpec) -> OptimizerSpec:
         """Return the optimizer with the implementation that it takes by default on the device."""
         return spec
+
+
+def channels_last_if_inputs_are(args: tuple[Any, ...], result: Result) -> Result:
+    """Lay a convolution's output out as its input or its weight is (`_determine_backend_memory_format`).
+
+    The meta kernel leaves that to torch/_subclasses/fake_impls.py; oneDNN and cuDNN do it so.
+    """
+    image, weight = args[0], args[1]
+    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}
+    format_ = wanted.get(image.dim())
+    if format_ is None or format_ not in (suggest_memory_format(image), suggest_memory_format(weight)):
+        return result
+    layout = result.shape
+    stride = torch.empty(layout.size, device="meta", memory_format=format_).stride()
+    return replace(result, shape=replace(layout, stride=stride))
 
 
 def _saved_as_input(args: tuple[Any, ...], result: Result, weight: int) -> Result:

@@ -46,6 +46,7 @@ class FakeOperators(TorchDispatchMode):
         log: told of every storage.
         reads: answers when a value is asked for that nobody knows.
         device: that is simulated.
+        accumulation: recognises what autograd does in place; made if not given.
 
     Attributes:
         own_host: the device has a memory of its own, so that tensors made of Python numbers are elsewhere.
@@ -54,7 +55,9 @@ class FakeOperators(TorchDispatchMode):
         operators_of: names of the operators that ran, by phase.
     """
 
-    def __init__(self, log: EventLog, reads: Reads, device: CpuSemantics) -> None:
+    def __init__(
+        self, log: EventLog, reads: Reads, device: CpuSemantics, accumulation: Accumulation | None = None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
         self.reads = reads
@@ -63,7 +66,7 @@ class FakeOperators(TorchDispatchMode):
         self._host: bool | None = None  # where what is made now is made; None: where it belongs
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
         self.operators_of: dict[str, set[str]] = {}
-        self.accumulation = Accumulation()
+        self.accumulation = accumulation or Accumulation(_exclusive_counts())
         self._tensors = FakeTensors(log, device)
         self._workspaces = device.workspaces()
         self._unknown: set[int] = set()  # addresses of real storages that were written with fake values
@@ -275,6 +278,15 @@ class FakeOperators(TorchDispatchMode):
 
     def _on_host(self, tensors: list[Tensor]) -> bool:
         return bool(tensors) and all(self.log.is_host(tensor.untyped_storage().data_ptr()) for tensor in tensors)
+
+
+@cache
+def _exclusive_counts() -> tuple[int, ...] | None:
+    """Learn them in a mode of its own, so that no trace of it is left."""
+    accumulation = Accumulation()
+    with FakeOperators(EventLog(), Reads(), CpuSemantics(), accumulation):
+        accumulation.learn()
+    return accumulation.exclusive
 
 
 @cache

@@ -68,8 +68,8 @@ def fake_runs(
 
     Args:
         workload: what to train; its model and batches are made within.
-        optimizers: each steps on the same gradients. One that ends a storage of the model's or the gradients' own
-            in its step is trained again by itself.
+        optimizers: each steps on the same gradients. One that ends a storage of the model or of the gradients in
+            its step, as by putting new parameters in place of the old, is trained by itself.
         recipe: how to train; `warmup`, `steps` and the times that they stand for have no part in it.
         batch_size: of each micro-batch.
         semantics: what the target device does differently from a CPU.
@@ -77,13 +77,17 @@ def fake_runs(
     Raises:
         UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
     """
-    chosen = semantics or CpuSemantics()
-    together = _FakeTraining(workload, optimizers, recipe, batch_size, chosen)
-    runs = together.run()
-    if len(optimizers) > 1:
-        for number in together.meddlers:
-            runs[number] = _FakeTraining(workload, [optimizers[number]], recipe, batch_size, chosen).run()[0]
-    return runs
+
+    def train(chosen: Sequence[OptimizerSpec]) -> tuple[list[FakeRun], set[int]]:
+        training = _FakeTraining(workload, chosen, recipe, batch_size, semantics or CpuSemantics())
+        return training.run(), training.meddlers
+
+    runs, meddlers = train(optimizers)
+    if not meddlers or len(optimizers) == 1:
+        return runs
+    rest = [number for number in range(len(optimizers)) if number not in meddlers]
+    others = iter(fake_runs(workload, [optimizers[n] for n in rest], recipe, batch_size, semantics) if rest else ())
+    return [next(others) if number in rest else train([optimizers[number]])[0][0] for number in range(len(optimizers))]
 
 
 class _FakeTraining:
@@ -116,7 +120,6 @@ class _FakeTraining:
             stack.enter_context(_no_garbage_collection())
             stack.enter_context(self._semantics.applied(self._mode))
             stack.enter_context(self._mode)
-            self._mode.accumulation.learn()
             self._build(stack)
             for self._number in range(1, STEPS + 1):
                 if any(contender.failure is None for contender in self._contenders):
@@ -128,7 +131,7 @@ class _FakeTraining:
         recipe = self._recipe
         torch.manual_seed(recipe.seed)
         workload = load_workload(self._workload).workload
-        self._model = self._semantics.moved(workload.model(), self._mode).train()
+        self._model = self._semantics.built(workload, self._mode).train()
         if recipe.precision == "bf16":
             self._model.to(torch.bfloat16)
         if recipe.checkpoint_activations:
