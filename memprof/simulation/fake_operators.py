@@ -28,8 +28,8 @@ Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 Plan = Callable[[Any, Args, Kwargs], Any]
 
-_LARGEST_INTEGERS = 16 << 20  # bytes of an integer or boolean tensor whose values are kept
-_LARGEST_FLOATS = 64 << 10
+# Entries of a tensor whose values are kept: masks and positions of a batch, but not masks of length x length.
+_LARGEST = {"integers": 2 << 20, "booleans": 1 << 20, "floats": 16 << 10}
 _VALUELESS = ("empty", "new_empty")
 _PLAIN = (Tensor, nn.Parameter)
 _UNDECLARED_VIEWS = {aten._unsafe_view.default, aten._reshape_alias.default}
@@ -172,7 +172,7 @@ class FakeOperators(TorchDispatchMode):
     def _compute_known(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
         if not {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
             result = self._result(func, args, kwargs)
-            if result.largest > (_LARGEST_FLOATS if result.floating else _LARGEST_INTEGERS):
+            if result.entries > _LARGEST[result.kind]:
                 return self._make(func, args, kwargs)
         return self._run(func, args, kwargs, tensors)
 

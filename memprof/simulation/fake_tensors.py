@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -48,16 +48,16 @@ class Result:
         shape: a `Layout`, a list or tuple of such shapes, or a value to hand out as it is.
         aliases: an output looks into an argument although the schema does not say so.
         resized: the new geometry of each argument that the operator resizes, by its place among the tensors.
-        largest: bytes of its largest output, written out in full.
-        floating: an output is floating-point or complex.
+        entries: of its largest output.
+        kind: of the outputs: `floats` (complex too) if any is, else `integers` if any is, else `booleans`.
     """
 
     storages: tuple[int, ...]
     shape: Any
     aliases: bool = False
     resized: tuple[tuple[int, Layout], ...] = ()
-    largest: int = 0
-    floating: bool = False
+    entries: int = 0
+    kind: Literal["floats", "integers", "booleans"] = "booleans"
 
 
 Correction = Callable[[tuple[Any, ...], Result], Result]
@@ -163,12 +163,13 @@ class _Description:
         self._known = {tensor.untyped_storage()._cdata for tensor in given}
         self._numbers: dict[int, int] = {}
         self._sizes: list[int] = []
-        self._aliases = self._floating = False
-        self._largest = 0
+        self._aliases = False
+        self._entries = 0
+        self._kind: Literal["floats", "integers", "booleans"] = "booleans"
 
     def result(self, output: Any) -> Result:
         shape = self._take(output)
-        return Result(tuple(self._sizes), shape, self._aliases, (), self._largest, self._floating)
+        return Result(tuple(self._sizes), shape, self._aliases, (), self._entries, self._kind)
 
     def _take(self, value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -177,8 +178,11 @@ class _Description:
             return value
         storage = value.untyped_storage()
         self._aliases |= storage._cdata in self._known
-        self._floating |= value.is_floating_point() or value.is_complex()
-        self._largest = max(self._largest, value.numel() * value.element_size())
+        self._entries = max(self._entries, value.numel())
+        if value.is_floating_point() or value.is_complex():
+            self._kind = "floats"
+        elif value.dtype is not torch.bool and self._kind == "booleans":
+            self._kind = "integers"
         number = self._numbers.setdefault(storage._cdata, len(self._sizes))
         if number == len(self._sizes):
             self._sizes.append(storage.nbytes())
