@@ -19,6 +19,7 @@ class Contender:
         number: its place; what it allocates belongs to it under this number.
         optimizers: the optimizer under None, or with the step in the backward pass one for each parameter.
         operators: names of the operators that its steps ran.
+        assumed: the reads that its steps made of unknown values, as in `Reads.assumed`.
         failure: what went wrong, None while all is well.
     """
 
@@ -26,6 +27,7 @@ class Contender:
         self.number = number
         self.optimizers: dict[nn.Parameter | None, Any] = {}
         self.operators: set[str] = set()
+        self.assumed: set[tuple[str, str]] = set()
         self.failure: str | None = None
 
     @property
@@ -36,6 +38,7 @@ class Contender:
     def attempt(self, mode: FakeOperators, action: Callable[[], Any], what: str) -> None:
         """Do something in its name; an exception ends this optimizer and no other."""
         outside, mode.operators_of = mode.operators_of, {}
+        assumed, mode.reads.assumed = mode.reads.assumed, self.assumed
         phase, mode.phase = mode.phase, "optimizer"  # also where the step is taken in the backward pass
         try:
             with mode.log.owned_by(self.number):
@@ -48,7 +51,7 @@ class Contender:
             self.failure = f"{what} raised {describe(error)}"
         finally:
             self.operators |= {name for names in mode.operators_of.values() for name in names}
-            mode.operators_of, mode.phase = outside, phase
+            mode.operators_of, mode.phase, mode.reads.assumed = outside, phase, assumed
 
 
 class SharedStep:

@@ -224,7 +224,7 @@ class _FakeTraining:
         self._label_end_of(self._phase)
 
     def _finished(self, contender: Contender) -> FakeRun:
-        assumed = frozenset(self._reads.assumed)
+        assumed = frozenset(self._reads.assumed | contender.assumed)
         if contender.failure is not None:
             return FakeRun([], None, None, None, contender.failure, assumed)
         parameters = list(self._model.parameters())

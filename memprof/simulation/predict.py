@@ -79,6 +79,8 @@ def _run(spec: OptimizerSpec, fake: FakeRun, target: Target) -> Run:
     if fake.failure is not None or fake.state is None or fake.parameters is None:
         return Run(optimizer=info, device=target.name, source="predicted", status="failed", reason=fake.failure)
     trace = build_trace(fake.entries)
+    for block in trace.blocks:
+        block.tensor = block.tensor and block.category != "workspace"  # a label does not make it one
     replayed = _replayed(trace, target)
     if replayed.failure is not None:
         reason = _out_of_memory(trace, replayed, target)

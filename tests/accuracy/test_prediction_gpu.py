@@ -1,0 +1,102 @@
+"""Predictions for GPUs: what must be true of any, and figures that can be counted by hand. Nothing here has a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.plan import Trial
+from memprof.results import CATEGORIES, Run
+from memprof.simulation.catalog import find_device
+from memprof.simulation.predict import predict_run, predict_runs, target_of
+from memprof.simulation.settings import parse_alloc_conf
+from memprof.simulation.target import Target
+from memprof.training.recipe import Recipe
+from memprof.workloads.spec import WorkloadSpec
+from tests.accuracy.test_contract import RECIPES, SMALL
+
+A100 = target_of(find_device("a100-40gb"), torch_version="2.13.0")
+
+
+def predicted(workload: str, target: Target = A100, recipe: Recipe | None = None, **knobs: int) -> list[Run]:
+    specs = [parse_optimizer(text) for text in DEFAULT_OPTIMIZERS]
+    spec = WorkloadSpec(model=workload, knobs={**SMALL[workload], **knobs})
+    return predict_runs(spec, specs, recipe or Recipe(), 2, target)
+
+
+def check_run(run: Run) -> None:
+    assert run.source == "predicted"
+    assert run.status == "ok", run.reason
+    assert run.device == "a100-40gb"
+    assert sum(run.breakdown.by_category.values()) == run.breakdown.total_bytes == sum(run.breakdown.by_module.values())
+    assert set(run.breakdown.by_category) <= set(CATEGORIES)
+    assert run.breakdown.by_category["parameters"] >= run.parameters.bytes  # blocks are rounded
+    assert run.peak.tensor_bytes <= run.peak.allocated_bytes <= run.peak.reserved_bytes
+    assert run.peak.allocated_bytes == max(run.steps.allocated_bytes)
+    assert run.peak.allocated_bytes % 512 == run.peak.reserved_bytes % (2 << 20) == 0
+    assert run.peak.process_bytes is None
+    for phase in run.phases.values():
+        assert phase.tensor_bytes <= phase.allocated_bytes <= phase.reserved_bytes
+
+
+@pytest.mark.parametrize("workload", SMALL)
+def test_every_workload(workload: str) -> None:
+    for run in predicted(workload):
+        check_run(run)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe(recipe: str) -> None:
+    for run in predicted("gpt2", recipe=RECIPES[recipe]):
+        check_run(run)
+
+
+def test_state_is_what_it_is_on_a_cpu() -> None:
+    for gpu, cpu in zip(predicted("gpt2"), predicted("gpt2", Target()), strict=True):
+        assert gpu.state == cpu.state
+        assert gpu.parameters == cpu.parameters
+
+
+def test_sgd_on_an_mlp_counted_by_hand() -> None:
+    """Parameters, gradients, batch, workspaces: the optimizer phase of SGD without momentum holds nothing else."""
+    (run,) = predict_runs(WorkloadSpec(model="mlp"), [parse_optimizer("sgd")], Recipe(), 64, A100)
+    batch = 64 * 784 * 4 + 64 * 8
+    assert run.phases["optimizer"].tensor_bytes == 2 * run.parameters.bytes + batch + 4  # the loss
+    assert run.breakdown.by_category["workspace"] == 2 * 8519680
+
+
+def test_a_gpu_that_is_too_small_runs_out_of_memory() -> None:
+    target = replace(A100, capacity_bytes=24 << 20)
+    for run in predicted("gpt2", target, n_layers=8):
+        assert run.status == "oom"
+        assert run.peak is None
+        assert "out of memory in the" in str(run.reason)
+        assert "needed, 24.00 MiB there" in str(run.reason)
+
+
+def test_settings_of_the_allocator_count() -> None:
+    plain = predicted("gpt2", vocab_size=40_000)[2]
+    settings = parse_alloc_conf("roundup_power2_divisions:2")
+    rounded = predicted("gpt2", replace(A100, allocator=settings), vocab_size=40_000)[2]
+    assert rounded.peak.tensor_bytes == plain.peak.tensor_bytes
+    assert rounded.peak.allocated_bytes >= plain.peak.allocated_bytes
+    assert rounded.peak.reserved_bytes > plain.peak.reserved_bytes
+
+
+def test_one_trial_is_the_same_as_one_of_many() -> None:
+    trial = Trial(
+        workload=WorkloadSpec(model="gpt2", knobs=SMALL["gpt2"]),
+        optimizer=parse_optimizer("adam"),
+        device="a100-40gb",
+        batch_size=2,
+        recipe=Recipe(),
+    )
+    assert predict_run(trial, A100) == predicted("gpt2")[DEFAULT_OPTIMIZERS.index("adam")]
+
+
+def test_only_who_read_a_value_is_noted() -> None:
+    notes = {run.optimizer.spec: run.notes for run in predicted("gpt2")}
+    assert "they were assumed" in notes.pop("adafactor")[0]
+    assert set(map(tuple, notes.values())) == {()}
