@@ -25,6 +25,9 @@ _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
 # The profiler announces itself on stderr in every worker; users' own PyTorch warnings come through Python.
 _QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
+# Threads that wait by spinning make a step ten times slower as soon as another process has one of the cores.
+_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
 
 class WorkerDiedError(MemprofError):
     """A worker ended without an answer.
@@ -64,7 +67,7 @@ class Launcher:
             self._server = subprocess.Popen(
                 [sys.executable, "-m", "memprof.training.server", str(child_end.fileno())],
                 pass_fds=[child_end.fileno()],
-                env={**_QUIET, **os.environ},
+                env={**_QUIET, **_PATIENT, **os.environ},
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others
             )
