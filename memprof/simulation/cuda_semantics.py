@@ -10,6 +10,7 @@
 | optimizers, clipping | `foreach` by default |
 | SM3 | its Triton kernel |
 | batches | made on the host, then copied |
+| the device `"cuda"` | is where the fake tensors are; `is_cuda` still says no |
 | tensors made of Python numbers | on the host, with what is computed from them alone: step counters |
 
 Each is put in as the operator that PyTorch would call, with PyTorch's own autograd formula, so that what is saved for
@@ -30,6 +31,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from memprof.simulation.cuda_semantics_attention import CudaAttention
 from memprof.simulation.cuda_semantics_autocast import register_autocast
@@ -92,6 +94,7 @@ class CudaSemantics(CpuSemantics):
             stack.enter_context(triton_kernel())
             for kind in (Tensor, nn.Module):
                 stack.enter_context(patch.object(kind, "cuda", lambda self, *args, **kwargs: self))
+            stack.enter_context(_CudaIsHere())
             yield
 
     def _register(self, library: torch.library.Library) -> None:
@@ -123,6 +126,25 @@ class CudaSemantics(CpuSemantics):
             return _copied(made, mode, dtype)
 
         return replace(workload, batch=batch)
+
+
+class _CudaIsHere(TorchFunctionMode):
+    """Takes `"cuda"` for the device that the fake tensors are on."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if kwargs and _is_cuda(kwargs.get("device")):
+            kwargs = {**kwargs, "device": torch.device("cpu")}
+        if func is Tensor.to and len(args) > 1 and _is_cuda(args[1]):
+            args = (args[0], torch.device("cpu"), *args[2:])
+        return func(*args, **(kwargs or {}))
+
+
+def _is_cuda(device: Any) -> bool:
+    if isinstance(device, str):
+        return device.startswith("cuda")
+    return isinstance(device, torch.device) and device.type == "cuda"
 
 
 def _copied(value: Any, mode: FakeOperators, dtype: torch.dtype | None) -> Any:

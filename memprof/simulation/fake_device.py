@@ -17,6 +17,7 @@ from torch._prims_common import suggest_memory_format
 from memprof.errors import UsageError
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.simulation.fake_tensors import Correction, Result
+from memprof.simulation.fake_values import is_fake
 from memprof.training.recipe import Recipe
 from memprof.workloads.workload import Workload
 
@@ -114,7 +115,7 @@ def _readable_only(mode: FakeOperators) -> Iterator[None]:
         original = getattr(torch.Tensor, name)
 
         def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if mode.is_fake(tensor) and tensor.numel():
+            if is_fake(tensor) and tensor.numel():
                 module = mode.place()[0]
                 where = f"module {module!r}" if module else "the training step"
                 raise UsageError(

@@ -1,9 +1,4 @@
-"""Runs operators on fake tensors: no arithmetic, only who allocates what.
-
-Small integer and boolean tensors (masks, positions, token ids), and smaller floating-point ones that are made of
-known values, are real and computed with real kernels: what a model reads from them is what it would read in real
-training. Everything else is fake.
-"""
+"""Runs operators on fake tensors: no arithmetic, only who allocates what."""
 
 from __future__ import annotations
 
@@ -18,9 +13,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.simulation.fake_accumulation import IN_PLACE, Accumulation
 from memprof.simulation.fake_device import CpuSemantics
-from memprof.simulation.fake_events import FIRST_ADDRESS, EventLog
+from memprof.simulation.fake_events import EventLog
 from memprof.simulation.fake_reads import Reads
 from memprof.simulation.fake_tensors import FakeTensors, Layout, Result, tensors_in
+from memprof.simulation.fake_values import (
+    also_written,
+    forget,
+    geometry_of,
+    is_fake,
+    is_worth_computing,
+    kind_of,
+    written_places,
+)
 from memprof.tracing.events import OperatorBegin, OperatorEnd
 
 aten = torch.ops.aten
@@ -28,15 +32,7 @@ Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 Plan = Callable[[Any, Args, Kwargs], Any]
 
-# Entries of a tensor whose values are kept: masks and positions of a batch, but not masks of length x length.
-_LARGEST = {"integers": 2 << 20, "booleans": 1 << 20, "floats": 16 << 10}
-_VALUELESS = ("empty", "new_empty")
 _PLAIN = (Tensor, nn.Parameter)
-_UNDECLARED_VIEWS = {aten._unsafe_view.default, aten._reshape_alias.default}
-# It leaves its flag at "no overflow", as in a training that goes well.
-_KEEPS_VALUES = {aten._amp_foreach_non_finite_check_and_unscale_.default}
-# Running statistics that these write although the schema does not say so.
-_WRITES = {aten.native_batch_norm.default: (3, 4), aten.cudnn_batch_norm.default: (3, 4)}
 
 
 class FakeOperators(TorchDispatchMode):
@@ -69,7 +65,6 @@ class FakeOperators(TorchDispatchMode):
         self.accumulation = accumulation or Accumulation(_exclusive_counts())
         self._tensors = FakeTensors(log, device)
         self._workspaces = device.workspaces()
-        self._unknown: set[int] = set()  # addresses of real storages that were written with fake values
         self._plans: dict[Any, Plan] = {}
         self._results: dict[Any, Result] = {}
 
@@ -107,13 +102,8 @@ class FakeOperators(TorchDispatchMode):
         special = self._special(func)
         if special is not None:
             return special
-        if func.is_view or func in _UNDECLARED_VIEWS or torch.Tag.inplace_view in func.tags:
-            return self._view
-        returns = func._schema.returns
-        if _written_places(func) and all(value.alias_info is not None for value in returns):
-            return self._write
-        name = func._schema.name.partition("::")[2]
-        return self._make if name.startswith(_VALUELESS) else self._compute
+        plans = {"view": self._view, "write": self._write, "empty": self._make, "compute": self._compute}
+        return plans[kind_of(func)]
 
     def _special(self, func: Any) -> Plan | None:
         return {
@@ -141,11 +131,10 @@ class FakeOperators(TorchDispatchMode):
     def _write(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run an operator whose outputs are all arguments that it writes to."""
         tensors = tensors_in((*args, *kwargs.values()))
-        if not any(map(self.is_fake, tensors)):
+        if not any(map(is_fake, tensors)):
             return self._run(func, args, kwargs, tensors)
-        written = [args[place] if place < len(args) else kwargs.get(name) for place, name in _written_places(func)]
-        if func not in _KEEPS_VALUES:
-            self._forget(tensors_in(written))
+        written = [args[place] if place < len(args) else kwargs.get(name) for place, name in written_places(func)]
+        forget(func, tensors_in(written))
         if torch.Tag.out in func.tags:
             for place, layout in self._result(func, args, kwargs).resized:
                 self._move(tensors[place], layout)
@@ -163,27 +152,26 @@ class FakeOperators(TorchDispatchMode):
         """Make fake outputs, or real ones where every input is known and the outputs are small."""
         tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
         for tensor in tensors:
-            if self.is_fake(tensor):
-                if func in _WRITES:
-                    self._forget([args[place] for place in _WRITES[func] if args[place] is not None])
+            if is_fake(tensor):
+                forget(func, also_written(func, args))
                 return self._make(func, args, kwargs)
         return self._compute_known(func, args, kwargs, tensors)
 
     def _compute_known(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
         if not {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
             result = self._result(func, args, kwargs)
-            if result.entries > _LARGEST[result.kind]:
+            if not is_worth_computing(result):
                 return self._make(func, args, kwargs)
         return self._run(func, args, kwargs, tensors)
 
     def _item(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Read a value: the real one, or what `reads` says."""
-        if not self.is_fake(args[0]):
+        if not is_fake(args[0]):
             return func(*args, **kwargs)
         return self.reads.value(args[0].dtype, func._schema.name, self.place()[0], self.phase)
 
     def _equal(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        if not any(map(self.is_fake, args)):
+        if not any(map(is_fake, args)):
             return func(*args, **kwargs)
         return self.reads.value(torch.bool, func._schema.name, self.place()[0], self.phase)
 
@@ -191,7 +179,7 @@ class FakeOperators(TorchDispatchMode):
         """Index by tensors; a known mask becomes the positions it stands for, which decide the shape."""
         indices: list[Tensor | None] = []
         for index in args[1]:
-            if index is not None and index.dtype in (torch.bool, torch.uint8) and not self.is_fake(index):
+            if index is not None and index.dtype in (torch.bool, torch.uint8) and not is_fake(index):
                 indices += index.nonzero().unbind(1)
             else:
                 indices.append(index)
@@ -201,7 +189,7 @@ class FakeOperators(TorchDispatchMode):
     def _resize(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Give a tensor another size: within its storage where that is large enough."""
         tensor = args[0]
-        if not self.is_fake(tensor):
+        if not is_fake(tensor):
             return self._run(func, args, kwargs, [tensor])
         plain = torch.empty(args[1], dtype=tensor.dtype, device="meta")
         if plain.untyped_storage().nbytes() <= tensor.untyped_storage().nbytes():
@@ -210,12 +198,6 @@ class FakeOperators(TorchDispatchMode):
         return tensor
 
     # Parts
-
-    def is_fake(self, tensor: Tensor) -> bool:
-        """Say whether the values of a tensor are unknown."""
-        if tensor.layout is not torch.strided or tensor.data_ptr() >= FIRST_ADDRESS:
-            return True
-        return bool(self._unknown) and tensor.untyped_storage().data_ptr() in self._unknown
 
     def _run(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
         """Run the real kernel, on known values."""
@@ -248,7 +230,7 @@ class FakeOperators(TorchDispatchMode):
         self.log.mark(OperatorBegin(func._schema.name, *self.place()))
 
     def _result(self, func: Any, args: Args, kwargs: Kwargs) -> Result:
-        key = (func, torch.get_default_dtype(), _key(args), _key(tuple(kwargs.items())) if kwargs else None)
+        key = (func, torch.get_default_dtype(), geometry_of(args), geometry_of(kwargs.items()) if kwargs else None)
         result = self._results.get(key)
         if result is None:
             with self.reads.explained(func._schema.name, self.place()[0]):
@@ -269,12 +251,7 @@ class FakeOperators(TorchDispatchMode):
     def _watch(self, tensor: Tensor, host: bool) -> None:
         if self._is_new(tensor):
             storage = tensor.untyped_storage()
-            self._unknown.discard(storage.data_ptr())
             self.log.allocated(storage, storage.data_ptr(), storage.nbytes(), host)
-
-    def _forget(self, tensors: list[Tensor]) -> None:
-        """From now on nobody knows the values of these."""
-        self._unknown |= {t.untyped_storage().data_ptr() for t in tensors if t.data_ptr() < FIRST_ADDRESS}
 
     def _on_host(self, tensors: list[Tensor]) -> bool:
         return bool(tensors) and all(self.log.is_host(tensor.untyped_storage().data_ptr()) for tensor in tensors)
@@ -287,26 +264,3 @@ def _exclusive_counts() -> tuple[int, ...] | None:
     with FakeOperators(EventLog(), Reads(), CpuSemantics(), accumulation):
         accumulation.learn()
     return accumulation.exclusive
-
-
-@cache
-def _written_places(func: Any) -> tuple[tuple[int, str], ...]:
-    """Return place and name of the arguments that an operator writes to."""
-    arguments = enumerate(func._schema.arguments)
-    return tuple((place, a.name) for place, a in arguments if a.alias_info is not None and a.alias_info.is_write)
-
-
-def _key(values: Any) -> tuple[Any, ...]:
-    """Return what an operator's result depends on, of its arguments."""
-    parts: list[Any] = []
-    for value in values:
-        kind = type(value)
-        if kind is Tensor or kind is nn.Parameter:
-            parts.append((value.shape, value.stride(), value.dtype))
-        elif kind is list or kind is tuple:
-            parts.append(_key(value))
-        elif isinstance(value, Tensor):
-            parts.append((value.shape, value.stride() if value.layout is torch.strided else (), value.dtype))
-        else:
-            parts.append((kind, value))  # 1, 1.0 and True are equal, and promote types differently
-    return tuple(parts)

@@ -11,6 +11,7 @@ from memprof.errors import UsageError
 
 # Between forward and backward a value decides what is computed, so a wrong one would be a wrong prediction.
 _STRICT = ("batch", "forward", "backward")
+_MOST_READS = 100_000  # Adafactor reads three for each parameter and step
 # Exceptions of torch/_subclasses/fake_tensor.py, which is slow to import.
 _DEPENDS_ON_DATA = ("DataDependentOutputException", "DynamicOutputShapeException")
 _HAS_NO_KERNEL = ("UnsupportedOperatorException", "NotImplementedError")
@@ -19,8 +20,8 @@ _HAS_NO_KERNEL = ("UnsupportedOperatorException", "NotImplementedError")
 class Reads:
     """Answers reads of unknown values: assumed in optimizers and initialisers, refused in the model.
 
-    Optimizers read norms and step counts to scale an update, which moves no memory; initialisers read what they have
-    just drawn. Numbers are assumed to be 1, conditions to hold.
+    Optimizers read norms and step counts to scale an update, which moves no memory: numbers are assumed to be 1,
+    conditions to hold. Initialisers ask whether anything has to be drawn again (`trunc_normal_`): it does not.
 
     Attributes:
         assumed: the operators whose answer was assumed, with the phase.
@@ -28,17 +29,22 @@ class Reads:
 
     def __init__(self) -> None:
         self.assumed: set[tuple[str, str]] = set()
+        self._count = 0
 
     def value(self, dtype: torch.dtype, operator: str, module: str, phase: str) -> bool | int | float | complex:
         """Return a value for a tensor of one element.
 
         Raises:
-            UsageError: in the model's forward or backward pass, where the answer would decide what is computed.
+            UsageError: in the model's forward or backward pass, where the answer would decide what is computed; or
+                the code seems to go on until it likes the answer.
         """
-        if phase in _STRICT:
+        self._count += 1
+        if phase in _STRICT or self._count > _MOST_READS:
             raise UsageError(_sentence(f"reads a value that depends on the data ({operator})", module))
         self.assumed.add((operator, phase))
-        return True if dtype is torch.bool else 1 if not dtype.is_floating_point else 1.0
+        if dtype is torch.bool:
+            return phase != "build"
+        return 1.0 if dtype.is_floating_point else 1
 
     @contextmanager
     def explained(self, operator: str, module: str) -> Iterator[None]:

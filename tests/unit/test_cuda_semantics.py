@@ -213,6 +213,15 @@ def cublas(mode: FakeOperators) -> int:
     return 8519680 if "aten::mm" in operators(mode) else 0
 
 
+def test_cuda_is_where_the_tensors_are() -> None:
+    with cuda():
+        x = torch.empty(1000, 1000)
+        assert x.cuda().data_ptr() == x.to("cuda").data_ptr() == x.to(torch.device("cuda:0")).data_ptr() == x.data_ptr()
+        assert torch.zeros(3, device="cuda").tolist() == [0, 0, 0]
+        assert x.to(device="cuda", dtype=BF16).dtype is BF16
+        assert nn.Linear(3, 3, device="cuda").to("cuda").cuda().weight.shape == (3, 3)
+
+
 def test_everything_is_taken_back_afterwards() -> None:
     x = torch.ones(8, requires_grad=True)
     with cuda():

@@ -15,6 +15,7 @@ from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_events import FIRST_ADDRESS, EventLog
 from memprof.simulation.fake_operators import FakeOperators
 from memprof.simulation.fake_reads import Reads
+from memprof.simulation.fake_values import is_fake
 from memprof.tracing.events import Allocation, Free
 
 
@@ -189,12 +190,21 @@ def test_values_written_by_fakes_are_forgotten() -> None:
             view[0].item()
 
 
+def test_what_is_unknown_of_a_storage_ends_with_it() -> None:
+    with fakes():
+        for _ in range(50):  # memory of the first is given to others
+            known = torch.zeros(16)
+            assert known.sum().item() == 0
+            known.add_(made(16))
+            assert is_fake(known)
+
+
 def test_large_known_values_are_fake() -> None:
-    with fakes() as mode:
-        assert mode.is_fake(torch.zeros(1 << 20))
-        assert not mode.is_fake(torch.zeros(1 << 10))
-        assert not mode.is_fake(torch.randint(9, (1 << 20,)))
-        assert mode.is_fake(torch.ones(2048, 2048, dtype=torch.bool).tril())
+    with fakes():
+        assert is_fake(torch.zeros(1 << 20))
+        assert not is_fake(torch.zeros(1 << 10))
+        assert not is_fake(torch.randint(9, (1 << 20,)))
+        assert is_fake(torch.ones(2048, 2048, dtype=torch.bool).tril())
 
 
 @pytest.mark.parametrize(
@@ -221,6 +231,32 @@ def test_optimizers_and_initialisers_may_read() -> None:
         assert made(8).norm().item() == 1.0
         assert bool((made(8) > 0).any())
         assert ("aten::_local_scalar_dense", "optimizer") in mode.reads.assumed
+
+
+@pytest.mark.parametrize(
+    "initialiser",
+    [
+        nn.init.trunc_normal_,
+        nn.init.kaiming_uniform_,
+        nn.init.orthogonal_,
+        nn.init.dirac_,
+        lambda weight: nn.init.sparse_(weight[0, 0], 0.5),
+    ],
+)
+def test_initialisers_end(initialiser: Callable[[Tensor], object]) -> None:
+    with fakes("build"):
+        initialiser(made(128, 64, 9, 9))
+
+
+def test_code_that_waits_for_a_value_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memprof.simulation.fake_reads._MOST_READS", 100)
+
+    def wait() -> None:
+        while not (made(8) > 0).all():
+            pass
+
+    with fakes("build"), pytest.raises(UsageError, match="reads a value"):
+        wait()
 
 
 def test_an_operator_without_a_meta_kernel_is_one_sentence() -> None:
