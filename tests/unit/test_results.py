@@ -150,7 +150,7 @@ def test_unreadable_files_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_path_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"cannot write .*x\.json: No such file or directory; choose a writable folder"):
+    with pytest.raises(UsageError, match=r"cannot write .*x\.json: No such file or directory; choose"):
         COMPARISONS["full"].save(tmp_path / "no" / "x.json")
     (tmp_path / "folder").mkdir()
     with pytest.raises(UsageError, match="cannot write"):
