@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
 import os
-import socket
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,20 +38,20 @@ OPTIONS = [
 ]
 
 
-def _enter(rank: int, world: int, port: int, body: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
+def _enter(rank: int, world: int, store: str, body: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
     body(rank, world, *arguments)
-    dist.barrier()  # no rank takes the store down while another still uses it
-    dist.destroy_process_group()
+    dist.barrier()  # no rank leaves while another still talks to it
+    os._exit(0)  # gloo's threads sometimes abort the interpreter's own way out (torch 2.13)
 
 
 def on_ranks(world: int, body: Callable[..., None], *arguments: Any) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(_enter, (world, port, body, arguments), nprocs=world)
+    """Run `body(rank, world, *arguments)` in `world` processes; raise what any of them raised."""
+    multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.checkpoint", "sm3"])
+    with tempfile.TemporaryDirectory() as folder:
+        given = (world, f"{folder}/store", body, arguments)
+        mp.start_processes(_enter, given, nprocs=world, start_method="forkserver")
 
 
 def gradients(step: int) -> list[torch.Tensor]:
