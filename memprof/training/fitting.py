@@ -59,6 +59,8 @@ class FitSearch:
         value = extrapolation.largest(self._capacity)
         if value is None and proof == "predicted":
             value = 2 * self._first  # what a GPU reserves comes in steps: level so far, it may rise yet
+        if value is None and self._failing() is not None:  # level so far, yet it must rise
+            value = self._fitting() if proof is None else 2 * self._fitting()
         if value is None:
             return self._as_answer(extrapolation, None, "extrapolated")
         if proof is None:
@@ -106,8 +108,7 @@ class FitSearch:
 
         The strides double and the rest is bisected, so a good first guess costs two trials and a bad one few more.
         """
-        fitting = max((v for v in self._points if self._fits(v)), default=0)
-        failing = min((v for v in self._points if not self._fits(v)), default=None)
+        fitting, failing = self._fitting(), self._failing()
         if failing is not None:
             value = min(value, failing - 1)
         stride = 1
@@ -125,6 +126,12 @@ class FitSearch:
             stride *= 2
         lines = Extrapolation.through(*furthest_apart(self._known()))
         return self._as_answer(lines, fitting, proof if failing == fitting + 1 else "extrapolated")
+
+    def _fitting(self) -> int:
+        return max((value for value in self._points if self._fits(value)), default=0)
+
+    def _failing(self) -> int | None:
+        return min((value for value in self._points if not self._fits(value)), default=None)
 
     def _fits(self, value: int) -> bool:
         point = self._points.get(value)
