@@ -29,7 +29,7 @@ from memprof.tracing.events import Entry, PhaseMark
 from memprof.training.checkpointing import checkpoint_blocks
 from memprof.training.labels import Labeller, label_tensors
 from memprof.training.recipe import Recipe
-from memprof.training.step import PerParameterOptimizers, TrainingStep
+from memprof.training.step import PerParameterOptimizers, TrainingStep, check_trainable
 from memprof.workloads.loader import load_workload
 from memprof.workloads.spec import WorkloadSpec
 
@@ -132,6 +132,7 @@ class _FakeTraining:
         torch.manual_seed(recipe.seed)
         workload = load_workload(self._workload).workload
         self._model = self._semantics.built(workload, self._mode).train()
+        check_trainable(self._model)
         if recipe.precision == "bf16":
             self._model.to(torch.bfloat16)
         if recipe.checkpoint_activations:

@@ -185,3 +185,12 @@ def move_batch(batch: Any, device: torch.device, dtype: torch.dtype | None) -> A
     if isinstance(batch, (list, tuple)):
         return type(batch)(move_batch(value, device, dtype) for value in batch)
     return batch
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raise UsageError for a model that has nothing to train."""
+    parameters = list(model.parameters())
+    if not parameters:
+        raise UsageError("the model has no parameters; return a module with at least one nn.Parameter")
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise UsageError("every parameter of the model is frozen; set requires_grad=True on what is to be trained")

@@ -24,7 +24,7 @@ from memprof.training.checkpointing import checkpoint_blocks
 from memprof.training.labels import Labeller, label_tensors
 from memprof.training.meter import Meter, Reading
 from memprof.training.process_memory import limit_memory
-from memprof.training.step import PerParameterOptimizers, TrainingStep
+from memprof.training.step import PerParameterOptimizers, TrainingStep, check_trainable
 from memprof.workloads.loader import load_workload
 
 Emit = Callable[[Step], None]
@@ -99,7 +99,7 @@ class _Session:
             self.model.to(torch.bfloat16)
         if recipe.checkpoint_activations:
             checkpoint_blocks(self.model)
-        _check_trainable(self.model)
+        check_trainable(self.model)
         self._labels = Labeller(self.model)
         try:
             self.optimizer: Any = self._build_optimizer()
@@ -234,14 +234,6 @@ class _Session:
     def _optimizer_info(self, implementation: str | None) -> OptimizerInfo:
         spec = self.trial.optimizer
         return OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=implementation)
-
-
-def _check_trainable(model: nn.Module) -> None:
-    parameters = list(model.parameters())
-    if not parameters:
-        raise UsageError("the model has no parameters; return a module with at least one nn.Parameter")
-    if not any(parameter.requires_grad for parameter in parameters):
-        raise UsageError("every parameter of the model is frozen; set requires_grad=True on what is to be trained")
 
 
 def _compilation_note() -> list[str]:
