@@ -9,8 +9,8 @@ from unittest.mock import patch
 import torch
 
 from sm3 import kernels
-from sm3.kernels import chunked, native
-from sm3.kernels.matrix import as_matrix
+from sm3.kernels import chunked
+from sm3.kernels.matrix import as_matrix, is_singleton
 from sm3.kernels.task import Scratch, Task
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -27,7 +27,7 @@ class _TritonStandIn:
 
     def gather(self, task: Task, scratch: Scratch) -> None:
         """First half of a step."""
-        if native._singleton(task):
+        if is_singleton(task):
             return
         first = task.options.variant == "I"
         if first:
@@ -37,7 +37,7 @@ class _TritonStandIn:
 
     def finish(self, task: Task, scratch: Scratch) -> None:
         """Second half of a step."""
-        if task.options.variant == "II" or native._singleton(task):
+        if task.options.variant == "II" or is_singleton(task):
             return
         chunked.add_maxima(task)
         self._pass(task, False)
@@ -53,7 +53,7 @@ class _TritonStandIn:
 
 
 def _is_plain(task: Task) -> bool:
-    return task.param.is_contiguous() and task.grad.is_contiguous() and (native._singleton(task) or _is_matrix(task))
+    return task.param.is_contiguous() and task.grad.is_contiguous() and (is_singleton(task) or _is_matrix(task))
 
 
 def _is_matrix(task: Task) -> bool:

@@ -93,3 +93,9 @@ def as_matrix(task: Task, new: bool = False) -> Matrix:
 
 def _combined(vectors: list[Tensor]) -> Tensor:
     return reduce(torch.minimum, vectors).reshape(-1)
+
+
+def is_singleton(task: Task) -> bool:
+    """Whether every entry has an accumulator of its own (diagonal Adagrad), where SM3-I and SM3-II are the same."""
+    only = task.accumulators[0]
+    return len(task.accumulators) == 1 and isinstance(only, GridAccumulator) and set(only.grid) <= {1}

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from . import chunked
-from .accumulators import GridAccumulator
 from .compiler import library
-from .matrix import Matrix, as_matrix, is_matrix
+from .matrix import Matrix, as_matrix, is_matrix, is_singleton
 from .momentum import FloatMomentum
 from .task import Options, Task
 
@@ -65,14 +64,14 @@ def takes(task: Task) -> bool:
         return False
     if task.param.dtype != task.grad.dtype or task.param.dtype not in (torch.float32, torch.bfloat16):
         return False
-    if _singleton(task):
+    if is_singleton(task):
         return task.accumulators[0].old.is_contiguous() and library() is not None
     return is_matrix(task) and library() is not None
 
 
 def gather(task: Task) -> None:
     """As `chunked.gather`; in SM3-II the accumulators are new when it returns."""
-    if _singleton(task):
+    if is_singleton(task):
         return _vector(task)
     if task.options.variant == "II":
         matrix = as_matrix(task)
@@ -89,16 +88,11 @@ def gather(task: Task) -> None:
 
 def finish(task: Task) -> None:
     """As `chunked.finish`."""
-    if task.options.variant == "II" or _singleton(task):
+    if task.options.variant == "II" or is_singleton(task):
         return
     chunked.add_maxima(task)
     matrix = as_matrix(task)
     _matrix(task, matrix, _FIRST)
-
-
-def _singleton(task: Task) -> bool:
-    only = task.accumulators[0]
-    return len(task.accumulators) == 1 and isinstance(only, GridAccumulator) and set(only.grid) <= {1}
 
 
 def _dtypes(task: Task) -> int:

@@ -18,8 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import chunked
-from .accumulators import GridAccumulator
-from .matrix import Matrix, as_matrix, is_matrix
+from .matrix import Matrix, as_matrix, is_matrix, is_singleton
 from .momentum import FloatMomentum
 from .task import Task
 
@@ -184,14 +183,14 @@ def takes(task: Task) -> bool:
         return False
     if not (task.param.is_cuda or triton.knobs.runtime.interpret):
         return False
-    if _singleton(task):
+    if is_singleton(task):
         return task.accumulators[0].old.is_contiguous()
     return is_matrix(task)
 
 
 def gather(task: Task) -> None:
     """As `chunked.gather`; in SM3-II the accumulators are new when it returns."""
-    if _singleton(task):
+    if is_singleton(task):
         return _vector(task)
     first = task.options.variant == "I"
     if first:
@@ -205,16 +204,11 @@ def gather(task: Task) -> None:
 
 def finish(task: Task) -> None:
     """As `chunked.finish`."""
-    if task.options.variant == "II" or _singleton(task):
+    if task.options.variant == "II" or is_singleton(task):
         return
     chunked.add_maxima(task)
     matrix = as_matrix(task)
     _matrix(task, matrix, _FIRST)
-
-
-def _singleton(task: Task) -> bool:
-    only = task.accumulators[0]
-    return len(task.accumulators) == 1 and isinstance(only, GridAccumulator) and set(only.grid) <= {1}
 
 
 def _options(task: Task) -> dict[str, Any]:
