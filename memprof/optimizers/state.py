@@ -122,12 +122,6 @@ def _references(item: object) -> list[object]:
 
 def _dense_parts(tensor: Tensor) -> Iterator[Tensor]:
     """Yield the dense tensors whose storages hold the data (and the scales) of a tensor of any kind."""
-    if is_traceable_wrapper_subclass(tensor):
-        names, _ = tensor.__tensor_flatten__()
-        for inner in (getattr(tensor, name) for name in names):
-            if isinstance(inner, Tensor):  # DTensor names its device mesh as well (torch 2.13)
-                yield from _dense_parts(inner)
-        return
     for part in plain_tensors(tensor):
         if part.is_quantized and "per_channel" in str(part.qscheme()):
             yield from (part.q_per_channel_scales(), part.q_per_channel_zero_points())
