@@ -23,7 +23,7 @@ from memprof.results import Run
 from memprof.training.trial import run_trial
 from memprof.workloads.loader import load_workload
 
-_UNPROVEN = "Predictions for a GPU have been checked against PyTorch's sources, not yet against measurements on one."
+_UNPROVEN = "Predictions for a GPU have not yet been checked against measurements on one."
 
 
 def work(channel: socket.socket, request: dict[str, Any]) -> None:
