@@ -27,7 +27,6 @@ def main() -> None:
     module, _, attribute = optimizer_path.partition(":")
     optimizer_class = getattr(importlib.import_module(module), attribute)
     torch.manual_seed(0)
-    boundaries = []
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = workload.model().train()
         optimizer = optimizer_class(model.parameters(), **json.loads(options))
@@ -38,7 +37,6 @@ def main() -> None:
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
-        torch.profiler.record_function("end").__enter__()
     events = profiler.profiler.kineto_results.events()
     boundaries = {e.name(): e.start_ns() for e in events if e.name().startswith("step ")}
     memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")

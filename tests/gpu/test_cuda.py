@@ -59,7 +59,8 @@ def test_peaks_equal_the_bare_loop(comparison: memprof.Comparison) -> None:
 def test_layers_contain_one_another(comparison: memprof.Comparison) -> None:
     for run in comparison.runs:
         assert run.status == "ok", run.reason
-        assert run.peak.tensor_bytes <= run.peak.allocated_bytes <= run.peak.reserved_bytes
+        assert run.peak.tensor_bytes is None  # a GPU's blocks are rounded, so tensors cannot be told to the byte
+        assert run.peak.allocated_bytes <= run.peak.reserved_bytes
         if run.peak.process_bytes is not None:  # a container may hide the process from NVML
             assert run.peak.process_bytes >= run.peak.reserved_bytes
         assert sum(run.breakdown.by_category.values()) == run.breakdown.total_bytes
