@@ -11,10 +11,11 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from memprof.errors import UsageError
 from memprof.training.recipe import Recipe
+from memprof.trust import AllocatorHistory, Confidence, Document, Validation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,11 +34,7 @@ CATEGORIES = (
 )
 
 
-class _Document(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Environment(_Document):
+class Environment(Document):
     """Where the figures were made."""
 
     memprof: str
@@ -58,7 +55,7 @@ class Environment(_Document):
     date: str
 
 
-class WorkloadInfo(_Document):
+class WorkloadInfo(Document):
     """What was trained: the MODEL argument, all its knobs, and how inputs were made."""
 
     model: str
@@ -70,7 +67,7 @@ class WorkloadInfo(_Document):
     scale: str | None = None
 
 
-class OptimizerInfo(_Document):
+class OptimizerInfo(Document):
     """The optimizer as asked for, and the implementation that ran (`fused`, `foreach`, `for-loop`, `chunked` …)."""
 
     spec: str
@@ -79,7 +76,7 @@ class OptimizerInfo(_Document):
     implementation: str | None = None
 
 
-class Parameters(_Document):
+class Parameters(Document):
     """Unique parameters of the model: tied ones count once."""
 
     count: int
@@ -87,7 +84,7 @@ class Parameters(_Document):
     bytes: int
 
 
-class State(_Document):
+class State(Document):
     """What the optimizer holds between two steps, by walking it; parameters and gradients are not state.
 
     `bytes_per_parameter` divides by the trainable parameters.
@@ -99,7 +96,7 @@ class State(_Document):
     by_device: dict[str, int]
 
 
-class Peak(_Document):
+class Peak(Document):
     """The peak of a training step in the three layers, and the phase that sets the allocator's peak.
 
     Attributes:
@@ -109,6 +106,10 @@ class Peak(_Document):
         process_bytes: the process's high-water RSS on the CPU, NVML's used memory of the process on a GPU.
         phase: the phase in which `allocated_bytes` was reached.
         step: the step in which it was reached, counted from 1 (1 is the step that creates the state).
+        allocated_upper_bytes: a predicted run's upper bound on `allocated_bytes`; null where it was measured, or
+            where nothing is known of how far it may be off.
+        reserved_upper_bytes: the same for `reserved_bytes`.
+        process_upper_bytes: the same for `process_bytes`.
     """
 
     tensor_bytes: int | None = None
@@ -117,26 +118,36 @@ class Peak(_Document):
     process_bytes: int | None = None
     phase: str
     step: int
+    allocated_upper_bytes: int | None = None
+    reserved_upper_bytes: int | None = None
+    process_upper_bytes: int | None = None
 
 
-class PhasePeak(_Document):
-    """The peaks within one phase, the largest over all steps."""
+class PhasePeak(Document):
+    """The peaks within one phase, the largest over all steps; the upper bounds are as in `Peak`."""
 
     tensor_bytes: int | None = None
     allocated_bytes: int
     reserved_bytes: int | None = None
+    allocated_upper_bytes: int | None = None
+    reserved_upper_bytes: int | None = None
 
 
-class Breakdown(_Document):
-    """Who holds the memory at the allocator's peak of the attributed step; both maps sum to `total_bytes`."""
+class Breakdown(Document):
+    """Who holds the memory at the allocator's peak of the attributed step; every map sums to `total_bytes`.
+
+    `by_category_and_module` is the cross table, which `memprof gate` explains growth by; empty in documents from before
+    it was there.
+    """
 
     total_bytes: int
     phase: str
     by_category: dict[str, int]
     by_module: dict[str, int]
+    by_category_and_module: dict[str, dict[str, int]] = {}
 
 
-class Steps(_Document):
+class Steps(Document):
     """Counted steps: wall seconds and loss of each (warm-up excluded from times, included in `losses`)."""
 
     seconds: list[float]
@@ -144,14 +155,14 @@ class Steps(_Document):
     allocated_bytes: list[int]
 
 
-class FitPoint(_Document):
+class FitPoint(Document):
     """A knob value that was really trained, and the allocator peak it needed (null: it ran out of memory)."""
 
     value: int
     peak_bytes: int | None
 
 
-class FitAnswer(_Document):
+class FitAnswer(Document):
     """The largest value of a knob whose peak stays within the capacity.
 
     Attributes:
@@ -177,15 +188,22 @@ class FitAnswer(_Document):
     points: list[FitPoint]
 
 
-class Fit(_Document):
+class Fit(Document):
     """The largest batch and the largest model within the capacity; null where it was not asked or cannot be said."""
 
     batch_size: FitAnswer | None = None
     model: FitAnswer | None = None
 
 
-class Run(_Document):
-    """One optimizer on the workload: a trial's profile, or why there is none."""
+class Run(Document):
+    """One optimizer on the workload: a trial's profile, or why there is none.
+
+    Attributes:
+        confidence: of a predicted run, what it rests on.
+        validation: of a measured run, how far its prediction was off, where that was asked for.
+        allocator_history: of a run measured on a CUDA device, what its allocator recorded.
+        notes: what the reader of the figures must know.
+    """
 
     optimizer: OptimizerInfo
     device: str
@@ -199,17 +217,20 @@ class Run(_Document):
     phases: dict[str, PhasePeak] = {}
     steps: Steps | None = None
     fit: Fit | None = None
+    confidence: Confidence | None = None
+    validation: Validation | None = None
+    allocator_history: AllocatorHistory | None = None
     notes: list[str] = []
 
 
-class Capacity(_Document):
+class Capacity(Document):
     """The memory that the fit columns fill: the device's own, or what `--budget` says."""
 
     bytes: int
     source: Literal["device", "budget"]
 
 
-class Comparison(_Document):
+class Comparison(Document):
     """Several optimizers on one workload."""
 
     schema_: Literal["memprof.comparison/1"] = Field(default=SCHEMA, alias="schema")

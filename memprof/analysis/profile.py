@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,11 +21,12 @@ class SpanPeak:
 
 @dataclass(frozen=True)
 class Holdings:
-    """The live blocks at one instant, summed by category and by module; each map sums to `total_bytes`."""
+    """The live blocks at one instant, by category, by module and by both; each map sums to `total_bytes`."""
 
     total_bytes: int
     by_category: dict[str, int]
     by_module: dict[str, int]
+    by_category_and_module: dict[str, dict[str, int]]
 
 
 def span_peaks(trace: Trace, tensors_only: bool = False) -> list[SpanPeak]:
@@ -76,13 +77,14 @@ def holdings_at(trace: Trace, event: int) -> Holdings:
     for index in range(event + 1):
         number, size = trace.events[index]
         (live.add if size > 0 else live.discard)(number)
-    by_category: Counter[str] = Counter()
-    by_module: Counter[str] = Counter()
+    both: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for number in live:
         block = trace.blocks[number]
-        by_category[block.category] += block.size
-        by_module[block.module] += block.size
-    return Holdings(sum(by_category.values()), dict(by_category), dict(by_module))
+        both[block.category][block.module] += block.size
+    by_category = {category: modules.total() for category, modules in both.items()}
+    by_module = sum(both.values(), Counter())
+    table = {category: dict(modules) for category, modules in both.items()}
+    return Holdings(sum(by_category.values()), by_category, dict(by_module), table)
 
 
 def _bounded(trace: Trace) -> Iterator[tuple[PhaseSpan, int]]:

@@ -142,6 +142,7 @@ def attributed_breakdown(trace: Trace) -> Breakdown:
         phase=top.phase,
         by_category=holdings.by_category,
         by_module=holdings.by_module,
+        by_category_and_module=holdings.by_category_and_module,
     )
 
 

@@ -53,6 +53,8 @@ def check_contract(run: Run) -> None:
     peak, breakdown = run.peak, run.breakdown
     # Both maps of the breakdown account for every byte, and nothing is left unexplained.
     assert sum(breakdown.by_category.values()) == breakdown.total_bytes == sum(breakdown.by_module.values())
+    table = breakdown.by_category_and_module
+    assert {category: sum(modules.values()) for category, modules in table.items()} == breakdown.by_category
     assert set(breakdown.by_category) <= set(CATEGORIES)
     assert breakdown.by_category.get("unattributed", 0) == 0
     assert breakdown.by_category["parameters"] == run.parameters.bytes

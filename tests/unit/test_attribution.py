@@ -107,4 +107,9 @@ def test_holdings_sum_to_the_level_and_levels_start_where_the_phase_starts():
     assert holdings.total_bytes == peaks["backward"].peak_bytes == 137
     assert holdings.by_category == {"parameters": 100, "activations": 30, "temporaries": 7}
     assert holdings.by_module == {"a": 100, "b": 37}
+    assert holdings.by_category_and_module == {
+        "parameters": {"a": 100},
+        "activations": {"b": 30},
+        "temporaries": {"b": 7},
+    }
     assert step_levels(trace, 1) == {"forward": [100, 130], "backward": [130, 137]}
