@@ -72,7 +72,7 @@ class OptimizerInfo(Document):
 
     spec: str
     name: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     implementation: str | None = None
 
 
@@ -144,7 +144,7 @@ class Breakdown(Document):
     phase: str
     by_category: dict[str, int]
     by_module: dict[str, int]
-    by_category_and_module: dict[str, dict[str, int]] = {}
+    by_category_and_module: dict[str, dict[str, int]] = Field(default_factory=dict)
 
 
 class Steps(Document):
@@ -214,13 +214,13 @@ class Run(Document):
     state: State | None = None
     peak: Peak | None = None
     breakdown: Breakdown | None = None
-    phases: dict[str, PhasePeak] = {}
+    phases: dict[str, PhasePeak] = Field(default_factory=dict)
     steps: Steps | None = None
     fit: Fit | None = None
     confidence: Confidence | None = None
     validation: Validation | None = None
     allocator_history: AllocatorHistory | None = None
-    notes: list[str] = []
+    notes: list[str] = Field(default_factory=list)
 
 
 class Capacity(Document):
