@@ -70,7 +70,7 @@ class _TraceBuilder:
 
     def _allocate(self, allocation: Allocation) -> None:
         number = len(self.trace.blocks)
-        block = Block(allocation.size, self._phase, stream=allocation.stream)
+        block = Block(allocation.size, self._phase, stream=allocation.stream, range=allocation.range)
         if self._operator is not None:
             block.operator, block.module = self._operator.operator, self._operator.module
             self._scratch.add(number)

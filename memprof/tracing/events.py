@@ -11,12 +11,24 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
+class SizeLimits(NamedTuple):
+    """Between which sizes a block really lies whose size is not known; blocks of one `source` are off together.
+
+    `source` names what decides the size, for example `cuDNN convolution workspaces`.
+    """
+
+    low: int
+    high: int
+    source: str
+
+
 class Allocation(NamedTuple):
-    """The allocator handed out `size` bytes at `address`."""
+    """The allocator handed out `size` bytes at `address`; `range` is for a predicted size that is an estimate."""
 
     address: int
     size: int
     stream: int = 0
+    range: SizeLimits | None = None
 
 
 class Free(NamedTuple):
@@ -92,6 +104,7 @@ class Block:
         tensor: an operator returned it, so the training step can see it; False for scratch inside a kernel.
         category: one of `memprof.results.CATEGORIES`.
         stream: the CUDA stream it was allocated on.
+        range: between which sizes it lies, where `size` is an estimate.
     """
 
     size: int
@@ -101,6 +114,7 @@ class Block:
     tensor: bool = False
     category: str = "unattributed"
     stream: int = 0
+    range: SizeLimits | None = None
 
 
 class Event(NamedTuple):

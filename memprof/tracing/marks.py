@@ -28,7 +28,7 @@ def place_marks(
     address, mark = next(waiting, (0, None))
     open_mark = 0  # address of the mark whose block is not yet freed
     for entry in entries:
-        if mark is not None and entry == (address, MARK_BYTES, 0) and isinstance(entry, Allocation):
+        if mark is not None and isinstance(entry, Allocation) and entry[:2] == (address, MARK_BYTES):
             placed.append(mark)
             open_mark = address
             address, mark = next(waiting, (0, None))
