@@ -63,6 +63,7 @@ def fake_runs(
     recipe: Recipe,
     batch_size: int,
     semantics: CpuSemantics | None = None,
+    steps: int = STEPS,
 ) -> list[FakeRun]:
     """Train a workload on fake tensors, once for all optimizers, and return what each would have done alone.
 
@@ -73,20 +74,22 @@ def fake_runs(
         recipe: how to train; `warmup`, `steps` and the times that they stand for have no part in it.
         batch_size: of each micro-batch.
         semantics: what the target device does differently from a CPU.
+        steps: how many to take, two at least; more than two if the batches differ.
 
     Raises:
         UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
     """
 
     def train(chosen: Sequence[OptimizerSpec]) -> tuple[list[FakeRun], set[int]]:
-        training = _FakeTraining(workload, chosen, recipe, batch_size, semantics or CpuSemantics())
+        training = _FakeTraining(workload, chosen, recipe, batch_size, semantics or CpuSemantics(), steps)
         return training.run(), training.meddlers
 
     runs, meddlers = train(optimizers)
     if not meddlers or len(optimizers) == 1:
         return runs
     rest = [number for number in range(len(optimizers)) if number not in meddlers]
-    others = iter(fake_runs(workload, [optimizers[n] for n in rest], recipe, batch_size, semantics) if rest else ())
+    chosen = [optimizers[number] for number in rest]
+    others = iter(fake_runs(workload, chosen, recipe, batch_size, semantics, steps) if rest else ())
     return [next(others) if number in rest else train([optimizers[number]])[0][0] for number in range(len(optimizers))]
 
 
@@ -100,12 +103,14 @@ class _FakeTraining:
         recipe: Recipe,
         batch_size: int,
         semantics: CpuSemantics,
+        steps: int,
     ) -> None:
         self._workload = workload
         self._specs = list(optimizers)
         self._recipe = recipe
         self._batch_size = batch_size
         self._semantics = semantics
+        self._steps = steps
         self._log = EventLog()
         self._reads = Reads()
         self._mode = FakeOperators(self._log, self._reads, semantics)
@@ -121,7 +126,7 @@ class _FakeTraining:
             stack.enter_context(self._semantics.applied(self._mode))
             stack.enter_context(self._mode)
             self._build(stack)
-            for self._number in range(1, STEPS + 1):
+            for self._number in range(1, self._steps + 1):
                 if any(contender.failure is None for contender in self._contenders):
                     self._train_step()
             self.meddlers = self._log.meddlers
@@ -204,7 +209,7 @@ class _FakeTraining:
                     self._log.mark(self._labels.optimizer_state(contender))
 
     def _train_step(self) -> None:
-        if self._number == STEPS:
+        if self._number == self._steps:
             gc.collect()  # cycles that a real training would have lost sooner or later
         self._log.mark(self._labels.buffers())
         self._mark_states()

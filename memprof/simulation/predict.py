@@ -19,7 +19,7 @@ from memprof.simulation.allocator import CachingAllocator
 from memprof.simulation.catalog import SimulatedDevice
 from memprof.simulation.cuda_semantics import CudaSemantics
 from memprof.simulation.fake_device import CpuSemantics
-from memprof.simulation.fake_training import FakeRun, fake_runs
+from memprof.simulation.fake_training import STEPS, FakeRun, fake_runs
 from memprof.simulation.predict_replay import Replayed, replay_blocks
 from memprof.simulation.settings import AllocatorSettings
 from memprof.simulation.target import Target, parse_torch_version
@@ -52,17 +52,22 @@ def target_of(
     )
 
 
-def predict_run(trial: Trial, target: Target) -> Run:
-    """Return the run that a trial would come to on the target.
+def predict_run(trial: Trial, target: Target, steps: int = STEPS) -> Run:
+    """Return the run that a trial would come to on the target, after a number of steps.
 
     Raises:
         UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
     """
-    return predict_runs(trial.workload, [trial.optimizer], trial.recipe, trial.batch_size, target)[0]
+    return predict_runs(trial.workload, [trial.optimizer], trial.recipe, trial.batch_size, target, steps)[0]
 
 
 def predict_runs(
-    workload: WorkloadSpec, optimizers: Sequence[OptimizerSpec], recipe: Recipe, batch_size: int, target: Target
+    workload: WorkloadSpec,
+    optimizers: Sequence[OptimizerSpec],
+    recipe: Recipe,
+    batch_size: int,
+    target: Target,
+    steps: int = STEPS,
 ) -> list[Run]:
     """Return one run for each optimizer, from one forward and backward pass of the model.
 
@@ -70,7 +75,7 @@ def predict_runs(
         UsageError: as `predict_run`.
     """
     semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
-    made = fake_runs(workload, optimizers, recipe, batch_size, semantics)
+    made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps)
     return [_run(spec, fake, target) for spec, fake in zip(optimizers, made, strict=True)]
 
 

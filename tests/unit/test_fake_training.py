@@ -19,10 +19,15 @@ OPTIMIZERS = (*DEFAULT_OPTIMIZERS, "adam,foreach=true", "rmsprop,momentum=0.9", 
 
 
 def train(
-    workload: str, optimizers: tuple[str, ...], recipe: Recipe | None = None, batch_size: int = 2
+    workload: str,
+    optimizers: tuple[str, ...],
+    recipe: Recipe | None = None,
+    batch_size: int = 2,
+    steps: int = STEPS,
 ) -> list[FakeRun]:
     spec = WorkloadSpec(model=workload, knobs=SMALL.get(workload, {}))
-    return fake_runs(spec, [parse_optimizer(text) for text in optimizers], recipe or Recipe(), batch_size)
+    specs = [parse_optimizer(text) for text in optimizers]
+    return fake_runs(spec, specs, recipe or Recipe(), batch_size, steps=steps)
 
 
 def comparable(run: FakeRun) -> tuple[object, ...]:
@@ -55,15 +60,14 @@ def test_together_is_as_alone(recipe: Recipe) -> None:
         assert comparable(run) == comparable(alone), optimizer
 
 
-def test_two_steps_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_steps_stand_for_all() -> None:
     def last_step(run: FakeRun) -> list[int]:
         trace = build_trace(run.entries)
         start = next(span.start for span in trace.spans if span.step == trace.spans[-1].step)
         return [event.size for event in trace.events[start:]]
 
     (two,) = train("gpt2", ("adam",))
-    monkeypatch.setattr("memprof.simulation.fake_training.STEPS", STEPS + 2)
-    (four,) = train("gpt2", ("adam",))
+    (four,) = train("gpt2", ("adam",), steps=STEPS + 2)
     assert last_step(four) == last_step(two)
 
 
