@@ -126,7 +126,8 @@ class _FakeTraining:
             stack.enter_context(self._semantics.applied(self._mode))
             stack.enter_context(self._mode)
             self._build(stack)
-            for self._number in range(1, self._steps + 1):
+            numbers = range(1, self._steps + 1)
+            for self._number in numbers:
                 if any(contender.failure is None for contender in self._contenders):
                     self._train_step()
             self.meddlers = self._log.meddlers
