@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def compare(
     command: str | None = None,
     on_progress: OnProgress | None = None,
     on_comparison: OnComparison | None = None,
+    launcher: Launcher | None = None,
 ) -> Comparison:
     """Train a workload with each optimizer, each in a fresh process, and say what memory it took.
 
@@ -58,6 +60,7 @@ def compare(
         command: the command line to record in the result.
         on_progress: told about every step.
         on_comparison: given the comparison so far after every finished trial.
+        launcher: the fork server to use, for several comparisons in a row; a new one where it is not given.
 
     Raises:
         UsageError: an argument, the workload or the recipe is at fault.
@@ -67,8 +70,8 @@ def compare(
     _check_arguments(specs, batch_size, recipe or Recipe(), reference)
     workload = WorkloadSpec(model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
     capacity = parse_size(budget) if isinstance(budget, str) else budget
-    with Launcher() as launcher:
-        study = _Study(launcher, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
+    with nullcontext(launcher) if launcher is not None else Launcher() as server:
+        study = _Study(server, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
         study.inquire(device, capacity, reference, command, confirm)
         if fit:
             study.expect_fits(confirm)
