@@ -257,6 +257,7 @@ class _Study:
             batch_size=trial.batch_size,
             recipe=self._recipe,
             capacity_bytes=self.comparison.capacity.bytes,
+            timeline=trial.purpose == "measure",
         )
         key = forecast.model_dump_json()
         if key not in self._forecasts:

@@ -38,7 +38,7 @@ class Trial(_Message):
 class Forecast(_Message):
     """One workload and several optimizers on a simulated device: predicted together, from one forward and backward.
 
-    `capacity_bytes` takes the place of the device's memory, for a smaller card.
+    `capacity_bytes` takes the place of the device's memory, for a smaller card; `timeline` asks for each run's.
     """
 
     job: Literal["forecast"] = "forecast"
@@ -48,6 +48,7 @@ class Forecast(_Message):
     batch_size: int
     recipe: Recipe
     capacity_bytes: int | None = None
+    timeline: bool = False
 
 
 class Inquiry(_Message):

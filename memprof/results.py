@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
 
 from memprof.errors import UsageError
+from memprof.timeline import Timeline
 from memprof.training.recipe import Recipe
 from memprof.trust import AllocatorHistory, Confidence, Document, Validation
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA: Literal["memprof.comparison/1"] = "memprof.comparison/1"
+# A list of numbers, as indented JSON has it: a number to a line. No JSON string holds a line break.
+_NUMBERS = re.compile(r"\[\n\s+-?\d[^\[\]{}\"]*\]")
 CATEGORIES = (
     "parameters",
     "gradients",
@@ -199,6 +203,7 @@ class Run(Document):
     """One optimizer on the workload: a trial's profile, or why there is none.
 
     Attributes:
+        timeline: the memory through the last step; null in documents from before it was there.
         confidence: of a predicted run, what it rests on.
         validation: of a measured run, how far its prediction was off, where that was asked for.
         allocator_history: of a run measured on a CUDA device, what its allocator recorded.
@@ -217,6 +222,7 @@ class Run(Document):
     phases: dict[str, PhasePeak] = Field(default_factory=dict)
     steps: Steps | None = None
     fit: Fit | None = None
+    timeline: Timeline | None = None
     confidence: Confidence | None = None
     validation: Validation | None = None
     allocator_history: AllocatorHistory | None = None
@@ -245,7 +251,8 @@ class Comparison(Document):
 
     def to_json(self) -> str:
         """Return the document as indented JSON, ending in a newline."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
+        return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
     def save(self, path: str | Path) -> None:
         """Write the document to a file, whole or not at all.

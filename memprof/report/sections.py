@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from memprof.report.table import Table, number_table
 from memprof.report.text import ABSENT, category_title, format_count, phase_words
 from memprof.results import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
+from memprof.timeline import fold_block
 from memprof.units import format_size
-
-# A block's number within a module's dotted name; a last number stays: it tells a Sequential's layers apart.
-_BLOCK = re.compile(r"(?<![^.])\d+(?=\.)")
 
 
 def heading(comparison: Comparison) -> str:
@@ -165,7 +162,7 @@ def _sizes(held: dict[str, int], names: list[str]) -> list[str]:
 def _fold_blocks(by_module: dict[str, int]) -> dict[str, int]:
     folded: dict[str, int] = {}
     for module, size in by_module.items():
-        name = _BLOCK.sub("*", module)
+        name = fold_block(module)
         folded[name] = folded.get(name, 0) + size
     return folded
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 
 from memprof.analysis.profile import SpanPeak, span_peaks
+from memprof.analysis.timeline import make_timeline
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.plan import Trial
 from memprof.results import OptimizerInfo, Peak, PhasePeak, Run, State, Steps
@@ -68,6 +69,7 @@ def predict_runs(
     batch_size: int,
     target: Target,
     steps: int = STEPS,
+    timeline: bool = False,
 ) -> list[Run]:
     """Return one run for each optimizer, from one forward and backward pass of the model.
 
@@ -76,10 +78,10 @@ def predict_runs(
     """
     semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
     made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps)
-    return [_run(spec, fake, target) for spec, fake in zip(optimizers, made, strict=True)]
+    return [_run(spec, fake, target, timeline) for spec, fake in zip(optimizers, made, strict=True)]
 
 
-def _run(spec: OptimizerSpec, fake: FakeRun, target: Target) -> Run:
+def _run(spec: OptimizerSpec, fake: FakeRun, target: Target, timeline: bool) -> Run:
     info = OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=fake.implementation)
     if fake.failure is not None or fake.state is None or fake.parameters is None:
         return Run(optimizer=info, device=target.name, source="predicted", status="failed", reason=fake.failure)
@@ -108,6 +110,7 @@ def _run(spec: OptimizerSpec, fake: FakeRun, target: Target) -> Run:
         breakdown=attributed_breakdown(replayed.trace),
         phases=_phases(spans, tensors, replayed),
         steps=Steps(seconds=[], losses=[], allocated_bytes=_step_peaks(spans)),
+        timeline=make_timeline(replayed.trace, replayed.reserved_levels or None) if timeline else None,
         notes=_notes(fake),
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memprof.simulation.allocator import CachingAllocator, Handle, OutOfMemory
@@ -15,12 +17,14 @@ class Replayed:
     Attributes:
         trace: the same blocks and spans; the events have the sizes of the allocator's blocks.
         reserved: the most memory reserved during each phase, the build under `build`; empty without an allocator.
+        reserved_levels: the memory reserved after each event; empty without an allocator.
         failure: the event that could not be served, where the replay ends; None if all were.
     """
 
     trace: Trace
     reserved: dict[str, int]
     failure: int | None
+    reserved_levels: Sequence[int] = ()
 
 
 def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
@@ -28,6 +32,7 @@ def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
     events: list[Event] = []
     handles: dict[int, Handle] = {}
     reserved: dict[str, int] = {}
+    levels = array("q")
     ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
     for span, end in zip(trace.spans, ends, strict=True):
         most = allocator.reserved_bytes
@@ -45,5 +50,6 @@ def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
                 allocator.free(handles.pop(number))
             else:
                 events.append(Event(number, 0))
+            levels.append(allocator.reserved_bytes)
         reserved[span.phase] = max(reserved.get(span.phase, 0), most)
-    return Replayed(Trace(blocks=trace.blocks, events=events, spans=trace.spans), reserved, None)
+    return Replayed(Trace(blocks=trace.blocks, events=events, spans=trace.spans), reserved, None, levels)

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 import torch
 
 from memprof.analysis.profile import SpanPeak, holdings_at, span_peaks, step_levels
+from memprof.analysis.timeline import make_timeline
 from memprof.results import Breakdown, Peak, PhasePeak
+from memprof.timeline import Timeline
 from memprof.tracing.attribution import build_trace
 from memprof.tracing.events import Mark, PhaseMark, Trace
 from memprof.tracing.profiler import ProfilerRecorder
@@ -26,6 +28,7 @@ class Reading:
         levels: by phase, the bytes that count against a capacity as they rise and fall through the last step, and
             last the phase's peak over all steps.
         operators: by phase, the operators of the attributed step.
+        timeline: of the attributed step, None where there was none.
         notes: what the reader of these figures must know.
     """
 
@@ -35,6 +38,7 @@ class Reading:
     breakdown: Breakdown | None
     levels: dict[str, list[int]]
     operators: dict[str, set[str]]
+    timeline: Timeline | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -105,6 +109,7 @@ class Meter:
             breakdown=attributed_breakdown(trace) if self._attributed else None,
             levels=self._levels(trace, spans),
             operators=trace.operators,
+            timeline=make_timeline(trace) if self._attributed else None,
             notes=self._probe.notes + repeatability_note(step_peaks),
         )
 

@@ -220,6 +220,7 @@ class _Session:
             breakdown=reading.breakdown,
             phases=reading.phases,
             steps=Steps(seconds=self._seconds, losses=self._losses, allocated_bytes=reading.step_peaks),
+            timeline=reading.timeline,
             notes=reading.notes + _compilation_note(),
         )
         return Outcome(run=run, levels=reading.levels)

@@ -92,7 +92,14 @@ def _forecast(forecast: Forecast) -> Outcomes:
     target = target_of(find_device(forecast.device), settings)
     if forecast.capacity_bytes is not None:
         target = replace(target, capacity_bytes=forecast.capacity_bytes)
-    runs = predict_runs(forecast.workload, forecast.optimizers, forecast.recipe, forecast.batch_size, target)
+    runs = predict_runs(
+        forecast.workload,
+        forecast.optimizers,
+        forecast.recipe,
+        forecast.batch_size,
+        target,
+        timeline=forecast.timeline,
+    )
     noted = [run.model_copy(update={"notes": [*run.notes, _UNPROVEN]}) for run in runs]
     return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run)) for run in noted])
 
