@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-from memprof.analysis.fit import Extrapolation, Point, furthest_apart
 from memprof.errors import ExitCode, MemprofError
+from memprof.fit.lines import Extrapolation, Point, furthest_apart
 from memprof.plan import Outcome, Trial
 from memprof.progress import Purpose
 from memprof.results import FitAnswer, FitPoint

@@ -1,0 +1,126 @@
+"""Which value to try next: a bracket that closes on the largest value that fits.
+
+Whoever tries the values says for each whether it fits, or that it is refused (a width that the heads do not divide).
+A guess says where the boundary should be; it saves trials and is never believed: the search ends when a value was seen
+to fit and the next one that is not refused was seen not to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+from memprof.fit.vary import Vary
+
+# Refused values in a row after which there are taken to be no more.
+_LONGEST_GAP = 1024
+# Guesses that may be wrong before the search halves and doubles by itself.
+_GUESSES = 4
+
+Guess = Callable[[int, int], int]
+
+
+class Search:
+    """The bracket of one optimizer on one device.
+
+    Args:
+        vary: the values that may be tried.
+        firsts: values to try before any guess; those out of range are left out.
+
+    Attributes:
+        fitting: the largest value seen to fit, None if none was.
+        failing: the smallest value above `fitting` seen not to fit, None if none was.
+        refused: values that the workload does not take.
+    """
+
+    def __init__(self, vary: Vary, firsts: Iterable[int]) -> None:
+        self._vary = vary
+        self._firsts = [value for value in dict.fromkeys(firsts) if vary.low <= value <= vary.last]
+        self._fits: dict[int, bool] = {}
+        self.refused: set[int] = set()
+        self._guesses = 0
+
+    def note(self, value: int, fits: bool | None) -> None:
+        """Take down that a value fits, does not, or is refused (None)."""
+        if fits is None:
+            self.refused.add(value)
+        else:
+            self._fits[value] = fits
+
+    @property
+    def fitting(self) -> int | None:
+        """The largest value seen to fit."""
+        return max((value for value, fits in self._fits.items() if fits), default=None)
+
+    @property
+    def failing(self) -> int | None:
+        """The smallest value above the largest fitting one that was seen not to fit."""
+        floor = self.fitting or 0
+        return min((value for value, fits in self._fits.items() if not fits and value > floor), default=None)
+
+    @property
+    def tried(self) -> list[int]:
+        """The values that were tried, and not refused."""
+        return sorted(self._fits)
+
+    def next_value(self, guess: Guess) -> int | None:
+        """Return the value to try next; None when the answer stands.
+
+        Args:
+            guess: given the largest value that fits (or one below the range) and the largest that still may, returns
+                the largest that is thought to fit.
+        """
+        for value in self._firsts:
+            if value not in self._fits and value not in self.refused:
+                return value
+        smallest = self._smallest()
+        if smallest is None or self.failing == smallest:
+            return None  # no value is taken, or the smallest does not fit
+        if smallest not in self._fits:
+            return smallest
+        above = list(self._open())
+        if not above:
+            return None
+        return self._choose(above, guess)
+
+    def _smallest(self) -> int | None:
+        """Return the first value that is not refused."""
+        return next(self._upwards(self._vary.low), None)
+
+    def _upwards(self, start: int) -> Iterator[int]:
+        """Yield the values from `start` on that are not known to be refused, until too many in a row are."""
+        gap = 0
+        for value in range(start, self._vary.last + 1, self._vary.step):
+            gap = gap + 1 if value in self.refused else 0
+            if gap > _LONGEST_GAP:
+                return
+            if not gap:
+                yield value
+
+    def _open(self) -> Iterator[int]:
+        """Yield the first value that may still fit, if there is one: it lies right above the largest fitting."""
+        fitting = self.fitting
+        assert fitting is not None
+        following = next(self._upwards(fitting + self._vary.step), None)
+        if following is not None and following != self.failing:
+            yield following
+
+    def _choose(self, above: list[int], guess: Guess) -> int:
+        fitting, failing = self.fitting, self.failing
+        assert fitting is not None
+        highest = self._vary.last if failing is None else failing - self._vary.step
+        self._guesses += 1
+        if self._guesses <= _GUESSES:
+            wanted = guess(fitting, highest)
+        elif failing is not None:
+            wanted = (fitting + failing) // 2
+        else:
+            wanted = 2 * fitting + 1
+        return self._nearest(self._vary.below(wanted), above[0], highest)
+
+    def _nearest(self, wanted: int, lowest: int, highest: int) -> int:
+        """Return the value not refused that is next to the wanted one, looking downwards first."""
+        wanted = min(max(wanted, lowest), highest)
+        for value in range(wanted, lowest - 1, -self._vary.step):
+            if value not in self.refused:
+                return value
+        return lowest
