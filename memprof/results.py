@@ -171,14 +171,16 @@ class FitAnswer(Document):
 
     Attributes:
         knob: `batch_size`, or the workload's scale knob.
-        value: the answer; 0 where not even 1 fits; null where the knob does not move the peak.
+        value: the answer; 0 where not even the smallest fits; null where the knob does not move the peak.
         parameters: parameters of the model at `value`, for a scale knob.
         peak_bytes: the peak at `value`.
-        next_value: the smallest value that does not fit, and `next_peak_bytes` what it would need.
-        phase: the phase that binds at `value`.
+        next_value: the next value, which does not fit, and `next_peak_bytes` what it would need; null where the range
+            ends at `value`.
+        phase: the phase that binds: in which the next value runs out of memory.
         method: `extrapolated` from `points`; `confirmed`: `value` was trained within the capacity and the next
             value was shown not to fit; `predicted`: the same without a device, by predicting both.
         points: the values that were trained, or predicted.
+        notes: what must be known of the answer, such as that the range ended before the memory did.
     """
 
     knob: str
@@ -190,6 +192,7 @@ class FitAnswer(Document):
     phase: str | None = None
     method: Literal["extrapolated", "confirmed", "predicted"]
     points: list[FitPoint]
+    notes: list[str] = []
 
 
 class Fit(Document):
