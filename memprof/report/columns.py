@@ -154,7 +154,20 @@ def _peak_column(key: str, title: str, rank: int, field: str) -> Column:
     def size(run: Run) -> int | None:
         return getattr(run.peak, field) if run.peak is not None else None
 
-    return _size_column(key, title, rank, size)
+    def upper(run: Run) -> int | None:
+        return getattr(run.peak, field.replace("_bytes", "_upper_bytes"), None)
+
+    text = lambda run: bounded_size(size(run), upper(run))  # noqa: E731
+    return Column(key=key, title=title, rank=rank, value=size, text=text)
+
+
+def bounded_size(size: int | None, upper: int | None) -> str:
+    """Return a size with its upper bound, where that is another: `21.30 GiB (<= 22.00)`."""
+    point, bound = format_size(size), format_size(upper)
+    if size is None or upper is None or point == bound:
+        return point
+    number, _, unit = bound.partition(" ")
+    return f"{point} (<= {number if point.endswith(f' {unit}') else bound})"
 
 
 def _step_columns() -> list[Column]:

@@ -89,11 +89,16 @@ def _details(comparison: Comparison, run: Run | None) -> dict[str, Any]:
         "parameters": parameters and parameters.count,
         "trainable_parameters": parameters and parameters.trainable,
         "parameter_bytes": parameters and parameters.bytes,
+        **{f"peak_{layer}_upper_bytes": _upper(run, layer) for layer in ("allocated", "reserved", "process")},
         **{f"at_peak_{category}_bytes": held.get(category) for category in CATEGORIES},
         "capacity_bytes": comparison.capacity.bytes,
         **_fit_details("largest_batch_size", fit.batch_size if fit is not None else None),
         **_fit_details("largest_model", fit.model if fit is not None else None),
     }
+
+
+def _upper(run: Run | None, layer: str) -> int | None:
+    return getattr(run.peak, f"{layer}_upper_bytes") if run is not None and run.peak is not None else None
 
 
 def _fit_details(name: str, answer: FitAnswer | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def to_markdown(comparison: Comparison) -> str:
         *_section("Who holds the memory at the peak", _breakdown(comparison)),
         *_section("Peak within each phase", _phases(comparison)),
         *_section("Largest batch and model", _fits(comparison)),
+        *_section("What the prediction rests on", _basis(comparison)),
         *_section("Notes", _list(sections.notes(comparison))),
         *_section("Environment", _environment(comparison)),
         *_section("Reproduce", _command(comparison.environment)),
@@ -78,6 +79,12 @@ def _breakdown(comparison: Comparison) -> str:
 def _phases(comparison: Comparison) -> str:
     table = render_table(sections.phase_table(comparison))
     return f"{table}\n\n\\* the phase that sets the peak of the step." if table else ""
+
+
+def _basis(comparison: Comparison) -> str:
+    sentences = _list(sections.basis(comparison))
+    table = render_table(sections.range_table(comparison))
+    return f"{sentences}\n\n{table}" if table else sentences
 
 
 def _fits(comparison: Comparison) -> str:

@@ -56,13 +56,32 @@ def ending(run: Run) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return the runs' notes, each once, with the optimizers it is about where it is not about all."""
+    """Return the runs' warnings and notes, each once, with the optimizers it is about where it is not about all."""
     about: dict[str, list[str]] = {}
     for run in comparison.runs:
-        for note in run.notes:
+        for note in [*(run.confidence.warnings if run.confidence is not None else ()), *run.notes]:
             about.setdefault(note, []).append(run.optimizer.spec)
     finished = sum(run.status == "ok" for run in comparison.runs)
     return [note if len(names) >= finished > 1 else f"{', '.join(names)}: {note}" for note, names in about.items()]
+
+
+def basis(comparison: Comparison) -> list[str]:
+    """Return what the predicted runs rest on, each sentence once."""
+    found = (run.confidence.basis for run in comparison.runs if run.confidence is not None)
+    return list(dict.fromkeys(sentence for sentences in found for sentence in sentences))
+
+
+def range_table(comparison: Comparison) -> Table:
+    """Return a row per term of the upper bounds and optimizer: the sizes it was taken to lie between."""
+    rows = [
+        (run.optimizer.spec, one.what, *map(format_size, (one.low_bytes, one.bytes, one.high_bytes)))
+        for run in comparison.runs
+        if run.confidence is not None
+        for one in run.confidence.ranges
+    ]
+    titles = ("optimizer", "estimate", "low", "taken", "high")
+    right = (False, False, True, True, True)
+    return Table(titles=titles, rows=tuple(rows), ranks=tuple(range(len(titles))), right=right)
 
 
 def breakdowns(comparison: Comparison) -> list[tuple[Run, Breakdown]]:

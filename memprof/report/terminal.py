@@ -98,8 +98,10 @@ def _parts(comparison: Comparison, width: int) -> list[RenderableType]:
     remark = sections.fit_remark(comparison)
     parts += ["", Text(remark)] if remark else []
     parts += _breakdown(comparison, width)
+    basis = sections.basis(comparison)
+    parts += ["", Text("What the prediction rests on", style="bold"), *map(_bullet, basis)] if basis else []
     found = sections.notes(comparison)
-    parts += ["", *(_bullet(note) for note in found)] if found else []
+    parts += ["", *([Text("Notes", style="bold")] if basis else []), *map(_bullet, found)] if found else []
     return [*parts, "", *(Text(sentence, style="bold") for sentence in summarize(comparison))]
 
 

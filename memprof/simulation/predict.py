@@ -21,6 +21,8 @@ from memprof.simulation.catalog import SimulatedDevice
 from memprof.simulation.cuda_semantics import CudaSemantics
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_training import STEPS, FakeRun, fake_runs
+from memprof.simulation.predict_basis import confidence_of
+from memprof.simulation.predict_bounds import Bounds, upper_bounds
 from memprof.simulation.predict_replay import Replayed, replay_blocks
 from memprof.simulation.settings import AllocatorSettings
 from memprof.simulation.target import Target, parse_torch_version
@@ -50,6 +52,10 @@ def target_of(
         torch_version=parse_torch_version(torch_version or torch.__version__),
         capacity_bytes=device.capacity_bytes,
         allocator=allocator or AllocatorSettings(),
+        context_bytes=device.context_bytes,
+        context_range_bytes=device.context_range_bytes,
+        context_source=device.context_source,
+        generic=device.bandwidth_gb_per_second is None,
     )
 
 
@@ -94,6 +100,7 @@ def _run(spec: OptimizerSpec, fake: FakeRun, target: Target, timeline: bool) -> 
         return Run(optimizer=info, device=target.name, source="predicted", status="oom", reason=reason)
     tensors = tensor_peaks(trace, trace.spans[-1].step)
     spans = [span for span in span_peaks(replayed.trace) if span.step > 0]
+    bounds = upper_bounds(trace, replayed, target.allocator) if target.kind == "cuda" else None
     return Run(
         optimizer=info,
         device=target.name,
@@ -106,12 +113,12 @@ def _run(spec: OptimizerSpec, fake: FakeRun, target: Target, timeline: bool) -> 
             by_dtype=fake.state.by_dtype,
             by_device=fake.state.device_bytes,
         ),
-        peak=_peak(spans, tensors, replayed),
+        peak=_peak(spans, tensors, replayed, bounds, target),
         breakdown=attributed_breakdown(replayed.trace),
-        phases=_phases(spans, tensors, replayed),
+        phases=_phases(spans, tensors, replayed, bounds),
         steps=Steps(seconds=[], losses=[], allocated_bytes=_step_peaks(spans)),
         timeline=make_timeline(replayed.trace, replayed.reserved_levels or None) if timeline else None,
-        notes=_notes(fake),
+        confidence=confidence_of(trace, fake, target, bounds),
     )
 
 
@@ -121,23 +128,41 @@ def _replayed(trace: Trace, target: Target) -> Replayed:
     return replay_blocks(trace, CachingAllocator(target.capacity_bytes, target.allocator))
 
 
-def _peak(spans: list[SpanPeak], tensors: dict[str, int], replayed: Replayed) -> Peak:
+def _peak(
+    spans: list[SpanPeak], tensors: dict[str, int], replayed: Replayed, bounds: Bounds | None, target: Target
+) -> Peak:
     top = max(spans, key=lambda span: span.peak_bytes)
-    return Peak(
+    peak = Peak(
         tensor_bytes=max(tensors.values()),
         allocated_bytes=top.peak_bytes,
         reserved_bytes=max(replayed.reserved.values(), default=None),
         phase=top.phase,
         step=top.step,
     )
+    if bounds is None or peak.reserved_bytes is None:
+        return peak
+    trained = {span.phase for span in spans}
+    reserved = max(bounds.reserved.values())
+    uppers = {
+        "allocated_upper_bytes": max(most for phase, most in bounds.allocated.items() if phase in trained),
+        "reserved_upper_bytes": reserved,
+    }
+    if target.context_bytes is not None:
+        uppers["process_bytes"] = peak.reserved_bytes + target.context_bytes
+        uppers["process_upper_bytes"] = reserved + max(target.context_range_bytes[1], target.context_bytes)
+    return peak.model_copy(update=uppers)
 
 
-def _phases(spans: list[SpanPeak], tensors: dict[str, int], replayed: Replayed) -> dict[str, PhasePeak]:
+def _phases(
+    spans: list[SpanPeak], tensors: dict[str, int], replayed: Replayed, bounds: Bounds | None
+) -> dict[str, PhasePeak]:
     return {
         phase: PhasePeak(
             tensor_bytes=tensors.get(phase),
             allocated_bytes=max(span.peak_bytes for span in spans if span.phase == phase),
             reserved_bytes=replayed.reserved.get(phase),
+            allocated_upper_bytes=bounds.allocated[phase] if bounds is not None else None,
+            reserved_upper_bytes=bounds.reserved[phase] if bounds is not None else None,
         )
         for phase in dict.fromkeys(span.phase for span in spans)
     }
@@ -156,10 +181,3 @@ def _out_of_memory(trace: Trace, replayed: Replayed, target: Target) -> str:
     without_end = replay_blocks(trace, CachingAllocator(None, target.allocator))
     needed = format_size(max(without_end.reserved.values()))
     return f"out of memory in {place}: {needed} needed, {format_size(target.capacity_bytes)} there"
-
-
-def _notes(fake: FakeRun) -> list[str]:
-    guessed = sorted({operator for operator, phase in fake.assumed if phase != "build"})
-    if not guessed:
-        return []
-    return [f"The step reads values that a prediction does not have ({', '.join(guessed)}): they were assumed."]

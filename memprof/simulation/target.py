@@ -22,6 +22,11 @@ class Target:
         torch_version: major and minor version of the PyTorch that is to run there.
         capacity_bytes: what the allocator can get from the driver; None for without end.
         allocator: settings of the caching allocator.
+        context_bytes: what the CUDA context takes of the device; None where that is not known, and then nothing is
+            said of the process.
+        context_range_bytes: from what to what it was seen to lie.
+        context_source: where that comes from.
+        generic: no GPU of the catalog, but a size that stands for one.
     """
 
     name: str = "cpu"
@@ -31,6 +36,10 @@ class Target:
     torch_version: tuple[int, int] = (2, 13)
     capacity_bytes: int | None = None
     allocator: AllocatorSettings = field(default_factory=AllocatorSettings)
+    context_bytes: int | None = None
+    context_range_bytes: tuple[int, int] = (0, 0)
+    context_source: str = ""
+    generic: bool = False
 
     @property
     def prefers_cudnn_attention(self) -> bool:

@@ -101,11 +101,16 @@ def _forecast(forecast: Forecast) -> Outcomes:
         timeline=forecast.timeline,
     )
     noted = [run.model_copy(update={"notes": [*run.notes, _UNPROVEN]}) for run in runs]
-    return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run)) for run in noted])
+    return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run), upper_levels=_upper_levels(run)) for run in noted])
 
 
 def _levels(run: Run) -> dict[str, list[int]]:
     return {name: [peak.reserved_bytes or peak.allocated_bytes] for name, peak in run.phases.items()}
+
+
+def _upper_levels(run: Run) -> dict[str, list[int]]:
+    bounds = {name: peak.reserved_upper_bytes for name, peak in run.phases.items()}
+    return {name: [bound] for name, bound in bounds.items() if bound is not None}
 
 
 def is_real(device: str) -> bool:

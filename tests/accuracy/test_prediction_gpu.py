@@ -36,9 +36,23 @@ def check_run(run: Run) -> None:
     assert run.peak.tensor_bytes <= run.peak.allocated_bytes <= run.peak.reserved_bytes
     assert run.peak.allocated_bytes == max(run.steps.allocated_bytes)
     assert run.peak.allocated_bytes % 512 == run.peak.reserved_bytes % (2 << 20) == 0
-    assert run.peak.process_bytes is None
+    check_bounds(run)
     for phase in run.phases.values():
         assert phase.tensor_bytes <= phase.allocated_bytes <= phase.reserved_bytes
+
+
+def check_bounds(run: Run) -> None:
+    """Every figure of the allocator has its bound, and the process is what is reserved and the context."""
+    device = find_device(run.device)
+    assert run.peak.process_bytes == run.peak.reserved_bytes + device.context_bytes
+    assert run.peak.process_upper_bytes == run.peak.reserved_upper_bytes + device.context_range_bytes[1]
+    for figures in (run.peak, *run.phases.values()):
+        assert figures.allocated_bytes <= figures.allocated_upper_bytes <= figures.reserved_upper_bytes
+        assert figures.reserved_bytes <= figures.reserved_upper_bytes
+    assert run.peak.reserved_upper_bytes == max(phase.reserved_upper_bytes for phase in run.phases.values())
+    assert {one.what for one in run.confidence.ranges} >= {"CUDA context", "memory reserved, by the order of frees"}
+    for one in run.confidence.ranges:
+        assert one.low_bytes <= one.bytes <= one.high_bytes
 
 
 @pytest.mark.parametrize("workload", SMALL)
@@ -96,7 +110,26 @@ def test_one_trial_is_the_same_as_one_of_many() -> None:
     assert predict_run(trial, A100) == predicted("gpt2")[DEFAULT_OPTIMIZERS.index("adam")]
 
 
-def test_only_who_read_a_value_is_noted() -> None:
-    notes = {run.optimizer.spec: run.notes for run in predicted("gpt2")}
-    assert "they were assumed" in notes.pop("adafactor")[0]
-    assert set(map(tuple, notes.values())) == {()}
+def test_only_who_read_a_value_is_warned_about() -> None:
+    warnings = {run.optimizer.spec: run.confidence.warnings for run in predicted("gpt2")}
+    assert "aten::_local_scalar_dense in the optimizer phase" in warnings.pop("adafactor")[0]
+    assert set(map(tuple, warnings.values())) == {()}
+
+
+def test_it_says_which_attention_kernel_a_rule_chose() -> None:
+    assert "memory-efficient attention" in " ".join(predicted("gpt2")[2].confidence.basis)
+    assert "flash attention" in " ".join(predicted("gpt2", recipe=RECIPES["amp-bf16"])[2].confidence.basis)
+
+
+def test_a_bound_above_the_memory_there_is_a_warning() -> None:
+    for run in predicted("resnet50"):
+        if run.peak.reserved_upper_bytes > run.peak.reserved_bytes:
+            break
+    else:
+        pytest.fail("no run has a bound above its point")
+    target = replace(A100, capacity_bytes=run.peak.reserved_bytes)
+    spec = WorkloadSpec(model="resnet50", knobs=SMALL["resnet50"])
+    (tight,) = predict_runs(spec, [parse_optimizer(run.optimizer.spec)], Recipe(), 2, target)
+    assert tight.status == "ok"
+    assert "it may run out of memory" in tight.confidence.warnings[-1]
+    assert not any("run out of memory" in warning for warning in run.confidence.warnings)
