@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from memprof.units import format_size
+
 ABSENT = "-"
 _PHASES = {
     "build": "building the model",
@@ -24,6 +26,11 @@ def format_share(share: float | None) -> str:
     if percent >= 0.995:
         return f"{percent:.1f} %"
     return f"{percent:.2f} %" if percent >= 0.005 else "<0.01 %"
+
+
+def tick_size(size_bytes: int) -> str:
+    """Return a size at an axis without needless digits: `1.5 GiB`, `512 MiB`, `0`."""
+    return format_size(size_bytes, 1).replace(".0 ", " ") if size_bytes else "0"
 
 
 def format_seconds(seconds: float | None) -> str:

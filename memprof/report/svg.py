@@ -1,0 +1,139 @@
+"""A small SVG writer: rectangles, lines, areas, marks and text, light and dark.
+
+Why not a plotting library: a report's figures must be the same bytes whenever they are made (they are committed and
+compared), follow the reader's light or dark scheme, carry their description for screen readers, and need nothing
+installed. matplotlib writes version-dependent output, fixed colours and font outlines, and would be the heaviest
+dependency of the package; four kinds of figures of straight lines and text need a hundred lines.
+
+Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), told apart with every kind of colour vision; lines
+differ in their dashes and marks as well, and every figure stands beside a table of its numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+
+WIDTH = 760
+FONT = 12
+# Of an average letter at that size; the widths of proportional fonts differ, so there is room to spare.
+LETTER = 6.6
+
+INKS = ("blue", "orange", "green", "vermillion", "purple", "sky", "yellow", "grey")
+DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 5", "1 4", "12 4", "4 2 1 2")
+MARKS = ("circle", "square", "triangle", "diamond")
+_STYLE = """\
+text{font:12px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fill:var(--ink)}
+.strong{font-weight:600}.muted{fill:var(--muted)}.onpaper{stroke:var(--paper);stroke-width:3px;paint-order:stroke}
+.paper{fill:var(--paper)}.band{fill:var(--band)}.grid{stroke:var(--grid)}.axis{stroke:var(--muted)}
+.limit{stroke:var(--ink);stroke-width:2;stroke-dasharray:6 4}.cut{stroke:var(--paper)}
+.curve{fill:none;stroke-width:2}.thin{fill:none;stroke:var(--ink);stroke-width:1.2}
+.blue{--c:#0072b2}.orange{--c:#e69f00}.green{--c:#009e73}.vermillion{--c:#d55e00}
+.purple{--c:#cc79a7}.sky{--c:#56b4e9}.yellow{--c:#f0e442}.grey{--c:#8c959f}
+.dark{--c:var(--ink)}
+.fill{fill:var(--c)}.line{stroke:var(--c)}.soft{fill:var(--c);fill-opacity:.35}.hollow{fill:var(--paper);stroke:var(--c)}
+svg{--ink:#1f2328;--muted:#59636e;--grid:#d1d9e0;--paper:#fff;--band:#f1f4f7}
+@media(prefers-color-scheme:dark){svg{--ink:#f0f6fc;--muted:#9198a1;--grid:#3d444d;--paper:#0d1117;--band:#1b222b}
+.blue{--c:#2486c9}.sky{--c:#9bd5f7}.grey{--c:#7d8590}}
+"""
+
+
+class Drawing:
+    """A figure as it is drawn; coordinates are pixels from the top left.
+
+    Args:
+        title: read out by screen readers, and shown by browsers under the mouse.
+        description: what the figure says, in words.
+    """
+
+    def __init__(self, title: str, description: str) -> None:
+        self._title = title
+        self._description = description
+        self._parts: list[str] = []
+
+    def rectangle(self, x: float, y: float, width: float, height: float, look: str, tip: str = "") -> None:
+        """Draw a rectangle; `tip` is shown under the mouse where the file is opened by itself."""
+        area = f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" class="{look}"'
+        self._parts.append(f"{area}><title>{escape(tip)}</title></rect>" if tip else f"{area}/>")
+
+    def line(self, x1: float, y1: float, x2: float, y2: float, look: str) -> None:
+        """Draw a straight line."""
+        self._parts.append(f'<path d="M{_n(x1)} {_n(y1)}L{_n(x2)} {_n(y2)}" class="{look}"/>')
+
+    def curve(self, points: Iterable[tuple[float, float]], look: str, dash: str = "") -> None:
+        """Draw a line through points, or fill the area that they enclose."""
+        path = "L".join(f"{_n(x)} {_n(y)}" for x, y in points)
+        dashed = f' stroke-dasharray="{dash}"' if dash else ""
+        self._parts.append(f'<path d="M{path}" class="{look}"{dashed}/>')
+
+    def mark(self, x: float, y: float, shape: str, look: str, radius: float = 4) -> None:
+        """Draw a circle, square, triangle, diamond or cross around a point."""
+        r, d = radius, radius + 1
+        paths = {
+            "square": f"M{_n(x - r)} {_n(y - r)}h{_n(2 * r)}v{_n(2 * r)}h{_n(-2 * r)}z",
+            "triangle": f"M{_n(x)} {_n(y - r - 1)}l{_n(r + 1)} {_n(2 * r + 1)}h{_n(-2 * r - 2)}z",
+            "diamond": f"M{_n(x)} {_n(y - d)}l{_n(d)} {_n(d)}l{_n(-d)} {_n(d)}l{_n(-d)} {_n(-d)}z",
+            "cross": f"M{_n(x - r)} {_n(y - r)}l{_n(2 * r)} {_n(2 * r)}m0 {_n(-2 * r)}l{_n(-2 * r)} {_n(2 * r)}",
+        }
+        shown = f'path d="{paths[shape]}"' if shape in paths else f'circle cx="{_n(x)}" cy="{_n(y)}" r="{_n(r)}"'
+        self._parts.append(f'<{shown} class="{look}"/>')
+
+    def text(self, x: float, y: float, text: str, look: str = "", anchor: str = "start") -> None:
+        """Write a line of text; `y` is its base line, `anchor` is `start`, `middle` or `end`."""
+        attributes = "".join(
+            f' {name}="{value}"'
+            for name, value in (("class", look), ("text-anchor", anchor))
+            if value not in ("", "start")
+        )
+        self._parts.append(f'<text x="{_n(x)}" y="{_n(y)}"{attributes}>{escape(clean(text))}</text>')
+
+    def legend(self, entries: Iterable[tuple[str, str]], x: float, y: float, right: float) -> float:
+        """Draw boxes (look, name) with their names in lines up to `right`; return the base line of the last."""
+        place = x
+        for look, name in entries:
+            width = 16 + text_width(name) + 14
+            if place + width > right and place > x:
+                place, y = x, y + 18
+            self.rectangle(place, y - 10, 11, 11, look)
+            self.text(place + 16, y, name)
+            place += width
+        return y
+
+    def to_svg(self, height: float) -> str:
+        """Return the file's text."""
+        size = f'width="{WIDTH}" height="{_n(height)}" viewBox="0 0 {WIDTH} {_n(height)}"'
+        head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="t d">'
+        words = (
+            f'<title id="t">{escape(clean(self._title))}</title><desc id="d">{escape(clean(self._description))}</desc>'
+        )
+        ground = f'<rect width="{WIDTH}" height="{_n(height)}" class="paper"/>'
+        return "\n".join([head, words, f"<style>{_STYLE}</style>", ground, *self._parts, "</svg>", ""])
+
+
+def text_width(text: str) -> float:
+    """Return about how many pixels a text takes."""
+    return len(clean(text)) * LETTER
+
+
+def clip(text: str, pixels: float) -> str:
+    """Return a text cut to about that many pixels, with an ellipsis where it was."""
+    most = max(1, int(pixels / LETTER))
+    whole = clean(text)
+    return whole if len(whole) <= most else whole[: most - 1] + "…"
+
+
+def clean(text: str) -> str:
+    """Return a text on one line without the control characters that XML forbids."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
+
+
+def byte_ticks(most: int, count: int = 6) -> Sequence[int]:
+    """Return about `count` round sizes from 0 on, the last at least `most`; steps are powers of two."""
+    step = 1
+    while step * count < most:
+        step *= 2
+    return range(0, -(-max(most, 1) // step) * step + 1, step)
+
+
+def _n(number: float) -> str:
+    return f"{round(number, 1) + 0.0:g}"
