@@ -6,9 +6,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from memprof.fitting.vary import Vary
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.progress import Purpose
-from memprof.results import Environment, Run
+from memprof.results import Environment, FitAnswer, Run
 from memprof.training.recipe import Recipe
 from memprof.workloads.spec import WorkloadSpec
 
@@ -51,6 +52,33 @@ class Forecast(_Message):
     timeline: bool = False
 
 
+class DeviceInquiry(_Message):
+    """Say what `--device` names mean, and how much memory there is."""
+
+    job: Literal["devices"] = "devices"
+    devices: list[str]
+
+
+class FitForecast(_Message):
+    """Find the largest value of a knob by predicting: for each optimizer on each device, from shared traces.
+
+    Attributes:
+        device: any of the devices; all have the same kernels.
+        capacities: the memory of each device, in bytes.
+        present: the value of the knob that the user trains with.
+    """
+
+    job: Literal["fit"] = "fit"
+    workload: WorkloadSpec
+    optimizers: list[OptimizerSpec]
+    recipe: Recipe
+    batch_size: int
+    vary: Vary
+    present: int
+    device: str
+    capacities: list[int]
+
+
 class Inquiry(_Message):
     """Check the arguments and describe the workload and the machine, without training."""
 
@@ -74,14 +102,54 @@ class Findings(_Message):
     scale: str | None
 
 
+class DeviceFact(_Message):
+    """A device as a fit needs it.
+
+    Attributes:
+        name: with its number, or the catalog's.
+        simulated: it is to be predicted for.
+        capacity_bytes: what training can allocate: of a GPU the memory beside the context, and what is free here.
+        kernels: the same for two devices on which a training makes the same requests.
+    """
+
+    name: str
+    simulated: bool
+    capacity_bytes: int
+    kernels: str
+
+
+class DeviceFindings(_Message):
+    """The answer to an inquiry about devices."""
+
+    kind: Literal["devices"] = "devices"
+    devices: list[DeviceFact]
+
+
+class FitMatrix(_Message):
+    """The answer to a fit forecast: optimizers within capacities.
+
+    Attributes:
+        answers: None where an optimizer cannot train the model; `failures` says why, by optimizer.
+        evaluations: values that were traced.
+        refused: values that the workload does not take.
+    """
+
+    kind: Literal["fit"] = "fit"
+    answers: list[FitAnswer | None]
+    failures: dict[int, str]
+    evaluations: int
+    refused: list[int]
+
+
 class Step(_Message):
-    """A worker's sign of life."""
+    """A worker's sign of life; `label` says what it is about, if more than the trial."""
 
     kind: Literal["step"] = "step"
     stage: Literal["build", "step"]
     step: int = 0
     steps: int = 0
     peak_bytes: int | None = None
+    label: str = ""
 
 
 class Outcome(_Message):
@@ -109,3 +177,7 @@ class Mistake(_Message):
     kind: Literal["mistake"] = "mistake"
     message: str
     exit_code: int
+
+
+Job = Trial | Forecast | FitForecast | Inquiry | DeviceInquiry
+Answer = Findings | DeviceFindings | Outcome | Outcomes | FitMatrix

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from memprof.errors import ExitCode, MemprofError
-from memprof.fit.lines import Extrapolation, Point, furthest_apart
+from memprof.fitting.lines import Extrapolation, Point, furthest_apart
 from memprof.plan import Outcome, Trial
 from memprof.progress import Purpose
 from memprof.results import FitAnswer, FitPoint

@@ -15,11 +15,10 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from memprof.errors import ExitCode, MemprofError
-from memprof.plan import Findings, Forecast, Inquiry, Mistake, Outcome, Outcomes, Step, Trial
+from memprof.plan import Answer, Job, Mistake, Step
 from memprof.training.server import kill_worker, receive_message, send_message
 
-_Answer = Findings | Outcome | Outcomes
-_Message = Annotated[_Answer | Mistake | Step, Field(discriminator="kind")]
+_Message = Annotated[Answer | Mistake | Step, Field(discriminator="kind")]
 _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
 
 # The profiler announces itself on stderr in every worker; users' own PyTorch warnings come through Python.
@@ -84,7 +83,7 @@ class Launcher:
         self._server.kill()
         self._server.wait()
 
-    def run(self, job: Trial | Inquiry | Forecast, on_step: Callable[[Step], None] | None = None) -> _Answer:
+    def run(self, job: Job, on_step: Callable[[Step], None] | None = None) -> Answer:
         """Run a job in a fresh process and return its answer.
 
         Raises:
@@ -116,7 +115,7 @@ class Launcher:
         return received[0]
 
 
-def _read_answer(channel: socket.socket, on_step: Callable[[Step], None] | None) -> _Answer | Mistake | None:
+def _read_answer(channel: socket.socket, on_step: Callable[[Step], None] | None) -> Answer | Mistake | None:
     for line in channel.makefile("r", encoding="utf-8"):
         message = _MESSAGE.validate_json(line)
         if not isinstance(message, Step):

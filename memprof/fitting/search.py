@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from memprof.fit.vary import Vary
+from memprof.fitting.vary import Vary
 
 # Refused values in a row after which there are taken to be no more.
 _LONGEST_GAP = 1024
@@ -72,11 +72,9 @@ class Search:
         for value in self._firsts:
             if value not in self._fits and value not in self.refused:
                 return value
-        smallest = self._smallest()
-        if smallest is None or self.failing == smallest:
-            return None  # no value is taken, or the smallest does not fit
-        if smallest not in self._fits:
-            return smallest
+        if self.fitting is None:
+            smallest = self._smallest()
+            return None if smallest is None or smallest in self._fits else smallest
         above = list(self._open())
         if not above:
             return None

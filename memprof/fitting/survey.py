@@ -1,0 +1,152 @@
+"""The search by prediction: every optimizer on every device with the same kernels, over shared traces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from memprof.errors import UsageError
+from memprof.fitting.blocks import Need
+from memprof.fitting.search import Search
+from memprof.fitting.traces import Traces
+from memprof.fitting.vary import BATCH, Vary
+from memprof.results import FitAnswer, FitPoint
+
+Tell = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One optimizer on one device: its bracket, and the value it asks for."""
+
+    optimizer: int
+    capacity_bytes: int
+    search: Search
+
+
+def first_values(vary: Vary, present: int) -> list[int]:
+    """Return the values to begin with: the present one, and half of it, which tells the slope.
+
+    Half, not 1: PyTorch takes other ways for a batch of one sample.
+    """
+    nearest = vary.below(max(vary.low, present))
+    half = vary.below(max(vary.low, nearest // 2))
+    return [nearest, half if half != nearest else vary.below(2 * nearest)]
+
+
+class Survey:
+    """Fills the matrix of optimizers and capacities.
+
+    Args:
+        traces: nothing is traced yet.
+        capacities: in bytes, of devices with these kernels.
+        present: the value of the knob that the user trains with, or the workload's default.
+        tell: told about every trace: the value, cells that are finished, cells.
+    """
+
+    def __init__(self, traces: Traces, capacities: Sequence[int], present: int, tell: Tell) -> None:
+        self.traces = traces
+        self._present = present
+        self._tell = tell
+        self._firsts = first_values(traces.vary, present)
+        self.cells = [
+            Cell(optimizer, capacity, Search(traces.vary, self._firsts))
+            for capacity in capacities
+            for optimizer in range(len(traces.optimizers))
+        ]
+
+    def run(self) -> list[FitAnswer | None]:
+        """Return an answer for each cell, optimizers within capacities; None for an optimizer that cannot train.
+
+        Raises:
+            UsageError: the workload cannot be predicted, or takes no value of the range.
+        """
+        wanted: dict[int, int] = {}
+        while True:
+            self._ask(wanted)
+            if not wanted:
+                break
+            value = Counter(wanted.values()).most_common(1)[0][0]
+            self._tell(f"{self.traces.vary.knob}={value}", len(self.cells) - len(wanted), len(self.cells))
+            self.traces.take(value)
+            self._check(value)
+            self._note(value)
+        return [self._answer(cell) for cell in self.cells]
+
+    def _ask(self, wanted: dict[int, int]) -> None:
+        """Let every cell say which value it needs next; a standing wish is kept until it is met or overtaken."""
+        for number, cell in enumerate(self.cells):
+            if number in wanted and self._stands(cell, wanted[number]):
+                continue
+            wanted.pop(number, None)
+            value = None if cell.optimizer in self.traces.failures else cell.search.next_value(self._guess_of(cell))
+            if value is not None:
+                wanted[number] = value
+
+    def _stands(self, cell: Cell, value: int) -> bool:
+        search = cell.search
+        if cell.optimizer in self.traces.failures or value in search.refused or value in search.tried:
+            return False
+        return (search.fitting or 0) < value and (search.failing is None or value < search.failing)
+
+    def _guess_of(self, cell: Cell) -> Callable[[int, int], int]:
+        return lambda low, high: self.traces.guess(cell.optimizer, cell.capacity_bytes, low, high)
+
+    def _check(self, value: int) -> None:
+        """Refuse to search where the value that the user trains with cannot be predicted, or nothing is taken."""
+        traces = self.traces
+        if value not in traces.refused or traces.parameters:
+            return
+        vary = traces.vary
+        if vary.knob == BATCH or value == self._present:
+            raise UsageError(traces.refused[value])
+        if all(one in traces.refused for one in range(vary.low, vary.last + 1, vary.step)):
+            raise UsageError(f"--vary {vary}: no value is taken; {vary.knob}={value}: {traces.refused[value]}")
+
+    def _note(self, value: int) -> None:
+        traces = self.traces
+        for cell in self.cells:
+            if value in traces.refused:
+                cell.search.note(value, None)
+            elif value in traces.blocks.get(cell.optimizer, {}):
+                cell.search.note(value, self._within(cell, value).fits)
+
+    def _within(self, cell: Cell, value: int) -> Need:
+        return self.traces.need_within(cell.optimizer, value, cell.capacity_bytes)
+
+    def _answer(self, cell: Cell) -> FitAnswer | None:
+        traces, search = self.traces, cell.search
+        if cell.optimizer in traces.failures:
+            return None
+        value, following = search.fitting, search.failing
+        binding = self._within(cell, following if following is not None else search.tried[-1])
+        return FitAnswer(
+            knob=traces.vary.knob,
+            value=value or 0,
+            parameters=traces.parameters[value] if value is not None and traces.vary.knob != BATCH else None,
+            peak_bytes=self._within(cell, value).bytes if value is not None else None,
+            next_value=following,
+            next_peak_bytes=traces.need(cell.optimizer, following).bytes if following is not None else None,
+            phase=binding.phase,
+            method="predicted",
+            points=[FitPoint(value=one, peak_bytes=traces.need(cell.optimizer, one).bytes) for one in search.tried],
+            notes=self._notes(cell),
+        )
+
+    def _notes(self, cell: Cell) -> list[str]:
+        traces, search = self.traces, cell.search
+        knob, notes = traces.vary.knob, list[str]()
+        if search.failing is None and search.fitting is not None:
+            notes.append(f"Every value up to {knob}={search.fitting}, the end of the range, fits.")
+        if traces.refused:
+            value, reason = next(reversed(traces.refused.items()))
+            notes.append(f"Values of {knob} that the model refuses were left out, such as {value}: {reason}.")
+        needs = [(value, traces.need(cell.optimizer, value).bytes) for value in search.tried]
+        falls = next(((a, b) for a, b in pairwise(needs) if b[1] < a[1] * 0.98), None)
+        if falls is not None:
+            (low, _), (high, _) = falls
+            regular = f"--vary {knob}=LO:HI:STEP can keep to regular values"
+            notes.append(f"Memory does not grow with {knob} throughout, {high} needs less than {low}: {regular}.")
+        return notes

@@ -1,0 +1,135 @@
+"""Predicted trainings at the values of a knob: traced once for all optimizers and all devices with the same kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from memprof.errors import UsageError
+from memprof.fitting.blocks import Blocks, Need, blocks_at
+from memprof.fitting.vary import BATCH, Vary
+from memprof.optimizers.spec import OptimizerSpec
+from memprof.simulation.cuda_semantics import CudaSemantics
+from memprof.simulation.fake_device import CpuSemantics
+from memprof.simulation.fake_training import fake_runs
+from memprof.simulation.target import Target
+from memprof.tracing.attribution import build_trace
+from memprof.training.recipe import Recipe
+from memprof.workloads.loader import load_workload
+from memprof.workloads.spec import WorkloadSpec
+
+# How far beyond what was traced a guess may lie: a trace of very many layers takes its time.
+_FURTHEST = 16
+
+
+def with_value(workload: WorkloadSpec, batch_size: int, knob: str, value: int) -> tuple[WorkloadSpec, int]:
+    """Return the workload and the batch size at a value of the knob."""
+    if knob == BATCH:
+        return workload, value
+    return workload.model_copy(update={"knobs": {**workload.knobs, knob: value}}), batch_size
+
+
+@dataclass
+class Traces:
+    """What is traced of one workload, for one kind of kernels.
+
+    Attributes:
+        workload: what is trained, at whatever value of the knob.
+        optimizers: that are traced together.
+        recipe: how it is trained.
+        batch_size: where that is not the knob.
+        vary: the knob.
+        target: stands for all devices with these kernels.
+        blocks: by optimizer and value.
+        parameters: of the model, by value.
+        failures: by optimizer, why it cannot train the model.
+        refused: by value, why the workload does not take it.
+    """
+
+    workload: WorkloadSpec
+    optimizers: Sequence[OptimizerSpec]
+    recipe: Recipe
+    batch_size: int
+    vary: Vary
+    target: Target
+    blocks: dict[int, dict[int, Blocks]] = field(default_factory=dict)
+    parameters: dict[int, int] = field(default_factory=dict)
+    failures: dict[int, str] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    _needs: dict[tuple[int, int], Need] = field(default_factory=dict)
+    _guessed: dict[tuple[int, int, int], int] = field(default_factory=dict)
+
+    def take(self, value: int) -> None:
+        """Trace the training at a value, or note why it is refused."""
+        workload, batch_size = with_value(self.workload, self.batch_size, self.vary.knob, value)
+        semantics = CudaSemantics(self.target) if self.target.kind == "cuda" else CpuSemantics()
+        try:
+            if ":" not in workload.model:  # a built-in says at once what it does not take
+                load_workload(workload)
+            made = fake_runs(workload, self.optimizers, self.recipe, batch_size, semantics)
+        except UsageError as error:
+            self.refused[value] = str(error)
+            return
+        for number, fake in enumerate(made):
+            if fake.failure is not None or fake.parameters is None:
+                self.failures[number] = fake.failure or "it trained nothing"
+                continue
+            self.parameters[value] = fake.parameters.count
+            self.blocks.setdefault(number, {})[value] = Blocks.of(value, build_trace(fake.entries))
+
+    def need(self, optimizer: int, value: int) -> Need:
+        """Return what a traced training takes of a device without an end."""
+        key = optimizer, value
+        if key not in self._needs:
+            self._needs[key] = self.blocks[optimizer][value].need(self.target)
+        return self._needs[key]
+
+    def need_within(self, optimizer: int, value: int, capacity_bytes: int) -> Need:
+        """Return what a traced training takes of a device of that capacity."""
+        at_will = self.need(optimizer, value)
+        return self.blocks[optimizer][value].need_within(self.target, capacity_bytes, at_will)
+
+    def guess(self, optimizer: int, capacity_bytes: int, low: int, high: int) -> int:
+        """Return the largest value from `low` to `high` that should fit, going by what was traced."""
+        traced = self.blocks[optimizer]
+        high = min(high, _FURTHEST * max(traced))
+        if len(traced) < 2:
+            return min(high, 2 * max(traced))
+        bound = _last_true(low, high, lambda value: self._least(optimizer, value) <= capacity_bytes)
+        return self._step_down(optimizer, capacity_bytes, low, bound)
+
+    def _least(self, optimizer: int, value: int) -> int:
+        """Return what must be there at least: the blocks in use, rounded by nobody."""
+        blocks = blocks_at(value, list(self.blocks[optimizer].values()))
+        return self._by_line(optimizer, value) if blocks is None else blocks.allocated_bytes()
+
+    def _guessed_need(self, optimizer: int, value: int) -> int:
+        traced = self.blocks[optimizer]
+        key = optimizer, value, len(traced)
+        if key not in self._guessed:
+            blocks = blocks_at(value, list(traced.values()))
+            guessed = self._by_line(optimizer, value) if blocks is None else blocks.need(self.target).bytes
+            self._guessed[key] = guessed
+        return self._guessed[key]
+
+    def _by_line(self, optimizer: int, value: int) -> int:
+        """Return the height of the line through the two nearest traces."""
+        first, second = sorted(self.blocks[optimizer], key=lambda traced: abs(traced - value))[:2]
+        begin, end = self.need(optimizer, first).bytes, self.need(optimizer, second).bytes
+        return begin + round((end - begin) / (second - first) * (value - first))
+
+    def _step_down(self, optimizer: int, capacity_bytes: int, low: int, bound: int) -> int:
+        """Return the largest value up to the bound whose replay fits; what is reserved is not far from what is used."""
+        failing, stride = bound + 1, 1
+        while bound > low and self._guessed_need(optimizer, bound) > capacity_bytes:
+            failing, bound, stride = bound, max(low, bound - stride), 2 * stride
+        return _last_true(bound, failing - 1, lambda value: self._guessed_need(optimizer, value) <= capacity_bytes)
+
+
+def _last_true(low: int, high: int, holds: object) -> int:
+    """Return the last value from `low` on for which a falling condition holds; `low` where it holds for none."""
+    assert callable(holds)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if holds(middle) else (low, middle - 1)
+    return low
