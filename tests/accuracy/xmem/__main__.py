@@ -49,12 +49,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _import_libraries() -> None:
     """Import what the workloads import, so that no estimate's time has it."""
-    import transformers
-
     from tests.accuracy.xmem.vision_models import torchvision_models
 
+    torchvision_models()  # first: transformers imports torchvision where it is there
+    import transformers
+
     transformers.logging.set_verbosity_error()
-    torchvision_models()
 
 
 def _shown(prediction: Prediction) -> Prediction:
