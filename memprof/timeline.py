@@ -6,16 +6,22 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from memprof.trust import Document
 
-# A block's number within a module's dotted name; a last number stays: it tells a Sequential's layers apart.
 _BLOCK = re.compile(r"(?<![^.])\d+(?=\.)")
 
 
-def fold_block(module: str) -> str:
-    """Return a module's name with `*` for the numbers of its blocks: `blocks.*.attention`."""
-    return _BLOCK.sub("*", module)
+def fold_blocks(modules: Iterable[str]) -> dict[str, str]:
+    """Return each module's name with `*` for the numbers of blocks: `blocks.*.attention`.
+
+    A last number stays where the module has no parts: it tells a Sequential's layers apart.
+    """
+    names = set(modules)
+    blocks = {name[: number.end()] for name in names for number in _BLOCK.finditer(name)}
+    dotted = {name: f"{name}." if name in blocks else name for name in names}
+    return {name: _BLOCK.sub("*", text).removesuffix(".") for name, text in dotted.items()}
 
 
 class PhaseStart(Document):

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 
-from memprof.timeline import Owner, PhaseStart, Timeline, fold_block
+from memprof.timeline import Owner, PhaseStart, Timeline, fold_blocks
 from memprof.tracing.events import PhaseSpan, Trace
 
 # Together they keep a run's timeline within about 50 KiB of JSON.
@@ -69,7 +69,8 @@ def _highest(curve: Sequence[int], start: int, end: int) -> int:
 
 def _group_levels(trace: Trace, begin: int, chosen: Sequence[int]) -> dict[_Key, _Changes]:
     """Return, by category, module and operator, the level at each chosen point at which it differs from before."""
-    keys: list[_Key] = [(b.category, fold_block(b.module), b.operator) for b in trace.blocks]
+    names = fold_blocks(block.module for block in trace.blocks)
+    keys: list[_Key] = [(block.category, names[block.module], block.operator) for block in trace.blocks]
     levels: defaultdict[_Key, int] = defaultdict(int)
     changes: defaultdict[_Key, _Changes] = defaultdict(dict)
     done = 0

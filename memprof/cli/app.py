@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memprof.cli import compare, devices, doctor, models, optimizers, schema
+from memprof.cli import compare, devices, doctor, models, optimizers, report, schema
 from memprof.cli.options import DebugOption
 from memprof.errors import ExitCode
 
@@ -18,6 +18,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("compare", no_args_is_help=False)(compare.compare)
+app.command("report")(report.report)
 app.command("models")(models.models)
 app.command("optimizers")(optimizers.optimizers)
 app.command("devices")(devices.devices)

@@ -149,13 +149,22 @@ def compare(
     ] = None,
     export_markdown: Annotated[
         str | None,
-        option("--export-markdown", panel=OUTPUT, text="Save the report; - is stdout.", metavar="FILE"),
+        option(
+            "--export-markdown",
+            panel=OUTPUT,
+            text="Save the report, its figures beside it; - is stdout, without figures.",
+            metavar="FILE",
+        ),
+    ] = None,
+    export_html: Annotated[
+        str | None,
+        option("--export-html", panel=OUTPUT, text="Save a page to explore; - is stdout.", metavar="FILE"),
     ] = None,
     force: Annotated[bool, option("--force", panel=OUTPUT, text="Overwrite exports that exist.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Train one model with several optimizers, each in a fresh process, and compare what memory they take."""
-    files = {"json": export_json, "csv": export_csv, "markdown": export_markdown}
+    files = {"json": export_json, "csv": export_csv, "markdown": export_markdown, "html": export_html}
     exports = Exports(files, as_json=as_json, force=force)
     from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
     from memprof.workloads.spec import parse_knobs

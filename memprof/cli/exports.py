@@ -1,10 +1,9 @@
-"""`--export-json`, `--export-csv`, `--export-markdown`: checked before any training, written whole."""
+"""`--export-json`, `--export-csv`, `--export-markdown`, `--export-html`: checked before any training, written whole."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ class Exports:
     """Where a comparison is to be written.
 
     Args:
-        files: per format (`json`, `csv`, `markdown`) the file, `-` for stdout, or None.
+        files: per format (`json`, `csv`, `markdown`, `html`) the file, `-` for stdout, or None.
         as_json: `--json` was given: stdout is taken.
         force: overwrite files that exist.
 
@@ -35,11 +34,13 @@ class Exports:
         if len(to_stdout) > 1:
             raise UsageError(f"{' and '.join(to_stdout)} both write to stdout; give one of them a file")
         self.takes_stdout = bool(to_stdout)
-        paths = [Path(path).resolve() for path in self.files.values() if path != STDOUT]
+        from memprof.files import check_writable
+
+        paths = [path.resolve() for kind, name in self.files.items() if name != STDOUT for path in _paths(kind, name)]
         if len(set(paths)) < len(paths):
             raise UsageError("two exports name the same file; give each its own")
         for path in paths:
-            _check(path, force)
+            check_writable(path, force)
 
     def keep(self, comparison: Comparison) -> None:
         """Write the JSON file so far, if one is asked for: called after every finished trial."""
@@ -49,12 +50,29 @@ class Exports:
     def write(self, comparison: Comparison) -> list[str]:
         """Write every export and return the files written."""
         self.keep(comparison)
+        written = []
         for kind, path in self.files.items():
             if path == STDOUT:
                 sys.stdout.write(_WRITERS[kind](comparison))
-            elif kind != "json":
-                _write(Path(path), _WRITERS[kind](comparison))
-        return [path for path in self.files.values() if path != STDOUT]
+            else:
+                written += [path] if kind == "json" else self._write_file(kind, Path(path), comparison)
+        return written
+
+    def _write_file(self, kind: str, path: Path, comparison: Comparison) -> list[str]:
+        from memprof.files import write_text
+        from memprof.report.files import write_report
+
+        if kind == "markdown":
+            saved = self.files.get("json", STDOUT)
+            return [str(file) for file in write_report(comparison, path, None if saved == STDOUT else Path(saved))]
+        write_text(path, _WRITERS[kind](comparison))
+        return [str(path)]
+
+
+def _paths(kind: str, name: str) -> list[Path]:
+    from memprof.report.files import report_paths
+
+    return report_paths(Path(name)) if kind == "markdown" else [Path(name)]
 
 
 def _to_csv(comparison: Comparison) -> str:
@@ -63,39 +81,15 @@ def _to_csv(comparison: Comparison) -> str:
     return to_csv(comparison)
 
 
+def _to_page(comparison: Comparison) -> str:
+    from memprof.report.html import to_page
+
+    return to_page(comparison)
+
+
 _WRITERS: dict[str, Callable[[Comparison], str]] = {
     "json": lambda comparison: comparison.to_json(),
     "csv": _to_csv,
     "markdown": lambda comparison: comparison.to_markdown(),
+    "html": _to_page,
 }
-
-
-def _check(path: Path, force: bool) -> None:
-    if path.is_dir():
-        raise UsageError(f"cannot write {path}: it is a folder; name a file in it")
-    if path.exists() and not force:
-        raise UsageError(f"{path} exists; --force overwrites it")
-    try:
-        if path.exists():
-            path.open("a").close()
-        else:
-            path.touch(exist_ok=False)
-            path.unlink()
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}; choose a folder that exists and is writable"
-        ) from error
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {path}: {error.strerror}; choose a folder that exists and is writable"
-        ) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)

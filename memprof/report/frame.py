@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from memprof.errors import UsageError
 from memprof.report import sections
 from memprof.report.columns import columns, main_table
 from memprof.report.summary import summarize
@@ -36,6 +38,20 @@ def to_frame(comparison: Comparison) -> pd.DataFrame:
 def to_csv(comparison: Comparison) -> str:
     """Return the frame as CSV with a heading; absent figures are empty."""
     return to_frame(comparison).to_csv(index=False, lineterminator="\n")
+
+
+def write_parquet(comparison: Comparison, path: Path) -> None:
+    """Write the frame as a Parquet file.
+
+    Raises:
+        UsageError: nothing that writes Parquet is installed, or the file cannot be written.
+    """
+    try:
+        to_frame(comparison).to_parquet(path, index=False)
+    except ImportError:
+        raise UsageError("pandas needs pyarrow to write Parquet; pip install pyarrow, or choose csv") from None
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}; choose a writable folder") from None
 
 
 def to_html(comparison: Comparison) -> str:

@@ -3,37 +3,54 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from urllib.parse import quote
 
 from memprof.report import sections
-from memprof.report.columns import fit_text, main_table
+from memprof.report.columns import main_table
+from memprof.report.facts import facts
+from memprof.report.levers import levers
 from memprof.report.summary import summarize
 from memprof.report.table import Table
-from memprof.report.text import ABSENT, phase_words
-from memprof.results import Comparison, Environment, FitAnswer, Run
-from memprof.training.recipe import Recipe
-from memprof.units import format_size
+from memprof.report.tables import fit_table, history_remarks, validation_remarks, validation_table
+from memprof.results import Comparison, Environment
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~])")
 # An underscore inside a word is no markup, so names like seq_len stay readable in the source.
 _UNDERSCORE = re.compile(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
 
-def to_markdown(comparison: Comparison) -> str:
-    """Return the report: headline, tables, notes, environment and the command that remakes it."""
+def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, document: str | None = None) -> str:
+    """Return the report: headline, tables, what would lower the peaks, caveats, environment and the command.
+
+    Args:
+        comparison: what to report.
+        figures: by name the Markdown that shows a figure (`image`); without, there are tables only.
+        document: the path of the saved comparison, relative to the report, to link to.
+    """
+    drawn = figures or {}
     parts = [
         f"# Training memory of {escape(comparison.workload.name)}",
         _headline(comparison),
         render_table(main_table(comparison)),
         _list(sections.problems(comparison)),
-        *_section("Who holds the memory at the peak", _breakdown(comparison)),
-        *_section("Peak within each phase", _phases(comparison)),
-        *_section("Largest batch and model", _fits(comparison)),
+        *_section("Who holds the memory at the peak", drawn.get("peak", ""), _breakdown(comparison)),
+        *_section("What would lower the peak", _list(levers(comparison))),
+        *_section("Peak within each phase", drawn.get("timeline", ""), _phases(comparison)),
+        *_section("Largest batch and model", drawn.get("batch", ""), _fits(comparison)),
+        *_section("Predicted against measured", _validation(comparison)),
         *_section("What the prediction rests on", _basis(comparison)),
-        *_section("Notes", _list(sections.notes(comparison))),
-        *_section("Environment", _environment(comparison)),
-        *_section("Reproduce", _command(comparison.environment)),
+        *_section("What the allocator recorded", _list(history_remarks(comparison))),
+        *_section("Caveats", _list(sections.notes(comparison))),
+        *_section("Environment", _list(f"{name}: {value}" for name, value in facts(comparison))),
+        *_section("Reproduce", _command(comparison.environment), _link(document)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def image(path: str, text: str) -> str:
+    """Return the Markdown that shows an image file, with words for those who do not see it."""
+    return f"![{escape(text)}]({quote(path)})"
 
 
 def escape(text: str) -> str:
@@ -60,11 +77,12 @@ def _headline(comparison: Comparison) -> str:
     return "\n\n".join([f"**{escape(sentences)}**", "  \n".join(escape(line) for line in lines)])
 
 
-def _section(title: str, text: str) -> list[str]:
-    return [f"## {title}", text] if text else []
+def _section(title: str, *parts: str) -> list[str]:
+    """Return a heading and its parts; nothing where all of them are empty."""
+    return [f"## {title}", *parts] if any(parts) else []
 
 
-def _list(lines: list[str]) -> str:
+def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {escape(line)}" for line in lines)
 
 
@@ -81,76 +99,20 @@ def _phases(comparison: Comparison) -> str:
     return f"{table}\n\n\\* the phase that sets the peak of the step." if table else ""
 
 
+def _fits(comparison: Comparison) -> str:
+    remark = sections.fit_remark(comparison)
+    return f"{escape(remark)}\n\n{render_table(fit_table(comparison))}" if remark else ""
+
+
+def _validation(comparison: Comparison) -> str:
+    parts = render_table(validation_table(comparison)), _list(validation_remarks(comparison))
+    return "\n\n".join(part for part in parts if part)
+
+
 def _basis(comparison: Comparison) -> str:
     sentences = _list(sections.basis(comparison))
     table = render_table(sections.range_table(comparison))
     return f"{sentences}\n\n{table}" if table else sentences
-
-
-def _fits(comparison: Comparison) -> str:
-    answers = sections.fit_answers(comparison)
-    if not answers:
-        return ""
-    titles = ("optimizer", "knob", "largest", "peak there", "set by", "next", "needs", "trained")
-    table = Table(
-        titles=titles,
-        rows=tuple(_fit_row(run, answer) for run, answer in answers),
-        ranks=tuple(range(len(titles))),
-        right=tuple(title in ("largest", "peak there", "next", "needs") for title in titles),
-    )
-    return f"{escape(sections.fit_remark(comparison) or '')}\n\n{render_table(table)}"
-
-
-def _fit_row(run: Run, answer: FitAnswer) -> tuple[str, ...]:
-    trained = (
-        f"{point.value}: {'out of memory' if point.peak_bytes is None else format_size(point.peak_bytes)}"
-        for point in answer.points
-    )
-    return (
-        run.optimizer.spec,
-        answer.knob,
-        fit_text(answer),
-        format_size(answer.peak_bytes),
-        phase_words(answer.phase) if answer.phase else ABSENT,
-        ABSENT if answer.next_value is None else str(answer.next_value),
-        format_size(answer.next_peak_bytes),
-        ", ".join(trained) or ABSENT,
-    )
-
-
-def _environment(comparison: Comparison) -> str:
-    workload, environment = comparison.workload, comparison.environment
-    knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items())
-    inputs = ", ".join([*workload.inputs, *([f"target {workload.target}"] if workload.target else [])])
-    lines = {
-        "Model": f"{workload.model}, batch size {workload.batch_size}{f', {knobs}' if knobs else ''}",
-        "Inputs": inputs,
-        "Recipe": _recipe(comparison.recipe),
-        "Capacity": f"{format_size(comparison.capacity.bytes)} ({comparison.capacity.source})",
-        "GPU": _gpu(environment),
-        "Processor": f"{environment.processor}, {environment.cores} cores, {environment.threads} threads",
-        "Memory": format_size(environment.memory_bytes),
-        "Versions": f"memprof {environment.memprof}, torch {environment.torch}, Python {environment.python}",
-        "Allocator settings": environment.allocator_conf,
-        "Platform": environment.platform,
-        "Date": environment.date,
-    }
-    return _list([f"{name}: {value}" for name, value in lines.items() if value])
-
-
-def _recipe(recipe: Recipe) -> str:
-    return ", ".join(f"{name}={value}" for name, value in recipe.model_dump().items() if value is not None)
-
-
-def _gpu(environment: Environment) -> str:
-    known = {
-        "": environment.gpu,
-        "memory ": format_size(environment.gpu_memory_bytes) if environment.gpu_memory_bytes else None,
-        "driver ": environment.driver,
-        "CUDA ": environment.cuda,
-        "cuDNN ": environment.cudnn,
-    }
-    return ", ".join(f"{name}{value}" for name, value in known.items() if value) if environment.gpu else ""
 
 
 def _command(environment: Environment) -> str:
@@ -159,3 +121,7 @@ def _command(environment: Environment) -> str:
     longest = max((len(run) for run in re.findall(r"`+", environment.command)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}sh\n{environment.command}\n{fence}"
+
+
+def _link(document: str | None) -> str:
+    return f"All figures: [{escape(document)}]({quote(document)})" if document else ""

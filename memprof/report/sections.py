@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from memprof.report.table import Table, number_table
 from memprof.report.text import ABSENT, category_title, format_count, phase_words
 from memprof.results import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
-from memprof.timeline import fold_block
+from memprof.timeline import fold_blocks
 from memprof.units import format_size
 
 
@@ -179,10 +179,9 @@ def _sizes(held: dict[str, int], names: list[str]) -> list[str]:
 
 
 def _fold_blocks(by_module: dict[str, int]) -> dict[str, int]:
-    folded: dict[str, int] = {}
+    names, folded = fold_blocks(by_module), dict[str, int]()
     for module, size in by_module.items():
-        name = fold_block(module)
-        folded[name] = folded.get(name, 0) + size
+        folded[names[module]] = folded.get(names[module], 0) + size
     return folded
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterable
@@ -13,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from memprof.report import sections
+from memprof.report import sections, validation
 from memprof.report.columns import main_table
 from memprof.report.summary import summarize
 from memprof.report.table import GAP, Table, column_widths, fold
@@ -47,6 +48,21 @@ def render(comparison: Comparison, console: Console) -> None:
     """Print a comparison: the table, who holds the peaks, what went wrong, notes, and last the summary."""
     for part in _parts(comparison, console.width):
         console.print(part)
+
+
+def to_text(comparison: Comparison) -> str:
+    """Return what `render` prints, without colours, as wide as a log takes."""
+    stream = io.StringIO()
+    render(
+        comparison,
+        Console(file=stream, width=PLAIN_WIDTH, highlight=False, markup=False, emoji=False, color_system=None),
+    )
+    return stream.getvalue()
+
+
+def category_letter(category: str) -> str:
+    """Return the letter that stands for a category in a bar."""
+    return _LETTERS.get(category, ("?", "red"))[0]
 
 
 def render_words(table: Table, console: Console) -> None:
@@ -98,11 +114,22 @@ def _parts(comparison: Comparison, width: int) -> list[RenderableType]:
     remark = sections.fit_remark(comparison)
     parts += ["", Text(remark)] if remark else []
     parts += _breakdown(comparison, width)
+    parts += _validation(comparison, width)
     basis = sections.basis(comparison)
     parts += ["", Text("What the prediction rests on", style="bold"), *map(_bullet, basis)] if basis else []
     found = sections.notes(comparison)
     parts += ["", *([Text("Notes", style="bold")] if basis else []), *map(_bullet, found)] if found else []
     return [*parts, "", *(Text(sentence, style="bold") for sentence in summarize(comparison))]
+
+
+def _validation(comparison: Comparison, width: int) -> list[RenderableType]:
+    if not validation.validated(comparison):
+        return []
+    makers = (validation.layer_table, validation.phase_table, validation.category_table)
+    tables = [table for table in (make(comparison) for make in makers) if table.rows]
+    parts: list[RenderableType] = ["", Text(validation.TITLE, style="bold")]
+    parts += [Text(reason, style="red") for reason in validation.reasons(comparison)]
+    return parts + [part for table in tables for part in ("", *_pieces(table, width))]
 
 
 def _pieces(table: Table, width: int) -> list[RenderableType]:

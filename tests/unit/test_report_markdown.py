@@ -21,9 +21,10 @@ def test_the_report_has_its_sections_in_order() -> None:
     assert re.findall(r"^#+ .*", text, re.MULTILINE) == [
         "# Training memory of gpt2",
         "## Who holds the memory at the peak",
+        "## What would lower the peak",
         "## Peak within each phase",
         "## Largest batch and model",
-        "## Notes",
+        "## Caveats",
         "## Environment",
         "## Reproduce",
     ]

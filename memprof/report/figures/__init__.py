@@ -27,6 +27,7 @@ class Figure:
 
 
 _DRAWERS = {"peak": draw_peaks, "timeline": draw_steps, "batch": draw_batches}
+NAMES = tuple(_DRAWERS)
 
 
 def draw_figures(comparison: Comparison) -> Iterator[Figure]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memprof.report import sections
 from memprof.report.svg import WIDTH, Drawing, byte_ticks, clip, text_width
-from memprof.report.text import category_title, tick_size
+from memprof.report.text import category_title, format_share, tick_size
 from memprof.results import Comparison, Run
 from memprof.units import format_size
 
@@ -44,7 +44,7 @@ class _Peaks:
         self._near = self._capacity <= _FAR * self._most
         self._ticks = byte_ticks(max(self._most, self._capacity) if self._near else self._most)
         title = f"Who holds the memory at the peak: {comparison.workload.name}"
-        self._text = f"{title}. {' '.join(_words(run, self._categories) for run in comparison.runs)}"
+        self._text = f"{title}. {' '.join(_words(run) for run in comparison.runs)}"
         self._drawing = Drawing(title, self._text)
 
     def drawn(self) -> tuple[str, str]:
@@ -105,9 +105,12 @@ def _top(run: Run) -> int:
     return max(run.breakdown.total_bytes if run.breakdown is not None else 0, reserved or 0)
 
 
-def _words(run: Run, categories: list[str]) -> str:
+def _words(run: Run) -> str:
     if run.breakdown is None:
         return f"{run.optimizer.spec}: {'out of memory' if run.status == 'oom' else run.status}."
     held = run.breakdown.by_category
-    parts = ", ".join(f"{category_title(name)} {format_size(held[name])}" for name in categories if held.get(name))
-    return f"{run.optimizer.spec} {format_size(run.breakdown.total_bytes)}: {parts}."
+    most = max(held, key=lambda name: held[name])
+    share = format_share(held[most] / run.breakdown.total_bytes if run.breakdown.total_bytes else 0.0)
+    return (
+        f"{run.optimizer.spec} {format_size(run.breakdown.total_bytes)}, most of it {category_title(most)} ({share})."
+    )

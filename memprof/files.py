@@ -1,0 +1,54 @@
+"""Files that memprof writes: checked before any work, and written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from memprof.errors import UsageError
+
+
+def check_writable(path: Path, force: bool) -> None:
+    """Refuse a path that cannot be written, or that exists without `force`; what stands there stays as it is.
+
+    Raises:
+        UsageError: it is a folder, its folder is not there, or writing is not permitted.
+    """
+    if path.is_dir():
+        raise UsageError(f"cannot write {path}: it is a folder; name a file in it")
+    if path.exists() and not force:
+        raise UsageError(f"{path} exists; --force overwrites it")
+    probe = _partial(path)  # files are replaced, so it is the folder that must take one
+    try:
+        probe.touch(exist_ok=False)
+        probe.unlink()
+        if path.exists():
+            path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}; choose a folder that exists and is writable"
+        ) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file through a neighbour that takes its place, so that nobody ever sees half of it.
+
+    Raises:
+        UsageError: the path cannot be written.
+    """
+    partial = _partial(path)
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}; choose a folder that exists and is writable"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -1,0 +1,43 @@
+"""Where and how a comparison's figures were made, as pairs of a name and a sentence."""
+
+from __future__ import annotations
+
+from memprof.results import Comparison, Environment
+from memprof.training.recipe import Recipe
+from memprof.units import format_size
+
+
+def facts(comparison: Comparison) -> list[tuple[str, str]]:
+    """Return what a reader must know to make the figures again, without what is not known."""
+    workload, environment = comparison.workload, comparison.environment
+    knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items())
+    inputs = ", ".join([*workload.inputs, *([f"target {workload.target}"] if workload.target else [])])
+    lines = {
+        "Model": f"{workload.model}, batch size {workload.batch_size}{f', {knobs}' if knobs else ''}",
+        "Inputs": inputs,
+        "Recipe": _recipe(comparison.recipe),
+        "Capacity": f"{format_size(comparison.capacity.bytes)} ({comparison.capacity.source})",
+        "GPU": _gpu(environment),
+        "Processor": f"{environment.processor}, {environment.cores} cores, {environment.threads} threads",
+        "Memory": format_size(environment.memory_bytes),
+        "Versions": f"memprof {environment.memprof}, torch {environment.torch}, Python {environment.python}",
+        "Allocator settings": environment.allocator_conf,
+        "Platform": environment.platform,
+        "Date": environment.date,
+    }
+    return [(name, value) for name, value in lines.items() if value]
+
+
+def _recipe(recipe: Recipe) -> str:
+    return ", ".join(f"{name}={value}" for name, value in recipe.model_dump().items() if value is not None)
+
+
+def _gpu(environment: Environment) -> str:
+    known = {
+        "": environment.gpu,
+        "memory ": format_size(environment.gpu_memory_bytes) if environment.gpu_memory_bytes else None,
+        "driver ": environment.driver,
+        "CUDA ": environment.cuda,
+        "cuDNN ": environment.cudnn,
+    }
+    return ", ".join(f"{name}{value}" for name, value in known.items() if value) if environment.gpu else ""

@@ -1,0 +1,43 @@
+"""A report as files: the Markdown with its figures beside it, or one file of another format."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from memprof.files import write_text
+from memprof.report.figures import NAMES, draw_figures
+from memprof.report.markdown import image, to_markdown
+from memprof.results import Comparison
+
+
+def figure_path(report: Path, name: str) -> Path:
+    """Return the file of a report's figure: `gpt2_peak.svg` beside `gpt2.md`."""
+    return report.with_name(f"{report.stem}_{name}.svg")
+
+
+def report_paths(report: Path) -> list[Path]:
+    """Return the files that a Markdown report may consist of."""
+    return [report, *(figure_path(report, name) for name in NAMES)]
+
+
+def write_report(comparison: Comparison, report: Path, document: Path | None) -> list[Path]:
+    """Write the Markdown and its figures, and return the files written.
+
+    Args:
+        comparison: what to report.
+        report: the Markdown file; the figures go beside it.
+        document: the file that the comparison is saved in, to link to.
+
+    Raises:
+        UsageError: a file cannot be written.
+    """
+    written, shown = [], {}
+    for figure in draw_figures(comparison):
+        path = figure_path(report, figure.name)
+        write_text(path, figure.svg)
+        written.append(path)
+        shown[figure.name] = image(path.name, figure.text)
+    link = Path(os.path.relpath(document, report.parent)).as_posix() if document is not None else None
+    write_text(report, to_markdown(comparison, shown, link))
+    return [report, *written]
