@@ -8,7 +8,7 @@ from typing import Literal
 
 from memprof.results import Comparison, Run
 
-Purpose = Literal["measure", "fit", "confirm"]
+Purpose = Literal["measure", "fit", "confirm", "predict"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,8 @@ class Progress:
     Attributes:
         trial: which trial, counted from 1, of `trials` known so far.
         label: the optimizer spec, and for a fit trial the knob value, e.g. `adam  batch_size=4`.
-        purpose: `measure` makes a row of the table; `fit` and `confirm` serve the largest batch and model.
+        purpose: `measure` makes a row of the table; `fit` and `confirm` serve the largest batch and model; `predict`
+            fills many cells of a table, and its steps are cells.
         stage: `start` (worker forked), `build` (model), `step`, `done`.
         step: the training step that is running, from 1, of `steps`.
         peak_bytes: the process's memory high-water mark so far (CUDA: the allocator's peak).

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memprof.cli import compare, devices, doctor, models, optimizers, report, schema
+from memprof.cli import compare, devices, doctor, fit, models, optimizers, report, schema
 from memprof.cli.options import DebugOption
 from memprof.errors import ExitCode
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.command("compare", no_args_is_help=False)(compare.compare)
 app.command("report")(report.report)
+app.command("fit")(fit.fit)
 app.command("models")(models.models)
 app.command("optimizers")(optimizers.optimizers)
 app.command("devices")(devices.devices)

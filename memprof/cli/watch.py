@@ -78,12 +78,14 @@ def make_watcher() -> Watcher:
 
 def name_of(event: Event) -> str:
     """Return which trial it is: `[2/6] adam`."""
-    purpose = "" if event.purpose == "measure" else f" ({event.purpose})"
+    purpose = f" ({event.purpose})" if event.purpose in ("fit", "confirm") else ""
     return f"[{event.trial}/{event.trials}] {event.label}{purpose}"
 
 
 def state_of(event: Event) -> str:
     """Return what a trial is doing: `step 2/3, peak 1.20 GiB`."""
+    if event.purpose == "predict" and event.stage != "done":
+        return f"predicted {event.step} of {event.steps}" if event.steps else _STAGES["start"]
     doing = f"step {event.step}/{event.steps}" if event.stage == "step" else _STAGES[event.stage]
     return doing if event.peak_bytes is None else f"{doing}, peak {format_size(event.peak_bytes)}"
 

@@ -31,6 +31,11 @@ class Point:
         """The peak over all phases."""
         return max(max(levels) for levels in self.levels.values())
 
+    @property
+    def phase(self) -> str:
+        """The phase that sets it; of several the first."""
+        return max(self.levels, key=lambda phase: max(self.levels[phase]))
+
 
 @dataclass(frozen=True)
 class Line:
@@ -68,8 +73,9 @@ class Extrapolation:
         return cls(phases, Line.through(first.value, first.parameters, second.value, second.parameters))
 
     def peak(self, value: int) -> tuple[int, str]:
-        """Return the peak at a value, and the phase that sets it."""
-        return max((max(line.at(value) for line in lines), phase) for phase, lines in self.phases.items())
+        """Return the peak at a value, and the phase that sets it; of several the first."""
+        peaks = [(max(line.at(value) for line in lines), phase) for phase, lines in self.phases.items()]
+        return max(peaks, key=lambda peak: peak[0])
 
     def largest(self, capacity_bytes: int) -> int | None:
         """Return the largest value whose peak is at most the capacity, 0 if none is; None if the peak never grows."""

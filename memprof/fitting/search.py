@@ -72,17 +72,15 @@ class Search:
         for value in self._firsts:
             if value not in self._fits and value not in self.refused:
                 return value
-        if self.fitting is None:
-            smallest = self._smallest()
-            return None if smallest is None or smallest in self._fits else smallest
-        above = list(self._open())
-        if not above:
-            return None
-        return self._choose(above, guess)
+        lowest = self._lowest_open()
+        return None if lowest is None else self._choose(lowest, guess)
 
-    def _smallest(self) -> int | None:
-        """Return the first value that is not refused."""
-        return next(self._upwards(self._vary.low), None)
+    def _lowest_open(self) -> int | None:
+        """Return the smallest value that may be the answer or its successor untried, or None."""
+        fitting = self.fitting
+        start = self._vary.low if fitting is None else fitting + self._vary.step
+        lowest = next(self._upwards(start), None)
+        return None if lowest in self._fits else lowest
 
     def _upwards(self, start: int) -> Iterator[int]:
         """Yield the values from `start` on that are not known to be refused, until too many in a row are."""
@@ -94,26 +92,20 @@ class Search:
             if not gap:
                 yield value
 
-    def _open(self) -> Iterator[int]:
-        """Yield the first value that may still fit, if there is one: it lies right above the largest fitting."""
-        fitting = self.fitting
-        assert fitting is not None
-        following = next(self._upwards(fitting + self._vary.step), None)
-        if following is not None and following != self.failing:
-            yield following
-
-    def _choose(self, above: list[int], guess: Guess) -> int:
+    def _choose(self, lowest: int, guess: Guess) -> int:
         fitting, failing = self.fitting, self.failing
-        assert fitting is not None
+        if fitting is None and failing is None:
+            return lowest
         highest = self._vary.last if failing is None else failing - self._vary.step
+        floor = fitting or self._vary.low
         self._guesses += 1
         if self._guesses <= _GUESSES:
-            wanted = guess(fitting, highest)
+            wanted = guess(floor, highest)
         elif failing is not None:
-            wanted = (fitting + failing) // 2
+            wanted = (floor + failing) // 2
         else:
-            wanted = 2 * fitting + 1
-        return self._nearest(self._vary.below(wanted), above[0], highest)
+            wanted = 2 * floor + 1
+        return self._nearest(self._vary.below(wanted), lowest, highest)
 
     def _nearest(self, wanted: int, lowest: int, highest: int) -> int:
         """Return the value not refused that is next to the wanted one, looking downwards first."""

@@ -13,6 +13,7 @@ from memprof.fitting.search import Search
 from memprof.fitting.traces import Traces
 from memprof.fitting.vary import BATCH, Vary
 from memprof.results import FitAnswer, FitPoint
+from memprof.units import format_size
 
 Tell = Callable[[str, int, int], None]
 
@@ -138,6 +139,8 @@ class Survey:
     def _notes(self, cell: Cell) -> list[str]:
         traces, search = self.traces, cell.search
         knob, notes = traces.vary.knob, list[str]()
+        if search.fitting is None and traces.weights[search.tried[0]] > cell.capacity_bytes:
+            notes.append(f"The weights alone take {format_size(traces.weights[search.tried[0]])}.")
         if search.failing is None and search.fitting is not None:
             notes.append(f"Every value up to {knob}={search.fitting}, the end of the range, fits.")
         if traces.refused:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from memprof.errors import UsageError
@@ -42,6 +42,7 @@ class Traces:
         target: stands for all devices with these kernels.
         blocks: by optimizer and value.
         parameters: of the model, by value.
+        weights: bytes of the parameters, by value.
         failures: by optimizer, why it cannot train the model.
         refused: by value, why the workload does not take it.
     """
@@ -54,6 +55,7 @@ class Traces:
     target: Target
     blocks: dict[int, dict[int, Blocks]] = field(default_factory=dict)
     parameters: dict[int, int] = field(default_factory=dict)
+    weights: dict[int, int] = field(default_factory=dict)
     failures: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     _needs: dict[tuple[int, int], Need] = field(default_factory=dict)
@@ -75,6 +77,7 @@ class Traces:
                 self.failures[number] = fake.failure or "it trained nothing"
                 continue
             self.parameters[value] = fake.parameters.count
+            self.weights[value] = fake.parameters.bytes
             self.blocks.setdefault(number, {})[value] = Blocks.of(value, build_trace(fake.entries))
 
     def need(self, optimizer: int, value: int) -> Need:
@@ -126,9 +129,8 @@ class Traces:
         return _last_true(bound, failing - 1, lambda value: self._guessed_need(optimizer, value) <= capacity_bytes)
 
 
-def _last_true(low: int, high: int, holds: object) -> int:
+def _last_true(low: int, high: int, holds: Callable[[int], bool]) -> int:
     """Return the last value from `low` on for which a falling condition holds; `low` where it holds for none."""
-    assert callable(holds)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)

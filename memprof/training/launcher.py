@@ -15,7 +15,8 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from memprof.errors import ExitCode, MemprofError
-from memprof.plan import Answer, Job, Mistake, Step
+from memprof.plan import Answer, Job, Mistake, Outcome, Step, Trial
+from memprof.results import OptimizerInfo, Run
 from memprof.training.server import kill_worker, receive_message, send_message
 
 _Message = Annotated[Answer | Mistake | Step, Field(discriminator="kind")]
@@ -40,6 +41,18 @@ class WorkerDiedError(MemprofError):
         name = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
         reason = ": the machine ran out of memory" if out_of_memory else ""
         super().__init__(f"the worker process ended without a result ({name}){reason}")
+
+
+def outcome_of(death: WorkerDiedError, trial: Trial) -> Outcome:
+    """Return the outcome of a trial whose worker died: out of memory if the kernel killed it for that."""
+    spec = trial.optimizer
+    run = Run(
+        optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),
+        device=trial.device,
+        status="oom" if death.out_of_memory else "failed",
+        reason=str(death),
+    )
+    return Outcome(run=run)
 
 
 def _kernel_kills() -> int:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 _MIB = 1 << 20
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
 def reset_peak_rss() -> bool:
@@ -41,10 +44,17 @@ def limit_memory(limit_bytes: int) -> bool:
     used = _status_bytes("VmData")
     if used is None:
         return False
+    _give_back_at_once()
     allowance = 64 * _MIB + 16 * _MIB * (os.cpu_count() or 1)
     limit = used + limit_bytes + allowance
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return True
+
+
+def _give_back_at_once() -> None:
+    """Let the C library return every larger block that is freed, so that the limit sees what is in use (mallopt(3))."""
+    with suppress(AttributeError, OSError):  # only the GNU library has it
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 64 * 1024)
 
 
 def _status_bytes(field: str) -> int | None:

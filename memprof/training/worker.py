@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import BaseModel
@@ -18,10 +18,24 @@ from memprof.faults import describe
 from memprof.machine import allocator_conf, describe_environment, device_memory_bytes
 from memprof.optimizers.registry import build_optimizer, check_options, find_known
 from memprof.optimizers.spec import OptimizerSpec
-from memprof.plan import Findings, Forecast, Inquiry, Mistake, Outcome, Outcomes, Trial
+from memprof.plan import (
+    Answer,
+    DeviceInquiry,
+    Findings,
+    FitForecast,
+    Forecast,
+    Inquiry,
+    Mistake,
+    Outcome,
+    Outcomes,
+    Trial,
+)
 from memprof.results import Run
 from memprof.training.trial import run_trial
 from memprof.workloads.loader import load_workload
+
+if TYPE_CHECKING:
+    from memprof.simulation.target import Target
 
 _UNPROVEN = "Predictions for a GPU have not yet been checked against measurements on one."
 
@@ -51,11 +65,19 @@ def work(channel: socket.socket, request: dict[str, Any]) -> None:
         send(Mistake(message=message, exit_code=ExitCode.FAILED))
 
 
-def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Findings | Outcome | Outcomes:
+def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answer:
     if request["job"] == "inquiry":
         return _inquire(Inquiry.model_validate(request))
     if request["job"] == "forecast":
         return _forecast(Forecast.model_validate(request))
+    if request["job"] == "devices":
+        from memprof.fitting.devices import find_devices
+
+        return find_devices(DeviceInquiry.model_validate(request))
+    if request["job"] == "fit":
+        from memprof.fitting.forecast import forecast_fit
+
+        return forecast_fit(FitForecast.model_validate(request), send)
     return run_trial(Trial.model_validate(request), send)
 
 
@@ -83,15 +105,13 @@ def _check_optimizer(spec: OptimizerSpec) -> None:
 
 
 def _forecast(forecast: Forecast) -> Outcomes:
-    from memprof.simulation.catalog import find_device
-    from memprof.simulation.predict import predict_runs, target_of
-    from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
+    from memprof.simulation.predict import predict_runs
 
-    conf = allocator_conf()
-    settings = parse_alloc_conf(conf) if conf else AllocatorSettings()
-    target = target_of(find_device(forecast.device), settings)
-    if forecast.capacity_bytes is not None:
-        target = replace(target, capacity_bytes=forecast.capacity_bytes)
+    target = _target(forecast.device)
+    if forecast.capacity_bytes is not None and target.capacity_bytes is not None:
+        mine = is_real(forecast.device)  # what its driver calls its memory includes the context
+        capacity = min(forecast.capacity_bytes, target.capacity_bytes) if mine else forecast.capacity_bytes
+        target = replace(target, capacity_bytes=capacity)
     runs = predict_runs(
         forecast.workload,
         forecast.optimizers,
@@ -100,8 +120,23 @@ def _forecast(forecast: Forecast) -> Outcomes:
         target,
         timeline=forecast.timeline,
     )
-    noted = [run.model_copy(update={"notes": [*run.notes, _UNPROVEN]}) for run in runs]
+    notes = [_UNPROVEN] if target.kind == "cuda" else []
+    noted = [run.model_copy(update={"notes": [*run.notes, *notes]}) for run in runs]
     return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run), upper_levels=_upper_levels(run)) for run in noted])
+
+
+def _target(device: str) -> Target:
+    """Return what to predict for: this machine's CPU, one of its GPUs, or one of the catalog's."""
+    from memprof.simulation.catalog import device_here, find_device
+    from memprof.simulation.predict import target_of
+    from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
+    from memprof.simulation.target import Target
+
+    if device == "cpu":
+        return Target()
+    conf = allocator_conf()
+    settings = parse_alloc_conf(conf) if conf else AllocatorSettings()
+    return target_of(device_here(device) if is_real(device) else find_device(device), settings)
 
 
 def _levels(run: Run) -> dict[str, list[int]]:

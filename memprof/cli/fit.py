@@ -1,0 +1,147 @@
+"""`memprof fit`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from memprof.cli import model_options as asked
+from memprof.cli.document_exports import DocumentExports
+from memprof.cli.options import DebugOption, JsonOption
+from memprof.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from memprof.fitting.document import FitReport
+
+SEARCH = "Search"
+
+
+def fit(
+    model: asked.ModelArgument,
+    vary: Annotated[
+        str,
+        asked.option(
+            "--vary",
+            panel=SEARCH,
+            text="What to make as large as possible: batch_size, or a whole-number knob of the model.",
+            metavar="KNOB[=LO:HI[:STEP]]",
+        ),
+    ] = "batch_size",
+    devices: Annotated[
+        list[str] | None,
+        asked.option(
+            "--device",
+            panel=SEARCH,
+            text="auto, cpu, cuda, cuda:N; a GPU to predict for (see memprof devices) or a size; repeatable.",
+            metavar="NAME",
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        asked.option(
+            "--budget", panel=SEARCH, text="The memory to fill, e.g. 24GiB (default: the device's).", metavar="SIZE"
+        ),
+    ] = None,
+    margin: Annotated[
+        str, asked.option("--margin", panel=SEARCH, text="Memory to leave free: 5% or 1GiB.", metavar="SIZE")
+    ] = "0%",
+    confirm: Annotated[
+        bool,
+        asked.option(
+            "--confirm/--no-confirm",
+            panel=SEARCH,
+            text="Prove the answers by training under a cap, on devices that are here.",
+        ),
+    ] = True,
+    optimizers: Annotated[
+        list[str] | None,
+        asked.option(
+            "-o",
+            "--optimizer",
+            panel=asked.OPTIMIZERS,
+            text="NAME or import path, then ,key=value options; repeatable. "
+            "Default: sm3; sm3,momentum=0.9; adam; adagrad; adafactor; sgd.",
+            metavar="SPEC",
+        ),
+    ] = None,
+    batch_size: asked.BatchSizeOption = 8,
+    knobs: asked.KnobsOption = None,
+    inputs: asked.InputsOption = None,
+    target: asked.TargetOption = None,
+    precision: asked.PrecisionOption = asked.Precision.FP32,
+    accumulate: asked.AccumulateOption = 1,
+    checkpoint_activations: asked.CheckpointOption = False,
+    clip_grad: asked.ClipOption = None,
+    zero_grad: asked.ZeroGradOption = asked.ZeroGrad.AFTER_STEP,
+    step_in_backward: asked.InBackwardOption = False,
+    seed: asked.SeedOption = 0,
+    as_json: JsonOption = False,
+    export_json: asked.ExportJsonOption = None,
+    export_csv: Annotated[
+        str | None,
+        asked.option("--export-csv", panel=asked.OUTPUT, text="Save a row per cell; - is stdout.", metavar="FILE"),
+    ] = None,
+    export_markdown: asked.ExportMarkdownOption = None,
+    force: asked.ForceOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find the largest batch, or the largest model, for each optimizer on each device."""
+    exports = DocumentExports(
+        {"json": export_json, "csv": export_csv, "markdown": export_markdown}, as_json=as_json, force=force
+    )
+    from memprof.cli.watch import make_watcher
+    from memprof.fitting.api import fit as run_fit
+    from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
+    from memprof.workloads.spec import parse_knobs
+
+    recipe = asked.make_recipe(
+        precision=precision.value,
+        accumulate=accumulate,
+        checkpoint_activations=checkpoint_activations,
+        clip_grad=clip_grad,
+        zero_grad=zero_grad.value,
+        step_in_backward=step_in_backward,
+        seed=seed,
+    )
+    with make_watcher() as watcher:
+        report = run_fit(
+            model,
+            vary=vary,
+            devices=devices or ["auto"],
+            batch_size=batch_size,
+            knobs=parse_knobs(knobs or []),
+            inputs=inputs or [],
+            target=target,
+            optimizers=optimizers or DEFAULT_OPTIMIZERS,
+            recipe=recipe,
+            budget=budget,
+            margin=margin,
+            confirm=confirm,
+            command=shlex.join(["memprof", *sys.argv[1:]]),
+            on_progress=watcher,
+        )
+    if exports.show(report):
+        from memprof.report.fits import show
+        from memprof.report.terminal import make_console
+
+        show(report, make_console())
+    raise typer.Exit(exit_code(report))
+
+
+def exit_code(report: FitReport) -> ExitCode:
+    """Return 3 if an optimizer failed everywhere, 1 if nothing fits, else 0.
+
+    Raises:
+        UsageError: the budget does not hold the weights.
+    """
+    if not any(cell.fits for cell in report.cells):
+        if all(cell.answer is None for cell in report.cells):
+            return ExitCode.FAILED
+        weights = [note for cell in report.cells if cell.answer for note in cell.answer.notes if "weights" in note]
+        if report.devices[0].source == "budget" and weights:
+            raise UsageError(f"the budget is too small for the model: {weights[0][0].lower()}{weights[0][1:-1]}")
+        return ExitCode.BUDGET_EXCEEDED
+    return ExitCode.FAILED if any(cell.answer is None for cell in report.cells) else ExitCode.OK

@@ -1,0 +1,66 @@
+"""The options that say what is trained, with which optimizers and by which recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from memprof.cli.compare import Precision, ZeroGrad, make_recipe
+
+MODEL, OPTIMIZERS, RECIPE, OUTPUT = "Model", "Optimizers", "Training recipe", "Output"
+
+
+def option(*names: str, panel: str, text: str, metavar: str | None = None) -> Any:
+    """Return an option of a help panel."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar)
+
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A built-in (see memprof models), path/to/file.py:attr, package.module:attr or hf:PATH.",
+    ),
+]
+BatchSizeOption = Annotated[int, option("-b", "--batch-size", panel=MODEL, text="Samples per micro-batch.")]
+KnobsOption = Annotated[
+    list[str] | None, option("--set", panel=MODEL, text="Set a knob of the model; repeatable.", metavar="KEY=VALUE")
+]
+InputsOption = Annotated[
+    list[str] | None,
+    option(
+        "--input",
+        panel=MODEL,
+        text="An input of a plain module, e.g. float32[B,3,224,224]; repeatable.",
+        metavar="SPEC",
+    ),
+]
+TargetOption = Annotated[
+    str | None, option("--target", panel=MODEL, text="What its loss compares with, e.g. int64[B]<1000.", metavar="SPEC")
+]
+PrecisionOption = Annotated[
+    Precision, option("--precision", panel=RECIPE, text="fp32, bf16, amp-bf16 or amp-fp16.", metavar="NAME")
+]
+AccumulateOption = Annotated[int, option("--accumulate", panel=RECIPE, text="Micro-batches per optimizer step.")]
+CheckpointOption = Annotated[
+    bool,
+    option("--checkpoint-activations", panel=RECIPE, text="Recompute the model's blocks in the backward pass."),
+]
+ClipOption = Annotated[
+    float | None, option("--clip-grad", panel=RECIPE, text="Clip the total gradient norm.", metavar="NORM")
+]
+ZeroGradOption = Annotated[
+    ZeroGrad, option("--zero-grad", panel=RECIPE, text="start, before-backward or after-step.", metavar="WHEN")
+]
+InBackwardOption = Annotated[
+    bool, option("--step-in-backward", panel=RECIPE, text="Step each parameter as its gradient is complete.")
+]
+SeedOption = Annotated[int, option("--seed", panel=RECIPE, text="Of the weights and the batches.")]
+ExportJsonOption = Annotated[str | None, option("--export-json", panel=OUTPUT, text="Save the result.", metavar="FILE")]
+ExportMarkdownOption = Annotated[
+    str | None, option("--export-markdown", panel=OUTPUT, text="Save the report; - is stdout.", metavar="FILE")
+]
+ForceOption = Annotated[bool, option("--force", panel=OUTPUT, text="Overwrite exports that exist.")]
+
+__all__ = ["Precision", "ZeroGrad", "make_recipe"]

@@ -1,0 +1,63 @@
+"""Saved documents: JSON that is written whole, and read back only if it is what it says it is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from memprof.errors import UsageError
+from memprof.files import write_text
+
+_Self = TypeVar("_Self", bound="Saved")
+
+
+class Saved(BaseModel):
+    """A document of its own, with a `schema`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def to_json(self) -> str:
+        """Return the document as indented JSON, ending in a newline."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
+
+    def save(self, path: str | Path) -> None:
+        """Write the document to a file, whole or not at all.
+
+        Raises:
+            UsageError: the path cannot be written.
+        """
+        write_text(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls: type[_Self], path: str | Path) -> _Self:
+        """Read a saved document.
+
+        Raises:
+            UsageError: the file is missing, is no JSON, or has another schema than this version knows.
+        """
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8 text"
+            raise UsageError(f"cannot read {path}: {reason}; give a file that memprof saved") from None
+        return cls._parse(text, str(path))
+
+    @classmethod
+    def _parse(cls: type[_Self], text: str, origin: str) -> _Self:
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"{origin}:{error.lineno}: not JSON ({error.msg}); is the file cut off?") from None
+        wanted = cls.model_fields["schema_"].default
+        schema = document.get("schema") if isinstance(document, dict) else None
+        if schema != wanted:
+            raise UsageError(f"{origin} has schema {schema!r}, expected is {wanted!r}; upgrade memprof or run it again")
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise UsageError(f"{origin} is not valid: {where}: {first['msg']}; run it again") from None

@@ -1,0 +1,30 @@
+"""`--margin`: memory that an answer is to leave free."""
+
+from __future__ import annotations
+
+import re
+
+from memprof.errors import UsageError
+from memprof.units import format_size, parse_size
+
+_SHARE = re.compile(r"\s*(\d+(\.\d+)?)\s*%\s*")
+
+
+def usable_bytes(capacity_bytes: int, margin: str) -> int:
+    """Return a capacity without the margin.
+
+    Args:
+        capacity_bytes: what there is.
+        margin: a share such as `5%`, or a size such as `1GiB`.
+
+    Raises:
+        UsageError: the margin is neither, or takes everything.
+    """
+    share = _SHARE.fullmatch(margin)
+    try:
+        free = round(capacity_bytes * float(share[1]) / 100) if share else parse_size(margin)
+    except UsageError:
+        raise UsageError(f"--margin {margin}: write a share such as 5% or a size such as 1GiB") from None
+    if free >= capacity_bytes:
+        raise UsageError(f"--margin {margin} leaves nothing of {format_size(capacity_bytes)}; give less")
+    return capacity_bytes - free

@@ -1,0 +1,67 @@
+"""Several fork servers at work on the parts of one job."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
+from types import TracebackType
+
+from memprof.plan import Answer, Job, Step
+from memprof.training.launcher import Launcher
+
+OnStep = Callable[[int, Step], None]
+
+
+class Workers:
+    """Runs jobs side by side, each in a fresh process; use it in a `with` block.
+
+    Args:
+        most: servers to start at most; there is never one more than this process may use cores.
+    """
+
+    def __init__(self, most: int) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._stack = ExitStack()
+        self.launchers = [self._stack.enter_context(Launcher()) for _ in range(max(1, min(most, cores)))]
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def run(self, jobs: Sequence[Job], on_step: OnStep) -> list[Answer]:
+        """Run all jobs and return their answers in order.
+
+        Args:
+            jobs: what to do.
+            on_step: told the job's number and its sign of life, from one of several threads.
+
+        Raises:
+            MemprofError: what the first worker that failed found wrong.
+        """
+        free: SimpleQueue[Launcher] = SimpleQueue()
+        for launcher in self.launchers:
+            free.put(launcher)
+
+        def work(number: int) -> Answer:
+            launcher = free.get()
+            try:
+                return launcher.run(jobs[number], lambda step: on_step(number, step))
+            finally:
+                free.put(launcher)
+
+        pool = ThreadPoolExecutor(len(self.launchers))
+        try:
+            waiting = [pool.submit(work, number) for number in range(len(jobs))]
+            return [one.result() for one in waiting]
+        except BaseException:
+            self._stack.close()  # ends what the threads wait for
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
