@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memprof.cli import compare, devices, doctor, fit, models, optimizers, report, schema
+from memprof.cli import compare, devices, diff, doctor, fit, gate, gate_init, models, optimizers, report, schema
 from memprof.cli.options import DebugOption
 from memprof.errors import ExitCode
 
@@ -20,11 +20,17 @@ app = typer.Typer(
 app.command("compare", no_args_is_help=False)(compare.compare)
 app.command("report")(report.report)
 app.command("fit")(fit.fit)
+app.command("diff")(diff.diff)
 app.command("models")(models.models)
 app.command("optimizers")(optimizers.optimizers)
 app.command("devices")(devices.devices)
 app.command("doctor")(doctor.doctor)
 app.command("schema")(schema.schema)
+
+gating = typer.Typer(pretty_exceptions_enable=False)
+gating.callback(invoke_without_command=True)(gate.gate)
+gating.command("init")(gate_init.init)
+app.add_typer(gating, name="gate")
 
 
 def _print_version(asked: bool) -> None:

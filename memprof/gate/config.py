@@ -1,0 +1,223 @@
+"""`[tool.memprof]` of pyproject.toml, or memprof.toml: budgets by name, and a block of defaults for all of them.
+
+    baseline = "memprof-baseline.json"         # the default, beside the configuration
+
+    [defaults]
+    device = "rtx-4090"
+
+    [budgets.pretrain-small]
+    model = "train.py:small_gpt"
+    optimizers = ["sm3", "adam"]
+    peak_allocated_bytes = ["20 GiB", "+2%"]
+
+An entry's key replaces the default's; `peak_allocated_bytes = []` drops a limit that the defaults set.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from memprof.errors import UsageError, did_you_mean
+from memprof.gate.limits import LEVELS, Level, Limit, parse_limits
+from memprof.gate.metrics import FITTED, METRICS
+from memprof.gate.toml import ConfigFile
+from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.training.recipe import Recipe
+from memprof.units import parse_size
+from memprof.workloads.spec import KnobValue
+
+DEFAULT_BASELINE = "memprof-baseline.json"
+_TOP = ("baseline", "defaults", "budgets")
+_NAME = re.compile(r"[A-Za-z0-9_][\w./-]*")
+_MEASURED_REPEATS = 3
+
+
+class _Settings(BaseModel):
+    """The keys of an entry that are no limits and no part of the recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
+
+    model: str
+    knobs: dict[str, KnobValue] = Field(default_factory=dict)
+    batch_size: int = Field(default=8, ge=1)
+    inputs: list[str] = Field(default_factory=list)
+    target: str | None = None
+    optimizers: list[str] = Field(default=list(DEFAULT_OPTIMIZERS), min_length=1)
+    device: str = "auto"
+    capacity: str | None = None
+    repeats: int | None = Field(default=None, ge=1, le=20)
+    level: Level = "error"
+    message: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """One named entry.
+
+    Attributes:
+        name: of the entry.
+        settings: what is trained, where, and how a violation counts.
+        recipe: how it is trained.
+        limits: on its figures; without any, all that is asked is that the training fits the device.
+        optimizers: the canonical specs.
+        file: the configuration's name, for annotations.
+        line: where the entry begins in it.
+    """
+
+    name: str
+    settings: _Settings
+    recipe: Recipe
+    limits: tuple[Limit, ...]
+    optimizers: tuple[str, ...]
+    file: str
+    line: int | None
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether a limit needs the search for the largest batch or model."""
+        return any(limit.metric.name in FITTED for limit in self.limits)
+
+    @property
+    def repeats(self) -> int:
+        """How often a measurement is repeated: what was asked for, else 3 where the process's memory is limited."""
+        limited = any(limit.metric.name == "process_bytes" for limit in self.limits)
+        return self.settings.repeats or (_MEASURED_REPEATS if limited else 1)
+
+    @property
+    def capacity_bytes(self) -> int | None:
+        """The memory to fill, where it is not the device's."""
+        return parse_size(self.settings.capacity) if self.settings.capacity is not None else None
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration; `baseline` is where the accepted figures are."""
+
+    path: Path
+    baseline: Path
+    budgets: tuple[Budget, ...]
+
+    def select(self, patterns: Sequence[str]) -> tuple[Budget, ...]:
+        """Return the entries that match any of the shell patterns, all without patterns, but for those at level off.
+
+        Raises:
+            UsageError: a pattern matches no entry.
+        """
+        names = [budget.name for budget in self.budgets]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise UsageError(f"no budget is called {pattern!r}{did_you_mean(pattern, names)}")
+        return tuple(
+            budget
+            for budget in self.budgets
+            if budget.settings.level != "off"
+            and (not patterns or any(fnmatchcase(budget.name, pattern) for pattern in patterns))
+        )
+
+
+def read_config(file: ConfigFile) -> Config:
+    """Return what a configuration file says, checked.
+
+    Raises:
+        UsageError: a key is unknown, or a value is none; the sentence has file and line.
+    """
+    table = file.table
+    unknown = next((key for key in table if key not in _TOP), None)
+    if unknown is not None:
+        raise UsageError(f"{file.path.name}: there is no key {unknown!r}{did_you_mean(unknown, list(_TOP))}")
+    baseline = table.get("baseline", DEFAULT_BASELINE)
+    if not isinstance(baseline, str):
+        raise UsageError(f"{file.path.name}: baseline is {baseline!r}; it must be a path in quotes")
+    defaults = _table(file, "defaults", table.get("defaults", {}))
+    _check_keys(file, "defaults", defaults)
+    entries = _table(file, "budgets", table.get("budgets", {}))
+    budgets = tuple(_budget(file, name, defaults, entry) for name, entry in entries.items())
+    return Config(file.path, file.path.parent / baseline, budgets)
+
+
+def _table(file: ConfigFile, name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{file.path.name}: {file.prefix}{name} is {value!r}; it must be a table")
+    return value
+
+
+def _check_keys(file: ConfigFile, table: str, entry: dict[str, Any]) -> None:
+    known = [*_Settings.model_fields, *Recipe.model_fields, *METRICS]
+    unknown = next((key for key in entry if key not in known), None)
+    if unknown is not None:
+        hint = did_you_mean(unknown, known)
+        raise UsageError(f"{file.where(table, unknown)} has no key {unknown!r}{hint}")
+
+
+def _budget(file: ConfigFile, name: str, defaults: dict[str, Any], entry: Any) -> Budget:
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{file.path.name}: a budget cannot be called {name!r}; use letters, digits and . _ - /")
+    table = f'budgets."{name}"' if set(name) & set("./") else f"budgets.{name}"
+    _check_keys(file, table, _table(file, table, entry))
+    merged = {**defaults, **entry}
+    settings = _validated(file, table, _Settings, {key: merged[key] for key in merged if key in _Settings.model_fields})
+    recipe = _validated(file, table, Recipe, {key: merged[key] for key in merged if key in Recipe.model_fields})
+    limits: list[Limit] = []
+    for metric in METRICS.values():
+        if metric.name in merged:
+            with_place = _Place(file, table, metric.name)
+            limits += with_place(parse_limits, metric, merged[metric.name], settings.level, settings.message)
+    _Place(file, table, "capacity")(parse_size, settings.capacity or "1 B")
+    optimizers = [_Place(file, table, "optimizers")(parse_optimizer, text).text for text in settings.optimizers]
+    budget = Budget(
+        name=name,
+        settings=settings,
+        recipe=recipe,
+        limits=tuple(limit for limit in limits if limit.level != "off"),
+        optimizers=tuple(optimizers),
+        file=file.path.name,
+        line=file.line_of(table),
+    )
+    _refuse(file, table, budget)
+    return budget
+
+
+def _refuse(file: ConfigFile, table: str, budget: Budget) -> None:
+    """Refuse what can be seen to fail without running anything."""
+    twice = next((text for text in budget.optimizers if budget.optimizers.count(text) > 1), None)
+    if twice is not None:
+        raise UsageError(f"{file.where(table, 'optimizers')} names the optimizer {twice!r} twice; keep one")
+    if budget.settings.device == "cpu":
+        for limit in budget.limits:
+            if "_reserved_" in limit.metric.name or "_upper_" in limit.metric.name:
+                place = file.where(table, limit.metric.name)
+                raise UsageError(f"{place} limits {limit.metric.name} on the CPU: {limit.metric.absent}")
+
+
+class _Place:
+    """Calls a function, and puts the place in the file before what it says is wrong."""
+
+    def __init__(self, file: ConfigFile, table: str, key: str) -> None:
+        self._where = (table, key)
+        self._file = file
+
+    def __call__(self, function: Any, *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except UsageError as error:
+            raise UsageError(f"{self._file.where(*self._where)} {error}") from None
+
+
+def _validated(file: ConfigFile, table: str, model: type[Any], values: dict[str, Any]) -> Any:
+    try:
+        return model.model_validate(values, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0]) if first["loc"] else ""
+        if first["type"] == "missing":
+            raise UsageError(f'{file.where(table)} lacks {key!r}; say what is trained, e.g. model = "gpt2"') from None
+        hint = did_you_mean(str(first["input"]), list(LEVELS)) if key == "level" else ""
+        wanted = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        raise UsageError(f"{file.where(table, key)} {key} = {first['input']!r}: it {wanted}{hint}") from None

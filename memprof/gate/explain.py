@@ -1,0 +1,141 @@
+"""Why a figure grew: which category and which module hold more than they did; the same for `gate` and for `diff`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from memprof.gate.figures import Holders, Record
+from memprof.gate.metrics import Metric
+from memprof.report.text import category_title, phase_words
+from memprof.units import format_size
+
+# A module is named if it, with all below it, makes up this share of its category's change.
+_DOMINANT = 0.75
+# Causes below this share of the largest are not worth a line.
+_MINOR = 0.05
+_MOST = 4
+
+
+@dataclass(frozen=True)
+class Cause:
+    """A category that holds another amount than before.
+
+    Attributes:
+        category: of the breakdown, or what lies between two layers.
+        change_bytes: signed.
+        module: the innermost module, blocks folded, that holds most of the change; "" for none.
+        module_bytes: its own part of the change.
+    """
+
+    category: str
+    change_bytes: int
+    module: str = ""
+    module_bytes: int = 0
+
+    def sentence(self) -> str:
+        """Return `activations +1.20 GiB in model.layers.*.mlp`."""
+        text = f"{category_title(self.category)} {signed(self.change_bytes)}"
+        if not self.module:
+            return text
+        part = "" if self.module_bytes == self.change_bytes else f", {signed(self.module_bytes)} of it"
+        return f"{text}{part} in {self.module}"
+
+
+def signed(size_bytes: int) -> str:
+    """Return a change of bytes with its sign: `+1.20 GiB`."""
+    return f"{'-' if size_bytes < 0 else '+'}{format_size(abs(size_bytes))}"
+
+
+def causes(old: Holders, new: Holders) -> list[Cause]:
+    """Return the categories that hold another amount than before, the largest change first."""
+    found = []
+    for category in sorted({*old, *new}):
+        before, after = Counter(old.get(category, {})), Counter(new.get(category, {}))
+        change = after.total() - before.total()
+        if change:
+            after.subtract(before)
+            module, part = _dominant(after, change)
+            found.append(Cause(category, change, module, part))
+    return sorted(found, key=lambda cause: -abs(cause.change_bytes))
+
+
+def explain(metric: Metric, old: Record, new: Record) -> list[str]:
+    """Return why a figure of `new` is what it is, against `old`: sentences, the largest cause first.
+
+    Causes that work in the direction of the change come first; those that work against it only where they are large.
+    """
+    before, after = old.values.get(metric.name), new.values.get(metric.name)
+    rising = before is None or after is None or (after > before) is not metric.lower
+    found = [cause for cause in causes(old.holders, new.holders) if metric.category in (None, cause.category)]
+    found += _between_layers(metric, old, new)
+    found.sort(key=lambda cause: -cause.change_bytes if rising else cause.change_bytes)
+    largest = max((abs(cause.change_bytes) for cause in found), default=0)
+    told = [cause for cause in found if abs(cause.change_bytes) >= _MINOR * largest][:_MOST]
+    return [cause.sentence() for cause in told] + context(old, new)
+
+
+def context(old: Record, new: Record) -> list[str]:
+    """Return what else changed between two records: what was trained, the phase of the peak, the version."""
+    said = old.setup.differences(new.setup)
+    said += [f"device {old.device} is now {new.device}"] if old.device != new.device else []
+    if old.phase != new.phase and old.phase and new.phase:
+        said.append(f"the peak moved from {phase_words(old.phase)} to {phase_words(new.phase)}")
+    return said + old.fingerprint.differences(new.fingerprint)
+
+
+def largest_holders(metric: Metric, record: Record) -> list[str]:
+    """Return who holds the memory, where there is nothing to compare with."""
+    held = [
+        (category, Counter(modules))
+        for category, modules in record.holders.items()
+        if metric.category in (None, category)
+    ]
+    held.sort(key=lambda pair: -pair[1].total())
+    sentences = []
+    for category, modules in held[:_MOST]:
+        total = modules.total()
+        module, part = _dominant(modules, total)
+        where = f", {format_size(part)} of it in {module}" if module else ""
+        sentences.append(f"{category_title(category)} {format_size(total)}{where}")
+    return sentences
+
+
+def _between_layers(metric: Metric, old: Record, new: Record) -> list[Cause]:
+    """Return the change of what lies between the allocated bytes and a layer further out."""
+    names = {"peak_reserved_bytes": "reserved, not in use", "process_bytes": "process, outside the allocated bytes"}
+    if metric.name not in names:
+        return []
+    inner = ("peak_allocated_bytes", metric.name)
+    try:
+        gap_before, gap_after = (record.values[inner[1]] - record.values[inner[0]] for record in (old, new))
+    except KeyError:
+        return []
+    change = gap_after - gap_before
+    return [Cause(names[metric.name], change)] if change else []
+
+
+def _dominant(changes: Counter[str], total: int) -> tuple[str, int]:
+    """Return the innermost module that, with all below it, makes up most of a total; "" where none does."""
+    name, part = "", 0
+    while True:
+        below: Counter[str] = Counter()
+        for module, size in changes.items():
+            child = _child(module, name)
+            if child is not None:
+                below[child] += size
+        best = max(below, key=lambda child: below[child] / total, default=None)
+        if best is None or below[best] / total < _DOMINANT:
+            return name, part
+        name, part = best, below[best]
+
+
+def _child(module: str, above: str) -> str | None:
+    """Return the name, one level below `above`, of what a module belongs to; None if it lies elsewhere."""
+    if not module or module == above:
+        return None
+    if above and not module.startswith(f"{above}."):
+        return None
+    rest = module[len(above) + 1 :] if above else module
+    first = rest.partition(".")[0]
+    return f"{above}.{first}" if above else first

@@ -1,0 +1,165 @@
+"""Runs the entries one after another, all in workers of one fork server; one that fails does not stop the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from memprof.errors import ExitCode, MemprofError
+from memprof.gate.config import Budget
+from memprof.gate.figures import Figures, Fingerprint, Setup, best_of, figures_of
+from memprof.progress import OnProgress
+from memprof.results import Comparison
+from memprof.training.launcher import Launcher
+
+# More than any device has: a prediction with it says what would be needed, where the device's own memory ran out.
+_WITHOUT_LIMIT = 2**60
+
+
+class Gauge:
+    """Makes the figures of budgets; use it in a `with` block.
+
+    Args:
+        folder: of the configuration; model files are looked for from there.
+        on_progress: told about every step.
+    """
+
+    def __init__(self, folder: Path, on_progress: OnProgress | None = None) -> None:
+        self._folder = folder
+        self._on_progress = on_progress
+        self._launcher: Launcher | None = None
+
+    def __enter__(self) -> Gauge:
+        with _inside(self._folder):
+            self._launcher = Launcher()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._launcher is not None:
+            self._launcher.__exit__(*error)
+
+    def measure(self, budget: Budget, keep: Callable[[list[Figures]], None]) -> list[Figures]:
+        """Return the figures of an entry's optimizers; what keeps them from being made is in them.
+
+        Args:
+            budget: the entry.
+            keep: given the entry's figures so far after every trial.
+        """
+
+        def keep_comparison(comparison: Comparison) -> None:
+            keep(figures_of(budget.name, comparison))
+
+        try:
+            found = figures_of(budget.name, self._compare(budget, keep_comparison))
+            if any(figures.source == "measured" for figures in found):
+                found = self._repeated(budget, found)
+            found = self._beyond(budget, found)
+        except MemprofError as error:
+            found = [_broken(budget, optimizer, error) for optimizer in budget.optimizers]
+        keep(found)
+        return found
+
+    def largest_batch(self, budget: Budget, optimizer: str, bound: int) -> tuple[int, bool] | None:
+        """Return the largest batch size whose peak stays within a bound, and whether it was tried or extrapolated.
+
+        None where there is none below the entry's own, or the search fails: this is advice, not a verdict.
+        """
+        try:
+            comparison = self._compare(budget, optimizers=[optimizer], capacity=bound, fit=True)
+        except MemprofError:
+            return None
+        fit = comparison.runs[0].fit
+        answer = fit.batch_size if fit is not None else None
+        if answer is None or answer.value is None or not 0 < answer.value < budget.settings.batch_size:
+            return None
+        return answer.value, answer.method != "extrapolated"
+
+    def _compare(
+        self,
+        budget: Budget,
+        on_comparison: Callable[[Comparison], None] | None = None,
+        optimizers: Sequence[str] = (),
+        capacity: int | None = None,
+        fit: bool | None = None,
+    ) -> Comparison:
+        from memprof.api import compare
+
+        settings = budget.settings
+        return compare(
+            settings.model,
+            batch_size=settings.batch_size,
+            knobs=settings.knobs,
+            inputs=settings.inputs,
+            target=settings.target,
+            optimizers=optimizers or budget.optimizers,
+            device=settings.device,
+            recipe=budget.recipe,
+            budget=budget.capacity_bytes if capacity is None else capacity,
+            fit=budget.needs_fit if fit is None else fit,
+            on_progress=self._on_progress,
+            on_comparison=on_comparison,
+            launcher=self._launcher,
+        )
+
+    def _repeated(self, budget: Budget, first: list[Figures]) -> list[Figures]:
+        """Measure again as often as asked; what a search found is not searched again."""
+        repeats = [figures_of(budget.name, self._compare(budget, fit=False)) for _ in range(budget.repeats - 1)]
+        best = [best_of(same) for same in zip(first, *repeats, strict=True)]
+        return [
+            one.model_copy(update={"values": {**begun.values, **one.values}}) if one.status == "ok" else one
+            for begun, one in zip(first, best, strict=True)
+        ]
+
+    def _beyond(self, budget: Budget, found: list[Figures]) -> list[Figures]:
+        """Give predicted runs that do not fit the figures that they would have on a device that is large enough."""
+        short = [one.optimizer for one in found if one.status == "oom" and one.source == "predicted"]
+        if not short:
+            return found
+        comparison = self._compare(budget, optimizers=short, capacity=_WITHOUT_LIMIT, fit=False)
+        needs = {one.optimizer: one for one in figures_of(budget.name, comparison)}
+        kept = ("values", "phase", "holders", "notes")
+        return [
+            one.model_copy(update={name: getattr(needs[one.optimizer], name) for name in kept})
+            if one.optimizer in needs
+            else one
+            for one in found
+        ]
+
+
+def measure_all(gauge: Gauge, budgets: Sequence[Budget], keep: Callable[[list[Figures]], None]) -> list[Figures]:
+    """Return the figures of all entries, in order; `keep` is given all figures so far after every trial."""
+    done: list[Figures] = []
+    for budget in budgets:
+        before = tuple(done)
+        done += gauge.measure(budget, lambda begun, before=before: keep([*before, *begun]))  # type: ignore[misc]
+    return done
+
+
+def _broken(budget: Budget, optimizer: str, error: MemprofError) -> Figures:
+    """Return the figures of an entry that could not be run at all."""
+    settings = budget.settings
+    return Figures(
+        entry=budget.name,
+        optimizer=optimizer,
+        source="measured",
+        device=settings.device,
+        status="failed",
+        reason=str(error),
+        mistake=error.exit_code == ExitCode.USAGE,
+        fingerprint=Fingerprint(torch="unknown"),
+        setup=Setup(model=settings.model, knobs=dict(settings.knobs), batch_size=settings.batch_size),
+    )
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Work in a folder: what is started there stays there."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

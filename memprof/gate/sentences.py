@@ -1,0 +1,119 @@
+"""Verdicts in words: the one place where they become sentences, for every format."""
+
+from __future__ import annotations
+
+from memprof.gate.explain import signed
+from memprof.gate.metrics import Metric
+from memprof.gate.verdicts import Status, Verdict, metric_of
+from memprof.units import format_size
+
+MARKS: dict[Status, str] = {
+    "passed": "ok",
+    "exceeded": "EXCEEDED",
+    "improved": "stale baseline",
+    "new": "new",
+    "missing": "MISSING",
+    "failed": "FAILED",
+    "does-not-fit": "DOES NOT FIT",
+    "unmeasured": "UNMEASURED",
+    "other-environment": "OTHER ENVIRONMENT",
+}
+
+
+def mark(verdict: Verdict) -> str:
+    """Return a verdict in a word or two; those that only warn are in small letters."""
+    text = MARKS[verdict.status]
+    return text.lower() if verdict.weight == "warning" else text
+
+
+def subject(verdict: Verdict) -> str:
+    """Return what a verdict is about: `pretrain/adam`."""
+    return f"{verdict.entry}/{verdict.optimizer}"
+
+
+def headline(verdict: Verdict) -> str:
+    """Return one sentence: what is about what, limit, value and excess."""
+    metric = metric_of(verdict)
+    if metric is None or verdict.value is None or verdict.bound is None:
+        return f"{subject(verdict)}: {_without_figures(verdict, metric)}"
+    if verdict.status == "improved":
+        return f"{subject(verdict)}: {_improved(verdict, metric)}"
+    if verdict.status != "exceeded":
+        return f"{subject(verdict)}: {metric.name} {figure(verdict)}, limit {bound(verdict)}"
+    excess = abs(verdict.value - verdict.bound)
+    beyond = "below" if metric.lower else "over"
+    return (
+        f"{subject(verdict)}: {metric.name} is {figure(verdict)}, {metric.text(excess)} {beyond} "
+        f"the limit of {bound(verdict)}"
+    )
+
+
+def figure(verdict: Verdict) -> str:
+    """Return the value as printed; to the byte where it and its bound would look the same."""
+    metric = metric_of(verdict)
+    if metric is None or verdict.value is None:
+        return "-"
+    return metric.text(verdict.value, exact=_tied(verdict, metric))
+
+
+def bound(verdict: Verdict) -> str:
+    """Return what the value was held against, with its origin for a limit on the change."""
+    metric = metric_of(verdict)
+    if metric is None or verdict.limit is None:
+        return "-"
+    if verdict.bound is None:
+        return verdict.limit
+    text = metric.text(verdict.bound, exact=_tied(verdict, metric))
+    if verdict.base is None:
+        return text
+    return f"{text} (baseline {metric.text(verdict.base)} {verdict.limit})"
+
+
+def change(verdict: Verdict) -> str:
+    """Return how far a value is from the baseline, signed; `-` without one."""
+    metric = metric_of(verdict)
+    if metric is None or verdict.value is None or verdict.base is None:
+        return "-"
+    return moved(metric, verdict.base, verdict.value)
+
+
+def moved(metric: Metric, old: int, new: int) -> str:
+    """Return a change as `+1.20 GiB (+12.3 %)`, or `=`."""
+    if new == old:
+        return "="
+    amount = signed(new - old) if metric.size else f"{new - old:+d}"
+    percent = 100 * (new - old) / old if old else 0.0
+    return f"{amount} ({percent:+.1f} %)" if abs(percent) >= 0.05 else amount
+
+
+def _without_figures(verdict: Verdict, metric: Metric | None) -> str:
+    what = f"{metric.name}, limit {verdict.limit}: " if metric is not None else ""
+    if verdict.status == "new":
+        return f"{what}nothing was accepted yet to compare with"
+    words = {"failed": "the trial failed", "does-not-fit": "does not fit", "missing": "missing"}
+    reason = " ".join((verdict.reason or "").split())
+    return f"{what}{': '.join(part for part in (words.get(verdict.status), reason) if part)}"
+
+
+def _improved(verdict: Verdict, metric: Metric) -> str:
+    return (
+        f"{metric.name} is {figure(verdict)}, better than the baseline of {metric.text(verdict.base)} by more than "
+        f"{verdict.limit}: the baseline is stale"
+    )
+
+
+def _tied(verdict: Verdict, metric: Metric) -> bool:
+    """Whether value and bound differ, and not as printed."""
+    if not metric.size or verdict.value is None or verdict.bound is None or verdict.value == verdict.bound:
+        return False
+    return format_size(verdict.value) == format_size(verdict.bound)
+
+
+def details(verdict: Verdict) -> list[tuple[str, str]]:
+    """Return what stands below a headline: why, what would fit, remarks, and the user's own words last."""
+    shown_already = verdict.value is None or verdict.bound is None
+    lines = [("why", sentence) for sentence in verdict.why]
+    lines += [("fits", sentence) for sentence in verdict.remedies]
+    lines += [("note", verdict.reason)] if verdict.reason and not shown_already else []
+    lines += [("says", " ".join(verdict.message.split()))] if verdict.message else []
+    return lines
