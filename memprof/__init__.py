@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memprof.api import compare
+    from memprof.api import compare, predict
     from memprof.errors import MemprofError, UsageError
+    from memprof.fitting.api import fit
     from memprof.results import Comparison
     from memprof.training.recipe import Recipe
     from memprof.workloads.workload import Workload
@@ -21,9 +22,11 @@ _HOMES = {
     "UsageError": "memprof.errors",
     "Workload": "memprof.workloads.workload",
     "compare": "memprof.api",
+    "fit": "memprof.fitting.api",
+    "predict": "memprof.api",
 }
 
-__all__ = ["Comparison", "MemprofError", "Recipe", "UsageError", "Workload", "compare"]
+__all__ = ["Comparison", "MemprofError", "Recipe", "UsageError", "Workload", "compare", "fit", "predict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The Python API: `memprof.compare`."""
+"""The Python API: `memprof.compare` and `memprof.predict`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from memprof.results import Capacity, Comparison, Fit, OptimizerInfo, Run, Workl
 from memprof.training.fitting import FitSearch, Proof
 from memprof.training.launcher import Launcher, WorkerDiedError
 from memprof.training.recipe import Recipe
+from memprof.trust import Validation
 from memprof.units import parse_size
 from memprof.workloads.spec import KnobValue, WorkloadSpec
 
@@ -33,6 +34,7 @@ def compare(
     budget: str | int | None = None,
     fit: bool = True,
     confirm: bool = False,
+    validate: bool = False,
     reference: str | None = None,
     command: str | None = None,
     on_progress: OnProgress | None = None,
@@ -56,6 +58,7 @@ def compare(
             device's memory.
         fit: find the largest batch and the largest model.
         confirm: prove these answers by training them.
+        validate: predict every trial as well, and note how far each figure was off (`Run.validation`).
         reference: the optimizer spec that others are compared with.
         command: the command line to record in the result.
         on_progress: told about every step.
@@ -72,12 +75,58 @@ def compare(
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with nullcontext(launcher) if launcher is not None else Launcher() as server:
         study = _Study(server, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
-        study.inquire(device, capacity, reference, command, confirm)
+        trains = "--confirm" if confirm else "--validate" if validate else None
+        study.inquire(device, capacity, reference, command, trains)
         if fit:
             study.expect_fits(confirm)
         study.measure()
+        if validate:
+            study.validate()
         if fit:
             study.fit(confirm)
+        return study.comparison
+
+
+def predict(
+    model: str | Callable[..., Any],
+    *,
+    device: str = "auto",
+    batch_size: int = 8,
+    knobs: Mapping[str, KnobValue] | None = None,
+    inputs: Sequence[str] = (),
+    target: str | None = None,
+    optimizers: Sequence[str] = DEFAULT_OPTIMIZERS,
+    recipe: Recipe | None = None,
+    budget: str | int | None = None,
+    fit: bool = False,
+    reference: str | None = None,
+    on_progress: OnProgress | None = None,
+    on_comparison: OnComparison | None = None,
+) -> Comparison:
+    """Say what memory training takes with each optimizer, without training: on fake tensors, on any machine.
+
+    `device` is a GPU of the catalog (`rtx-4090`), a size (`24GiB`), or one of this machine's (`auto`, `cpu`, `cuda:N`),
+    which is then predicted for, too, and not used; with `fit` the largest batch and model are predicted as well.
+    The other arguments are those of `compare`. Every run is `predicted` and carries upper bounds where it is for a GPU,
+    and what it rests on (`Run.confidence`).
+
+    Raises:
+        UsageError: an argument, the workload or the recipe is at fault, or the model decides by values that depend
+            on the data.
+    """
+    specs = [parse_optimizer(text) for text in optimizers]
+    _check_arguments(specs, batch_size, recipe or Recipe(), reference)
+    workload = WorkloadSpec(model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
+    capacity = parse_size(budget) if isinstance(budget, str) else budget
+    with Launcher() as server:
+        study = _Study(server, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
+        study.inquire(device, capacity, reference, None, None)
+        study.only_predict()
+        if fit:
+            study.expect_fits(confirm=False)
+        study.measure()
+        if fit:
+            study.fit(confirm=False)
         return study.comparison
 
 
@@ -143,14 +192,14 @@ class _Study:
         self._trials = len(optimizers)
 
     def inquire(
-        self, device: str, budget: int | None, reference: str | None, command: str | None, confirm: bool
+        self, device: str, budget: int | None, reference: str | None, command: str | None, trains: str | None
     ) -> None:
-        """Check everything that can be checked without training."""
+        """Check everything that can be checked without training; `trains` is an option that needs a real device."""
         inquiry = Inquiry(workload=self._workload, optimizers=self._optimizers, device=device, command=command)
         found = self._launcher.run(inquiry)
         assert isinstance(found, Findings)
-        if found.simulated and confirm:
-            raise UsageError(f"--confirm trains on the device, and {found.device} is simulated; leave --confirm out")
+        if found.simulated and trains:
+            raise UsageError(f"{trains} trains on the device, and {found.device} is simulated; leave {trains} out")
         self._found = found
         texts = [spec.text for spec in self._optimizers]
         default = "adam" if "adam" in texts else None
@@ -179,6 +228,26 @@ class _Study:
             outcome = self._run(self._trial(spec), "measure", spec.text)
             self._measured.append(outcome)
             self._keep([*self.comparison.runs, outcome.run])
+
+    def only_predict(self) -> None:
+        """Treat a device that is here as one that is not."""
+        self._found = self._found.model_copy(update={"simulated": True})
+
+    def validate(self) -> None:
+        """Set a prediction beside every measured run; the first that cannot be had speaks for all."""
+        from memprof.analysis.validation import validate
+
+        unpredictable: Validation | None = None
+        for index, spec in enumerate(self._optimizers):
+            run = self.comparison.runs[index]
+            try:
+                found = unpredictable or validate(run, self._forecast(self._trial(spec)).run)
+            except MemprofError as error:
+                found = unpredictable = Validation(reason=str(error))
+            runs = [*self.comparison.runs]
+            runs[index] = run.model_copy(update={"validation": found})
+            self._measured[index] = self._measured[index].model_copy(update={"run": runs[index]})
+            self._keep(runs)
 
     def expect_fits(self, confirm: bool) -> None:
         """Count the trials of the fits in, so that progress knows its end; confirming may take more."""
@@ -256,7 +325,7 @@ class _Study:
             device=trial.device,
             batch_size=trial.batch_size,
             recipe=self._recipe,
-            capacity_bytes=self.comparison.capacity.bytes,
+            capacity_bytes=self.comparison.capacity.bytes if self._found.simulated else None,
             timeline=trial.purpose == "measure",
         )
         key = forecast.model_dump_json()
@@ -278,4 +347,4 @@ def _run_of_the_dead(trial: Trial, death: WorkerDiedError) -> Run:
     )
 
 
-__all__ = ["MemprofError", "UsageError", "compare"]
+__all__ = ["MemprofError", "UsageError", "compare", "predict"]

@@ -97,7 +97,13 @@ def compare(
         ),
     ] = None,
     device: Annotated[
-        str, option("--device", panel=MEASURE, text="auto, cpu, cuda or cuda:N.", metavar="NAME")
+        str,
+        option(
+            "--device",
+            panel=MEASURE,
+            text="auto, cpu, cuda, cuda:N; a GPU (rtx-4090) or a size (24GiB) is predicted for.",
+            metavar="NAME",
+        ),
     ] = "auto",
     steps: Annotated[int, option("--steps", panel=MEASURE, text="Counted steps, at least 2.")] = 3,
     warmup: Annotated[int, option("--warmup", panel=MEASURE, text="Steps before the counted ones.")] = 1,
@@ -138,6 +144,9 @@ def compare(
     ] = None,
     no_fit: Annotated[bool, option("--no-fit", panel=FIT, text="Do not look for the largest batch and model.")] = False,
     confirm: Annotated[bool, option("--confirm", panel=FIT, text="Prove the answers by training them.")] = False,
+    validate: Annotated[
+        bool, option("--validate", panel=MEASURE, text="Predict every trial as well and show how far off that is.")
+    ] = False,
     as_json: JsonOption = False,
     export_json: Annotated[
         str | None,
@@ -191,6 +200,7 @@ def compare(
         "budget": budget,
         "fit": not no_fit,
         "confirm": confirm,
+        "validate": validate,
         "reference": reference,
         "command": shlex.join(["memprof", *sys.argv[1:]]),
     }

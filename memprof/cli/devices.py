@@ -37,15 +37,18 @@ def _print_here(here: list[Device]) -> None:
 def _print_simulated(simulated: tuple[SimulatedDevice, ...]) -> None:
     from memprof.units import format_size
 
-    print("Predicted for, without a GPU (context: what CUDA itself takes, an estimate), or any size such as 24GiB:")
+    print(
+        "Predicted for, without a GPU; any size such as 24GiB is one as well, and MEMPROF_DEVICES names a file of more"
+    )
+    print("(context: what CUDA itself takes, a range):")
     rows = [
         (
             one.name,
             format_size(one.total_bytes) + ("" if one.memory_reported else " *"),
             "{}.{}".format(*one.compute_capability),
             str(one.sm_count),
-            f"{one.bandwidth_gb_per_second} GB/s",
-            format_size(one.context_bytes, 0),
+            f"{one.bandwidth_gb_per_second} GB/s" if one.bandwidth_gb_per_second else "-",
+            "{} to {}".format(*(format_size(size, 0) for size in one.context_range_bytes)),
         )
         for one in simulated
     ]

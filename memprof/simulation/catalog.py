@@ -1,4 +1,9 @@
-"""The GPUs that can be simulated: `data/devices.json`, one entry per GPU, which people can add to.
+"""The GPUs that can be simulated: `data/devices.json`, one entry per GPU, and the user's own file of the same form.
+
+The environment variable `MEMPROF_DEVICES` names that file; an entry in it takes the place of one of the same name:
+
+    {"schema": "memprof.devices/1",
+     "devices": [{"name": "my-gpu-64gb", "memory_bytes": 68182605824, "compute_capability": "9.0", "sm_count": 120}]}
 
 An entry says where its memory figure was read. What the driver keeps for itself depends on its version and on the
 operating system (an RTX 4090 has 24081 MiB under Linux today, 24210 in 2023, 24563 under Windows), so a device's
@@ -7,19 +12,20 @@ memory is known to within about one per cent.
 
 from __future__ import annotations
 
-import json
+import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memprof.errors import UsageError
 from memprof.units import format_size, parse_size
 
-_MIB = 2**20
+OWN_DEVICES = "MEMPROF_DEVICES"
 _GENERIC = re.compile(r"\s*\d+(\.\d+)?\s*[kmgt]i?b\s*", re.IGNORECASE)
 _LOCAL_BYTES_PER_THREAD = 2048
 _EAGER_LOADING_BYTES = 380 * 10**6
@@ -36,14 +42,14 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
-    title: str
-    aliases: list[str]
+    title: str | None = None
+    aliases: list[str] = Field(default_factory=list)
     memory_bytes: int = Field(gt=0)
-    memory_how: Literal["reported", "computed"]
-    memory_source: str = Field(min_length=10)
+    memory_how: Literal["reported", "computed"] = "reported"
+    memory_source: str = Field(default="the user's file", min_length=10)
     compute_capability: str = Field(pattern=r"^\d+\.\d$")
     sm_count: int = Field(gt=0)
-    bandwidth_gb_per_second: int = Field(gt=0)
+    bandwidth_gb_per_second: int | None = Field(default=None, gt=0)
     context_bytes: int | None = Field(default=None, gt=0)
     context_source: str | None = None
 
@@ -52,7 +58,7 @@ class _Catalog(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     schema_: Literal["memprof.devices/1"] = Field(alias="schema")
-    note: str
+    note: str = ""
     devices: list[_Entry]
 
 
@@ -69,10 +75,11 @@ class SimulatedDevice:
         memory_source: where it was read, or how it was computed.
         compute_capability: major and minor version.
         sm_count: streaming multiprocessors.
-        bandwidth_gb_per_second: of the memory, 10^9 bytes; None for a generic device.
+        bandwidth_gb_per_second: of the memory, 10^9 bytes; None where it is not known.
         context_bytes: what the CUDA context takes with lazily loaded kernels: an estimate.
         context_range_bytes: from what to what it was seen to lie.
         context_source: where the estimate comes from.
+        generic: a size that stands for a GPU.
     """
 
     name: str
@@ -87,6 +94,7 @@ class SimulatedDevice:
     context_bytes: int
     context_range_bytes: tuple[int, int]
     context_source: str
+    generic: bool = False
 
     @property
     def capacity_bytes(self) -> int:
@@ -96,10 +104,29 @@ class SimulatedDevice:
 
 @cache
 def catalog() -> tuple[SimulatedDevice, ...]:
-    """Return the GPUs of the data file, by name."""
+    """Return the GPUs of the data file and of the user's, by name.
+
+    Raises:
+        UsageError: the user's file cannot be read.
+    """
     text = (files("memprof.simulation") / "data" / "devices.json").read_text(encoding="utf-8")
-    entries = _Catalog.model_validate(json.loads(text)).devices
-    return tuple(_device(entry) for entry in sorted(entries, key=lambda entry: entry.name))
+    entries = {entry.name: entry for entry in _Catalog.model_validate_json(text).devices}
+    own = os.environ.get(OWN_DEVICES)
+    if own:
+        entries.update({entry.name: entry for entry in _own_entries(Path(own))})
+    return tuple(_device(entries[name]) for name in sorted(entries))
+
+
+def _own_entries(path: Path) -> list[_Entry]:
+    try:
+        return _Catalog.model_validate_json(path.read_text(encoding="utf-8")).devices
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UsageError(f"{OWN_DEVICES} names {path}, which cannot be read: {reason}; correct or unset it") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise UsageError(f"{path} ({OWN_DEVICES}) is no list of devices: {where}: {first['msg']}") from None
 
 
 def find_device(name: str) -> SimulatedDevice:
@@ -143,6 +170,36 @@ def generic_device(total_bytes: int, name: str) -> SimulatedDevice:
         context_bytes=model.context_bytes,
         context_range_bytes=model.context_range_bytes,
         context_source=model.context_source,
+        generic=True,
+    )
+
+
+def device_here(device: str) -> SimulatedDevice:
+    """Return one of this machine's GPUs as what to predict for: its own figures, the context of the catalog's.
+
+    Args:
+        device: `cuda:N`.
+    """
+    import torch
+
+    properties = torch.cuda.get_device_properties(device)
+    entry = _Entry(
+        name=device.replace(":", "-"),
+        title=properties.name,
+        memory_bytes=properties.total_memory,
+        memory_source="this machine's driver",
+        compute_capability=f"{properties.major}.{properties.minor}",
+        sm_count=properties.multi_processor_count,
+    )
+    known = _names().get(_plain(properties.name))
+    here = replace(_device(entry), name=device)
+    if known is None:
+        return here
+    return replace(
+        here,
+        context_bytes=known.context_bytes,
+        context_range_bytes=known.context_range_bytes,
+        context_source=known.context_source,
     )
 
 
@@ -152,7 +209,7 @@ def _device(entry: _Entry) -> SimulatedDevice:
     context = entry.context_bytes or by_rule
     return SimulatedDevice(
         name=entry.name,
-        title=entry.title,
+        title=entry.title or entry.name,
         aliases=tuple(entry.aliases),
         total_bytes=entry.memory_bytes,
         memory_reported=entry.memory_how == "reported",

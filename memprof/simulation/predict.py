@@ -55,7 +55,7 @@ def target_of(
         context_bytes=device.context_bytes,
         context_range_bytes=device.context_range_bytes,
         context_source=device.context_source,
-        generic=device.bandwidth_gb_per_second is None,
+        generic=device.generic,
     )
 
 

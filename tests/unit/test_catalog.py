@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from memprof.errors import UsageError
-from memprof.simulation.catalog import catalog, find_device
+from memprof.simulation.catalog import OWN_DEVICES, _names, catalog, device_here, find_device
 
 MIB, GIB = 2**20, 2**30
 
@@ -87,3 +91,79 @@ def test_an_unknown_name_is_told_with_the_nearest(name: str, told: str) -> None:
     with pytest.raises(UsageError) as caught:
         find_device(name)
     assert told in str(caught.value)
+
+
+@pytest.fixture
+def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Write the user's file of devices and let the catalog read it."""
+    path = tmp_path / "devices.json"
+
+    def write(text: str) -> None:
+        path.write_text(text)
+        monkeypatch.setenv(OWN_DEVICES, str(path))
+        forget()
+
+    def forget() -> None:
+        catalog.cache_clear()
+        _names.cache_clear()
+
+    yield write
+    monkeypatch.undo()
+    forget()
+
+
+MINE = (
+    '{"schema": "memprof.devices/1", "devices": [{"name": "%s", "memory_bytes": 68182605824, '
+    '"compute_capability": "9.0", "sm_count": 120}]}'
+)
+
+
+def test_the_users_file_adds_devices_and_replaces_those_of_the_same_name(own_file: Callable[[str], None]) -> None:
+    count = len(catalog())
+    own_file(MINE % "my-gpu-64gb")
+    mine = find_device("My GPU 64GB")
+    assert len(catalog()) == count + 1
+    assert (mine.total_bytes, mine.compute_capability, mine.sm_count) == (68182605824, (9, 0), 120)
+    assert mine.context_bytes == 120 * 2048 * 2048
+    assert mine.bandwidth_gb_per_second is None
+    assert not mine.generic
+    own_file(MINE % "rtx-4090")
+    assert len(catalog()) == count
+    assert find_device("rtx-4090").total_bytes == 68182605824
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("{", "is no list of devices: the whole: Invalid JSON"),
+        (MINE % "Not A Name", "is no list of devices: devices.0.name"),
+        (MINE.replace("120", "0") % "a", "devices.0.sm_count: Input should be greater than 0"),
+        (MINE.replace("devices/1", "devices/9") % "a", "is no list of devices: schema"),
+    ],
+)
+def test_a_broken_file_is_one_sentence(own_file: Callable[[str], None], text: str, sentence: str) -> None:
+    own_file(text)
+    with pytest.raises(UsageError, match=sentence) as caught:
+        catalog()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_one_sentence(
+    own_file: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_file("")
+    monkeypatch.setenv(OWN_DEVICES, str(tmp_path / "absent.json"))
+    with pytest.raises(UsageError, match=r"MEMPROF_DEVICES names .*absent\.json, which cannot be read: No such file"):
+        catalog()
+
+
+def test_a_gpu_that_is_here_has_its_own_memory_and_the_context_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(
+        name="NVIDIA RTX 6000 Ada Generation", total_memory=50 * GIB, major=8, minor=9, multi_processor_count=142
+    )
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda device: properties)
+    here = device_here("cuda:0")
+    assert (here.name, here.total_bytes, here.sm_count) == ("cuda:0", 50 * GIB, 142)
+    assert here.context_bytes == find_device("rtx-6000-ada").context_bytes
+    properties.name = "A GPU of tomorrow"
+    assert device_here("cuda:0").context_bytes == 142 * 1536 * 2048
