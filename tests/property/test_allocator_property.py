@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from memprof.simulation.allocator import CachingAllocator, OutOfMemory
 from memprof.simulation.allocator_blocks import Block
+from memprof.simulation.allocator_driver import Memory
 from memprof.simulation.settings import AllocatorSettings
 from tests.data.allocator.slow_allocator import SlowAllocator
 
@@ -46,7 +47,8 @@ class Pair:
     """One sequence of calls on both allocators."""
 
     def __init__(self, conf: AllocatorSettings) -> None:
-        self.fast, self.slow = CachingAllocator(CAPACITY, conf), SlowAllocator(CAPACITY, conf)
+        rising = Memory(CAPACITY, falling=False)  # as in the slow one
+        self.fast, self.slow = CachingAllocator(CAPACITY, conf, driver=rising), SlowAllocator(CAPACITY, conf)
         self.live: list[Block] = []
         self.waiting: list[Block] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memprof.simulation.allocator import CachingAllocator, OutOfMemory
+from memprof.simulation.allocator_driver import Memory
 from memprof.simulation.allocator_replay import Timeline, replay
 from memprof.simulation.settings import AllocatorSettings
 from memprof.tracing.events import Block, Event, Trace
@@ -58,7 +59,7 @@ def test_a_cublas_workspace_opens_a_segment_of_20_mib() -> None:
 
 
 def test_the_best_fit_is_the_smallest_then_the_lowest() -> None:
-    allocator = CachingAllocator()
+    allocator = CachingAllocator(driver=Memory(None, falling=False))
     blocks = [allocator.allocate(size * MIB) for size in (40, 20, 20)]
     for block in blocks:
         allocator.free(block)
@@ -66,6 +67,15 @@ def test_the_best_fit_is_the_smallest_then_the_lowest() -> None:
     assert allocator.allocate(20 * MIB).address == blocks[2].address
     assert allocator.allocate(20 * MIB).address == blocks[0].address
     assert allocator.reserved_bytes == 80 * MIB
+
+
+def test_newer_segments_lie_below_older_ones() -> None:
+    allocator = CachingAllocator()
+    older, newer = allocator.allocate(30 * MIB), allocator.allocate(30 * MIB)
+    assert newer.address + 30 * MIB <= older.address
+    allocator.free(older)
+    allocator.free(newer)
+    assert allocator.allocate(30 * MIB).address == newer.address
 
 
 def test_each_stream_has_its_own_blocks() -> None:

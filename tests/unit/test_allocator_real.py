@@ -12,6 +12,7 @@ import pytest
 
 from memprof.simulation.allocator import CachingAllocator, OutOfMemory
 from memprof.simulation.allocator_blocks import Block
+from memprof.simulation.allocator_driver import Memory
 from memprof.simulation.allocator_history import HistoryReport, replay_history
 from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
 from tests.data.allocator.programs import CAPACITY, CONFS, HERE, cuda_python, random_operations, real_allocator
@@ -68,7 +69,7 @@ def test_the_recordings_cover_what_can_happen() -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_with_the_capacity_given_the_model_runs_out_of_memory_on_its_own(name: str) -> None:
     program = PROGRAMS[name]
-    allocator = CachingAllocator(CAPACITY, settings_of(program))
+    allocator = CachingAllocator(CAPACITY, settings_of(program), driver=Memory(CAPACITY, falling=False))
     history = [unpack(event) for event in program["events"]]
     live: dict[int, Block] = {}
     for index, event in enumerate(history):
