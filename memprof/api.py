@@ -5,16 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from memprof.errors import MemprofError, UsageError
+from memprof.fitting.trained import Room, TrainedSearch
+from memprof.fitting.vary import Vary
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, OptimizerSpec, parse_optimizer
-from memprof.plan import Findings, Forecast, Inquiry, Outcome, Outcomes, Step, Trial
+from memprof.plan import Findings, FitForecast, FitMatrix, Forecast, Inquiry, Outcome, Outcomes, Step, Trial
 from memprof.progress import OnComparison, OnProgress, Progress, Purpose
-from memprof.results import Capacity, Comparison, Fit, OptimizerInfo, Run, WorkloadInfo
-from memprof.training.fitting import FitSearch, Proof
-from memprof.training.launcher import Launcher, WorkerDiedError
+from memprof.results import Capacity, Comparison, Fit, FitAnswer, Run, WorkloadInfo
+from memprof.training.launcher import Launcher, WorkerDiedError, outcome_of
 from memprof.training.recipe import Recipe
 from memprof.trust import Validation
 from memprof.units import parse_size
@@ -188,6 +190,7 @@ class _Study:
         self._on_comparison = on_comparison
         self._measured: list[Outcome] = []
         self._forecasts: dict[str, list[Outcome]] = {}
+        self._forecast_fits: dict[str, list[FitAnswer | None]] = {}
         self._started = 0
         self._trials = len(optimizers)
 
@@ -251,8 +254,8 @@ class _Study:
 
     def expect_fits(self, confirm: bool) -> None:
         """Count the trials of the fits in, so that progress knows its end; confirming may take more."""
-        each = (3 if confirm or self._found.simulated else 1) * len(self._fit_knobs())
-        self._trials += each * len(self._optimizers)
+        each = 1 if self._found.simulated else (3 if confirm else 1) * len(self._optimizers)
+        self._trials += each * len(self._fit_knobs())
 
     def fit(self, confirm: bool) -> None:
         """Find the largest batch and model of each optimizer that could train."""
@@ -273,13 +276,37 @@ class _Study:
         return knobs
 
     def _fit_one(self, trial: Trial, measured: Outcome, confirm: bool) -> Fit:
-        capacity = self.comparison.capacity.bytes
-        proof: Proof | None = "predicted" if self._found.simulated else "confirmed" if confirm else None
-        answers = {
-            name: FitSearch(trial, measured, knob, value, capacity, self._run).answer(proof)
-            for name, (knob, value) in self._fit_knobs().items()
-        }
+        answers: dict[str, FitAnswer | None] = {}
+        for name, (knob, value) in self._fit_knobs().items():
+            if self._found.simulated:
+                answers[name] = self._forecast_fit(knob, value)[self._optimizers.index(trial.optimizer)]
+                continue
+            room = Room(trial, Vary(knob=knob), self.comparison.capacity.bytes)
+            search = TrainedSearch(room, self._run, {value: measured})
+            answers[name] = search.prove() if confirm else search.extrapolate()
         return Fit(**answers)
+
+    def _forecast_fit(self, knob: str, value: int) -> list[FitAnswer | None]:
+        """Return the largest value for each optimizer; all are searched for when the first of them asks."""
+        if knob not in self._forecast_fits:
+            job = FitForecast(
+                workload=self._workload,
+                optimizers=self._optimizers,
+                recipe=self._recipe,
+                batch_size=self._batch_size,
+                vary=Vary(knob=knob),
+                present=value,
+                device=self._found.device,
+                capacities=[self.comparison.capacity.bytes],
+            )
+            self._started += 1
+            tell = partial(self._tell, f"largest {knob}", "predict")
+            tell(stage="start")
+            answer = self._launcher.run(job, lambda step: tell(stage="step", step=step.step, steps=step.steps))
+            assert isinstance(answer, FitMatrix)
+            tell(stage="done")
+            self._forecast_fits[knob] = answer.answers
+        return self._forecast_fits[knob]
 
     def _trial(self, spec: OptimizerSpec) -> Trial:
         return Trial(
@@ -297,13 +324,7 @@ class _Study:
 
     def _run(self, trial: Trial, purpose: Purpose, label: str) -> Outcome:
         self._started += 1
-        self._trials = max(self._trials, self._started)
-
-        def tell(**details: Any) -> None:
-            if self._on_progress is not None:
-                self._on_progress(
-                    Progress(trial=self._started, trials=self._trials, label=label, purpose=purpose, **details)
-                )
+        tell = partial(self._tell, label, purpose)
 
         def on_step(step: Step) -> None:
             tell(stage=step.stage, step=step.step, steps=step.steps, peak_bytes=step.peak_bytes)
@@ -313,9 +334,15 @@ class _Study:
             outcome = self._forecast(trial) if self._found.simulated else self._launcher.run(trial, on_step)
             assert isinstance(outcome, Outcome)
         except WorkerDiedError as death:
-            outcome = Outcome(run=_run_of_the_dead(trial, death))
+            outcome = outcome_of(death, trial)
         tell(stage="done", run=outcome.run)
         return outcome
+
+    def _tell(self, label: str, purpose: Purpose, **details: Any) -> None:
+        self._trials = max(self._trials, self._started)
+        if self._on_progress is not None:
+            told = Progress(trial=self._started, trials=self._trials, label=label, purpose=purpose, **details)
+            self._on_progress(told)
 
     def _forecast(self, trial: Trial) -> Outcome:
         """Return what is predicted for a trial; all optimizers are predicted when the first of them asks."""
@@ -334,17 +361,6 @@ class _Study:
             assert isinstance(answer, Outcomes)
             self._forecasts[key] = answer.outcomes
         return self._forecasts[key][self._optimizers.index(trial.optimizer)]
-
-
-def _run_of_the_dead(trial: Trial, death: WorkerDiedError) -> Run:
-    """Return the row of a worker that ended without an answer: out of memory if the kernel killed it for that."""
-    spec = trial.optimizer
-    return Run(
-        optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),
-        device=trial.device,
-        status="oom" if death.out_of_memory else "failed",
-        reason=str(death),
-    )
 
 
 __all__ = ["MemprofError", "UsageError", "compare", "predict"]

@@ -24,7 +24,7 @@ class Search:
 
     Args:
         vary: the values that may be tried.
-        firsts: values to try before any guess; those out of range are left out.
+        firsts: values to try before any guess; those off the grid are left out.
 
     Attributes:
         fitting: the largest value seen to fit, None if none was.
@@ -34,7 +34,7 @@ class Search:
 
     def __init__(self, vary: Vary, firsts: Iterable[int]) -> None:
         self._vary = vary
-        self._firsts = [value for value in dict.fromkeys(firsts) if vary.low <= value <= vary.last]
+        self._firsts = [value for value in dict.fromkeys(firsts) if value in vary]
         self._fits: dict[int, bool] = {}
         self.refused: set[int] = set()
         self._guesses = 0

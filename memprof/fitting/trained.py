@@ -162,10 +162,12 @@ class TrainedSearch:
         if len(known) > 1:
             value = Extrapolation.through(*furthest_apart(known)).largest(capacity)
             return min(high, 2 * max(low, 1) if value is None else value)
-        slope = self._predicted_slope()
-        if not known or slope <= 0:
-            return (low + high) // 2 if self._search.failing is not None else min(high, 2 * max(low, 1))
-        return known[0].value + int((capacity - known[0].peak_bytes) // slope)
+        slope, failing = self._predicted_slope(), self._search.failing
+        if known and slope > 0:
+            return known[0].value + int((capacity - known[0].peak_bytes) // slope)
+        if failing is None:
+            return min(high, 2 * max(low, 1))
+        return failing - (1 << (len(self._points) - 1))  # a prediction is wrong by little, if at all
 
     def _predicted_slope(self) -> float:
         points = {p.value: p.peak_bytes for p in (self._forecast.points if self._forecast else []) if p.peak_bytes}

@@ -37,6 +37,10 @@ class Vary(BaseModel):
         """The largest value on the grid."""
         return self.below(self.high)
 
+    def __contains__(self, value: int) -> bool:
+        """Say whether a value may be tried."""
+        return self.low <= value <= self.high and (value - self.low) % self.step == 0
+
     def below(self, value: int) -> int:
         """Return the largest value on the grid that is at most the given one, `low` at least."""
         return self.low + max(0, (min(value, self.high) - self.low) // self.step) * self.step
