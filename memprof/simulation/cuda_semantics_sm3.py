@@ -10,7 +10,7 @@ import torch
 
 from sm3 import kernels
 from sm3.kernels import chunked
-from sm3.kernels.matrix import as_matrix, is_singleton
+from sm3.kernels.matrix import as_matrix, is_matrix, is_singleton
 from sm3.kernels.task import Scratch, Task
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -44,8 +44,6 @@ class _TritonStandIn:
 
     def _pass(self, task: Task, new: bool) -> None:
         matrix = as_matrix(task, new=new)
-        if matrix is None:
-            return
         other = matrix.column if matrix.rows >= matrix.cols else matrix.row
         maxima = torch.zeros_like(other, dtype=torch.int32)
         other.copy_(maxima.view(torch.float32))
@@ -53,11 +51,7 @@ class _TritonStandIn:
 
 
 def _is_plain(task: Task) -> bool:
-    return task.param.is_contiguous() and task.grad.is_contiguous() and (is_singleton(task) or _is_matrix(task))
-
-
-def _is_matrix(task: Task) -> bool:
-    return as_matrix(task) is not None
+    return task.param.is_contiguous() and task.grad.is_contiguous() and (is_singleton(task) or is_matrix(task))
 
 
 @contextmanager

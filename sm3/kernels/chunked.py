@@ -1,23 +1,24 @@
-"""The portable kernel: SM3-I and SM3-II tile by tile, with ordinary torch operations, on any device.
+"""The portable kernel: SM3-I and SM3-II tile by tile, with torch's own operations, on any device.
 
-Every operation is elementwise, a minimum or a maximum, so the cut into tiles changes no bit of the result.
-Squares are rounded before they are added (no `addcmul`, whose vector and scalar parts round differently), so
-neither does the length of a tile.
+Every operation is elementwise, a minimum or a maximum, so the cut into tiles changes no bit of the result: `inner.py`
+sees to it that neither does the length of a tile.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
-from collections.abc import Iterable
-from functools import reduce
+from collections.abc import Callable, Iterable
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
+from . import inner
 from .accumulators import GridAccumulator
+from .matrix import is_singleton
+from .target import Target, float32
 from .task import Scratch, Task
-from .tiles import Tile, tile_steps, tiles
+from .tiles import TILE, Tile, are_runs, tile_steps, tiles
 
 
 def gather(task: Task, scratch: Scratch) -> None:
@@ -28,24 +29,23 @@ def gather(task: Task, scratch: Scratch) -> None:
     """
     prepare(task)
     for tile in _tiles(task):
-        grad = float32(task.grad[tile], scratch)
-        if task.options.variant == "I":
+        grad = float32(task.grad[tile], scratch, "grad")
+        if in_two_passes(task):
             fold_max(task, tile, torch.mul(grad, grad, out=scratch.take("nu", grad)))
             continue
-        nu = _second_moment(task, tile, grad, scratch)
-        fold_max(task, tile, nu)
-        descend(task, tile, grad, nu, scratch)
+        nu = least(task, tile, task.options.beta or 1.0, scratch.take("nu", grad))
+        sum_and_descend(task, tile, grad, nu, partial(fold_max, task, tile), scratch)
 
 
 def finish(task: Task, scratch: Scratch) -> None:
     """Second half, once `new` holds the maxima over the whole tensor: store them, and update in SM3-I."""
-    if task.options.variant == "II":
+    if not in_two_passes(task):
         for accumulator in task.accumulators:
             accumulator.store()
         return
     add_maxima(task)
     for tile in _tiles(task):
-        grad = float32(task.grad[tile], scratch)
+        grad = float32(task.grad[tile], scratch, "grad")
         descend(task, tile, grad, least(task, tile, 1.0, scratch.take("nu", grad)), scratch)
 
 
@@ -60,14 +60,33 @@ def add_maxima(task: Task) -> None:
 
 def prepare(task: Task) -> None:
     """Choose the tiles, and give accumulators that tiles share a second copy for their new values."""
-    grids = [a.grid for a in task.accumulators if isinstance(a, GridAccumulator)]
-    entries = task.momentum.block if task.momentum else 1
-    task.steps = tile_steps(task.param.shape, grids, entries, task.tile_limit())
+    _cut(task)
+    task.positive = all(_at_least(a.old, task.options.eps**2) for a in task.accumulators)
     for accumulator in task.accumulators:
         if accumulator.new is not None:
             continue
-        owned = task.options.variant == "II" and accumulator.owned(task.param.shape, task.steps)
+        owned = not in_two_passes(task) and accumulator.owned(task.param.shape, task.steps)
         accumulator.new = accumulator.old if owned else torch.zeros_like(accumulator.old)
+
+
+def _cut(task: Task) -> None:
+    grids = [a.grid for a in task.accumulators if isinstance(a, GridAccumulator)]
+    shape, entries = task.param.shape, task.momentum.block if task.momentum else 1
+    task.steps = tile_steps(shape, grids, entries, task.tile_limit())
+    if not are_runs(shape, task.steps):  # then tiles are copied
+        task.steps = tile_steps(shape, grids, entries, TILE)
+
+
+def _at_least(values: Tensor, floor: float) -> bool:
+    """Say no where it is not known at once: on another device the host would have to wait."""
+    if not values.is_cpu or not inner.has_data(values):
+        return False
+    return not values.numel() or bool(values.amin() >= floor)
+
+
+def in_two_passes(task: Task) -> bool:
+    """Say whether this is SM3-I with sets of more than one entry; otherwise both variants are the same."""
+    return task.options.variant == "I" and not is_singleton(task)
 
 
 def _tiles(task: Task) -> Iterable[Tile]:
@@ -76,22 +95,7 @@ def _tiles(task: Task) -> Iterable[Tile]:
     So a memory profiler predicts the step of a model of any size at once.
     """
     found = tiles(task.param.shape, task.steps)
-    fake = sys.modules.get("torch._subclasses.fake_tensor")
-    if task.param.is_meta or (fake is not None and isinstance(task.param, fake.FakeTensor)):
-        return itertools.islice(found, 1)
-    return found
-
-
-def float32(tile: Tensor, scratch: Scratch) -> Tensor:
-    """Return the tile itself, or its copy in float32."""
-    return tile if tile.dtype == torch.float32 else scratch.take("grad", tile).copy_(tile)
-
-
-def _second_moment(task: Task, tile: Tile, grad: Tensor, scratch: Scratch) -> Tensor:
-    beta = task.options.beta
-    nu = least(task, tile, beta or 1.0, scratch.take("nu", grad))
-    square = torch.mul(grad, grad, out=scratch.take("work", grad))
-    return nu.add_(square.mul_(1 - beta) if beta else square)
+    return found if inner.has_data(task.param) else itertools.islice(found, 1)
 
 
 def least(task: Task, tile: Tile, scale: float, out: Tensor) -> Tensor:
@@ -116,20 +120,36 @@ def fold_max(task: Task, tile: Tile, nu: Tensor) -> None:
             nu = nu.amax(shared, keepdim=True)
 
 
-def descend(task: Task, tile: Tile, grad: Tensor, nu: Tensor, scratch: Scratch) -> None:
-    """Update one tile: p <- (1 - lr wd) p - lr g / max(sqrt(nu), eps), with momentum if any.
+def sum_and_descend(
+    task: Task, tile: Tile, grad: Tensor, nu: Tensor, fold: Callable[[Tensor], None], scratch: Scratch
+) -> None:
+    """SM3-II on one tile: nu <- nu + g^2, folded into the new accumulators; p <- p - lr g / max(sqrt(nu), eps).
 
-    The reciprocal root is what PyTorch rounds alike everywhere on the CPU (a correct root, then a correct quotient);
-    `torch.sqrt` may be off by one unit in the last place.
+    Args:
+        task: the parameter and its options.
+        tile: which part of it.
+        grad: the tile's gradient, float32.
+        nu: the least old accumulators, times beta where it is not 0.
+        fold: takes the sum.
+        scratch: where temporaries come from.
     """
-    options = task.options
-    param = task.param[tile]
-    inverse = nu.clamp_min_(options.eps**2).rsqrt_()
-    if options.weight_decay:
-        param.mul_(1 - options.lr * options.weight_decay)
-    update = torch.mul(grad, inverse, out=scratch.take("work", grad))
-    if task.momentum is None:
-        param.add_(update.mul_(options.lr * -options.sign))
-        return
-    average = task.momentum.update(tile, update, options.momentum, options.sign, scratch)
-    param.add_(torch.mul(average, -options.lr, out=scratch.take("work", grad)))
+    beta = task.options.beta
+    if beta:
+        nu.add_(torch.mul(grad, grad, out=scratch.take("work", grad)).mul_(1 - beta))
+    elif task.positive:
+        target = Target(task, tile, scratch)
+        inner.sum_and_descend(target.values, grad, nu, target.rate, scratch)
+        fold(nu)
+        return target.store(scratch)
+    else:
+        inner.add_square(nu, grad, scratch)
+    fold(nu)
+    return descend(task, tile, grad, nu, scratch)
+
+
+def descend(task: Task, tile: Tile, grad: Tensor, nu: Tensor, scratch: Scratch) -> None:
+    """Update one tile: p <- (1 - lr wd) p - lr g / max(sqrt(nu), eps), with momentum if any; nu is overwritten."""
+    target = Target(task, tile, scratch)
+    nu.clamp_min_(task.options.eps**2)
+    inner.descend(target.values, grad, nu, target.rate, task.options.beta, scratch)
+    target.store(scratch)

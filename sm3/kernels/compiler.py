@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from . import inner
+
 SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = (
     "-O3",
@@ -52,15 +54,20 @@ def _key(compiler: str) -> str:
     processor = Path("/proc/cpuinfo")
     lines = processor.read_text().splitlines() if processor.exists() else [platform.processor()]
     features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
-    parts = [SOURCE.read_text(), *FLAGS, compiler, platform.platform(), *features, torch.__version__]
+    parts = [SOURCE.read_text(), *_flags(), compiler, platform.platform(), *features, torch.__version__]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _flags() -> list[str]:
+    """Round a sum of squares as often as PyTorch does, so that the portable kernel has the same bits."""
+    return [*FLAGS, *(["-DSM3_ROUND_ONCE"] if inner.rounding() == "once" else [])]
 
 
 def _build(compiler: str, built: Path) -> None:
     built.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         part, whole = Path(folder, "native.o"), Path(folder, "native.so")
-        _run(compiler, *FLAGS, "-fopenmp", "-c", str(SOURCE), "-o", str(part))
+        _run(compiler, *_flags(), "-fopenmp", "-c", str(SOURCE), "-o", str(part))
         _run(compiler, "-shared", str(part), "-o", str(whole), *_openmp())
         os.replace(whole, built)
 

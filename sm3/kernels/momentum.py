@@ -25,16 +25,19 @@ class Momentum(ABC):
     """Tiles are cut at multiples of this many entries."""
 
     @abstractmethod
-    def update(self, tile: Tile, update: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
-        """Average in one tile of the preconditioned gradient and return the new average in float32.
+    def decayed(self, tile: Tile, like: Tensor, momentum: float, scratch: Scratch) -> Tensor:
+        """Return `momentum` times the average of one tile: float32, contiguous, the buffer itself where it can be.
 
         Args:
             tile: which part of the parameter.
-            update: the tile's preconditioned gradient g / sqrt(nu), float32; it is overwritten.
+            like: a tensor of the tile's shape.
             momentum: the weight of the past.
-            sign: -1 when maximizing.
             scratch: where temporaries come from.
         """
+
+    @abstractmethod
+    def store(self, tile: Tile, average: Tensor, scratch: Scratch) -> None:
+        """Keep the new average of one tile, which is what `decayed` returned, updated."""
 
 
 class FloatMomentum(Momentum):
@@ -46,14 +49,16 @@ class FloatMomentum(Momentum):
     def __init__(self, buffer: Tensor) -> None:
         self.buffer = buffer
 
-    def update(self, tile: Tile, update: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
-        """See `Momentum.update`."""
+    def decayed(self, tile: Tile, like: Tensor, momentum: float, scratch: Scratch) -> Tensor:
+        """See `Momentum.decayed`."""
         kept = self.buffer[tile]
-        average = kept if kept.dtype == torch.float32 else scratch.take("momentum", update).copy_(kept)
-        average.mul_(momentum).add_(update.mul_(sign * (1 - momentum)))
-        if average is not kept:
+        return (kept if _is_run(kept) else scratch.take("target", like).copy_(kept)).mul_(momentum)
+
+    def store(self, tile: Tile, average: Tensor, scratch: Scratch) -> None:
+        """See `Momentum.store`."""
+        kept = self.buffer[tile]
+        if not _is_run(kept):
             kept.copy_(average)
-        return average
 
 
 class Int8Momentum(Momentum):
@@ -74,19 +79,20 @@ class Int8Momentum(Momentum):
         self.buffer, self.scale = buffer, scale
         self._from = _first_inner(buffer.shape)
 
-    def update(self, tile: Tile, update: Tensor, momentum: float, sign: float, scratch: Scratch) -> Tensor:
-        """See `Momentum.update`."""
-        kept, scales = self.buffer[tile], self._scales(tile)
-        average = scratch.take("momentum", update).copy_(kept)
-        for values, scale in self._blocks(average, scales):
+    def decayed(self, tile: Tile, like: Tensor, momentum: float, scratch: Scratch) -> Tensor:
+        """See `Momentum.decayed`."""
+        average = scratch.take("target", like).copy_(self.buffer[tile])
+        for values, scale in self._blocks(average, self._scales(tile)):
             values.mul_(scale.unsqueeze(-1))
-        average.mul_(momentum).add_(update.mul_(sign * (1 - momentum)))
-        rounded = update.copy_(average)
-        for values, scale in self._blocks(rounded, scales):
+        return average.mul_(momentum)
+
+    def store(self, tile: Tile, average: Tensor, scratch: Scratch) -> None:
+        """See `Momentum.store`."""
+        rounded = scratch.take("nu", average).copy_(average)
+        for values, scale in self._blocks(rounded, self._scales(tile)):
             scale.copy_(torch.linalg.vector_norm(values, torch.inf, dim=-1).div_(127))
             values.div_(scale.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1))
-        kept.copy_(rounded.round_())
-        return average
+        self.buffer[tile].copy_(rounded.round_())
 
     def _scales(self, tile: Tile) -> Tensor:
         """Return the scales of a tile, one row for each run of inner entries."""
@@ -108,6 +114,10 @@ class Int8Momentum(Momentum):
         if rows.shape[1] % INT8_BLOCK:
             pairs.append((rows[:, None, whole * INT8_BLOCK :], scales[:, whole:]))
         return pairs
+
+
+def _is_run(values: Tensor) -> bool:
+    return values.dtype == torch.float32 and values.is_contiguous()
 
 
 def _first_inner(shape: Sequence[int]) -> int:

@@ -17,15 +17,14 @@ using Bits = int32_t;
 constexpr int64_t kBlock = 2048;  // columns whose maxima stay in the first-level cache
 
 struct Options {
-  float step;          // -lr, or lr when maximizing
-  float rate;          // -lr
-  float momentum;      // weight of the past in the average
-  float fresh;         // sign * (1 - momentum)
-  float old_weight;    // beta, or 1
-  float new_weight;    // 1 - beta, or 1
-  float floor;         // eps^2
-  float decay;         // 1 - lr * weight_decay
-  int32_t decays;      // whether to decay at all
+  float step;        // lr, or -lr when maximizing
+  float rate;        // -lr
+  float momentum;    // weight of the past in the average
+  float fresh;       // momentum - 1, or 1 - momentum when maximizing
+  float old_weight;  // beta
+  float new_weight;  // 1 - beta
+  float floor;       // eps^2
+  float decay;       // 1 - lr * weight_decay
 };
 
 struct BFloat16 {
@@ -62,27 +61,37 @@ inline int thread_number() { return 0; }
 inline int team_size() { return 1; }
 #endif
 
-template <typename P, typename M>
-inline void descend(P& param, float grad, M* average, float nu, const Options& o) {
-  const float update = grad * (1.0f / std::sqrt(nu < o.floor ? o.floor : nu));
-  if (o.decays) store(param, load(param) * o.decay);
-  if (average != nullptr) {
-    const float value = load(*average) * o.momentum + update * o.fresh;
+#ifdef SM3_ROUND_ONCE  // as PyTorch's own kernels do here: see inner.py
+inline float add_square(float least, float grad) { return std::fma(grad, grad, least); }
+#else
+inline float add_square(float least, float grad) { return least + grad * grad; }
+#endif
+
+inline float average_square(float least, float grad, const Options o) {
+  return least * o.old_weight + (grad * grad) * o.new_weight;
+}
+
+template <typename P, typename M, bool averages>
+inline void descend(P& param, float grad, M* average, float nu, const Options o) {
+  const float root = std::sqrt(nu < o.floor ? o.floor : nu);
+  store(param, load(param) * o.decay);
+  if (averages) {
+    const float value = load(*average) * o.momentum - (grad * o.fresh) / root;
     store(*average, value);
     store(param, load(param) + value * o.rate);
   } else {
-    store(param, load(param) + update * o.step);
+    store(param, load(param) - (grad * o.step) / root);
   }
 }
 
-enum Mode { kSecond = 0, kMaxima = 1, kFirst = 2 };  // SM3-II; maxima of g^2 only; SM3-I with its sums ready
+// SM3-II; maxima of g^2 only; SM3-I with its sums ready; SM3-II with averages for sums.
+enum Mode { kSecond = 0, kMaxima = 1, kFirst = 2, kAverage = 3 };
 
 // One row, columns [from, to): least = min(row, column); returns the row's maximum and raises those of the columns.
 template <typename P, typename M, Mode mode, bool averages>
 inline Bits sweep(P* p, const P* g, M* m, float row, const float* column, Bits* column_max, int64_t from, int64_t to,
-                  const Options& o) {
+                  const Options o) {
   const float poison = row != row ? row : 0.0f;  // the comparison below would lose a NaN in `row`
-  const float weighted = row * o.old_weight;
   Bits row_max = 0;
 #pragma omp simd reduction(max : row_max)
   for (int64_t j = from; j < to; ++j) {
@@ -91,25 +100,23 @@ inline Bits sweep(P* p, const P* g, M* m, float row, const float* column, Bits* 
     if (mode == kMaxima) {
       nu = grad * grad;
     } else {
-      const float other = mode == kSecond ? column[j] * o.old_weight : column[j];
-      const float mine = mode == kSecond ? weighted : row;
-      const float least = (mine < other ? mine : other) + poison;
-      nu = mode == kSecond ? least + (grad * grad) * o.new_weight : least;
+      const float least = (row < column[j] ? row : column[j]) + poison;
+      nu = mode == kSecond ? add_square(least, grad) : mode == kAverage ? average_square(least, grad, o) : least;
     }
     if (mode != kFirst) {
       const Bits bits = bits_of(nu);
       column_max[j - from] = larger(column_max[j - from], bits);
       row_max = larger(row_max, bits);
     }
-    if (mode != kMaxima) descend<P, M>(p[j], grad, averages ? m + j : nullptr, nu, o);
+    if (mode != kMaxima) descend<P, M, averages>(p[j], grad, averages ? m + j : nullptr, nu, o);
   }
   return row_max;
 }
 
-// Long and narrow: threads share out the rows; `partial` holds each thread's column maxima.
+// Threads share out the rows, which they read as they lie in memory; `partial` holds each thread's column maxima.
 template <typename P, typename M, Mode mode, bool averages>
 void by_rows(P* p, const P* g, M* m, float* row, float* column, Bits* partial, int64_t rows, int64_t cols,
-             const Options& o, int threads) {
+             const Options o, int threads) {
 #pragma omp parallel num_threads(threads)
   {
     Bits* mine = partial + thread_number() * cols;
@@ -132,10 +139,10 @@ void by_rows(P* p, const P* g, M* m, float* row, float* column, Bits* partial, i
   }
 }
 
-// Short and wide: threads share out blocks of columns; `partial` holds each thread's row maxima.
+// Few rows, or very long ones: threads share out blocks of columns; `partial` holds each thread's row maxima.
 template <typename P, typename M, Mode mode, bool averages>
 void by_columns(P* p, const P* g, M* m, float* row, float* column, Bits* partial, int64_t rows, int64_t cols,
-                const Options& o, int threads) {
+                const Options o, int threads) {
 #pragma omp parallel num_threads(threads)
   {
     Bits* mine = partial + thread_number() * rows;
@@ -166,42 +173,47 @@ void by_columns(P* p, const P* g, M* m, float* row, float* column, Bits* partial
 
 template <typename P, typename M, Mode mode, bool averages>
 void matrix(void* p, const void* g, void* m, float* row, float* column, void* partial, int64_t rows, int64_t cols,
-            const Options& o, int threads) {
-  const auto run = rows >= cols ? by_rows<P, M, mode, averages> : by_columns<P, M, mode, averages>;
+            const Options o, int along_rows, int threads) {
+  const auto run = along_rows ? by_rows<P, M, mode, averages> : by_columns<P, M, mode, averages>;
   run(static_cast<P*>(p), static_cast<const P*>(g), static_cast<M*>(m), row, column, static_cast<Bits*>(partial), rows,
       cols, o, threads);
 }
 
 template <typename P, typename M>
 void matrix_in_mode(int mode, void* p, const void* g, void* m, float* row, float* column, void* partial, int64_t rows,
-                    int64_t cols, const Options& o, int threads) {
+                    int64_t cols, const Options o, int along_rows, int threads) {
   if (mode == kMaxima) {
-    matrix<P, M, kMaxima, false>(p, g, m, row, column, partial, rows, cols, o, threads);
+    matrix<P, M, kMaxima, false>(p, g, m, row, column, partial, rows, cols, o, along_rows, threads);
   } else if (mode == kFirst) {
     (m ? matrix<P, M, kFirst, true> : matrix<P, M, kFirst, false>)(p, g, m, row, column, partial, rows, cols, o,
-                                                                   threads);
+                                                                   along_rows, threads);
+  } else if (mode == kAverage) {
+    (m ? matrix<P, M, kAverage, true> : matrix<P, M, kAverage, false>)(p, g, m, row, column, partial, rows, cols, o,
+                                                                       along_rows, threads);
   } else {
     (m ? matrix<P, M, kSecond, true> : matrix<P, M, kSecond, false>)(p, g, m, row, column, partial, rows, cols, o,
-                                                                     threads);
+                                                                     along_rows, threads);
   }
 }
 
 // Singleton cover: diagonal Adagrad, the same in both variants.
-template <typename P, typename M, bool averages>
-void singleton(P* p, const P* g, M* m, float* accumulator, int64_t numel, const Options& o, int threads) {
+template <typename P, typename M, bool averages, Mode mode>
+void singleton(P* p, const P* g, M* m, float* accumulator, int64_t numel, const Options o, int threads) {
 #pragma omp parallel for simd num_threads(threads) schedule(static)
   for (int64_t i = 0; i < numel; ++i) {
     const float grad = load(g[i]);
-    const float nu = accumulator[i] * o.old_weight + (grad * grad) * o.new_weight;
+    const float nu = mode == kSecond ? add_square(accumulator[i], grad) : average_square(accumulator[i], grad, o);
     accumulator[i] = nu;
-    descend<P, M>(p[i], grad, averages ? m + i : nullptr, nu, o);
+    descend<P, M, averages>(p[i], grad, averages ? m + i : nullptr, nu, o);
   }
 }
 
 template <typename P, typename M>
-void vector(void* p, const void* g, void* m, float* accumulator, int64_t numel, const Options& o, int threads) {
-  (m ? singleton<P, M, true> : singleton<P, M, false>)(static_cast<P*>(p), static_cast<const P*>(g),
-                                                       static_cast<M*>(m), accumulator, numel, o, threads);
+void vector(int mode, void* p, const void* g, void* m, float* accumulator, int64_t numel, const Options o,
+            int threads) {
+  const auto run = mode == kSecond ? (m ? singleton<P, M, true, kSecond> : singleton<P, M, false, kSecond>)
+                                   : (m ? singleton<P, M, true, kAverage> : singleton<P, M, false, kAverage>);
+  run(static_cast<P*>(p), static_cast<const P*>(g), static_cast<M*>(m), accumulator, numel, o, threads);
 }
 
 }  // namespace
@@ -210,20 +222,20 @@ extern "C" {
 
 // dtypes: bit 0, the parameter and its gradient are bfloat16; bit 1, the momentum is.
 void sm3_matrix(int mode, int dtypes, void* p, const void* g, void* m, float* row, float* column, void* partial,
-                int64_t rows, int64_t cols, const Options* o, int threads) {
+                int64_t rows, int64_t cols, const Options* o, int along_rows, int threads) {
   const auto run = dtypes == 0   ? matrix_in_mode<float, float>
                    : dtypes == 1 ? matrix_in_mode<BFloat16, float>
                    : dtypes == 2 ? matrix_in_mode<float, BFloat16>
                                  : matrix_in_mode<BFloat16, BFloat16>;
-  run(mode, p, g, m, row, column, partial, rows, cols, *o, threads);
+  run(mode, p, g, m, row, column, partial, rows, cols, *o, along_rows, threads);
 }
 
-void sm3_vector(int dtypes, void* p, const void* g, void* m, float* accumulator, int64_t numel, const Options* o,
-                int threads) {
+void sm3_vector(int mode, int dtypes, void* p, const void* g, void* m, float* accumulator, int64_t numel,
+                const Options* o, int threads) {
   const auto run = dtypes == 0   ? vector<float, float>
                    : dtypes == 1 ? vector<BFloat16, float>
                    : dtypes == 2 ? vector<float, BFloat16>
                                  : vector<BFloat16, BFloat16>;
-  run(p, g, m, accumulator, numel, *o, threads);
+  run(mode, p, g, m, accumulator, numel, *o, threads);
 }
 }

@@ -27,29 +27,31 @@ THREADED = 1 << 15
 PARTIAL = 1 << 19
 """Maxima that the threads may hold together (2 MiB)."""
 
-_SECOND, _MAXIMA, _FIRST = 0, 1, 2
+WIDE = 1 << 10
+"""Columns per row above which threads share out the columns: else they would hold more maxima than there are rows to
+share. Other tensors are read row by row as they lie in memory, which the processor fetches ahead."""
+
+_SECOND, _MAXIMA, _FIRST, _AVERAGE = 0, 1, 2, 3
 
 
 class _Options(ctypes.Structure):
     _fields_ = (
         *[(name, ctypes.c_float) for name in ("step", "rate", "momentum", "fresh")],
         *[(name, ctypes.c_float) for name in ("old_weight", "new_weight", "floor", "decay")],
-        ("decays", ctypes.c_int32),
     )
 
     @classmethod
     def of(cls, options: Options) -> _Options:
         lr, beta = float(options.lr), options.beta
         return cls(
-            step=-lr * options.sign,
+            step=lr * options.sign,
             rate=-lr,
             momentum=options.momentum,
-            fresh=options.sign * (1 - options.momentum),
-            old_weight=beta or 1.0,
+            fresh=options.sign * (options.momentum - 1),
+            old_weight=beta,
             new_weight=1 - beta,
             floor=options.eps**2,
             decay=1 - lr * options.weight_decay,
-            decays=options.weight_decay != 0,
         )
 
 
@@ -75,7 +77,7 @@ def gather(task: Task) -> None:
         return _vector(task)
     if task.options.variant == "II":
         matrix = as_matrix(task)
-        _matrix(task, matrix, _SECOND)
+        _matrix(task, matrix, _AVERAGE if task.options.beta else _SECOND)
         matrix.write_back()
         return None
     for accumulator in task.accumulators:
@@ -107,8 +109,10 @@ def _threads(task: Task, shorter: int) -> int:
 
 
 def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
-    threads = _threads(task, min(matrix.rows, matrix.cols))
-    partial = torch.empty(threads * min(matrix.rows, matrix.cols), dtype=torch.int32)
+    along_rows = matrix.cols <= matrix.rows * WIDE
+    shared = matrix.cols if along_rows else matrix.rows
+    threads = _threads(task, shared)
+    partial = torch.empty(threads * shared, dtype=torch.int32)
     _call(
         "sm3_matrix",
         ctypes.c_int(mode),
@@ -120,6 +124,7 @@ def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
         ctypes.c_int64(matrix.rows),
         ctypes.c_int64(matrix.cols),
         ctypes.byref(_Options.of(task.options)),
+        ctypes.c_int(along_rows),
         ctypes.c_int(threads),
     )
     if mode != _MAXIMA:
@@ -129,6 +134,7 @@ def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
 def _vector(task: Task) -> None:
     _call(
         "sm3_vector",
+        ctypes.c_int(_AVERAGE if task.options.beta else _SECOND),
         ctypes.c_int(_dtypes(task)),
         *_pointers(task),
         _pointer(task.accumulators[0].old),

@@ -7,12 +7,13 @@ this equals the chunked step with the densified gradient bit for bit, in both va
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
 
 from .accumulators import GridAccumulator
-from .chunked import descend
+from .chunked import descend, in_two_passes, sum_and_descend
 from .task import Scratch, Task
 from .tiles import TILE, Tile
 
@@ -31,7 +32,7 @@ def step(task: Task, scratch: Scratch) -> None:
     grad = task.grad.coalesce()
     indices, values = grad.indices(), grad.values()
     touched = [_Touched(a, indices) for a in task.accumulators if isinstance(a, GridAccumulator)]
-    if task.options.variant == "I":
+    if in_two_passes(task):
         for chunk in _chunks(values):
             square = values[chunk].float().square()
             for accumulator in touched:
@@ -40,10 +41,14 @@ def step(task: Task, scratch: Scratch) -> None:
             accumulator.add_maxima()
     for chunk in _chunks(values):
         gradient = values[chunk].float()
-        nu = _second_moment(task, touched, chunk, gradient)
+        nu = _least(touched, chunk, gradient)
         place = tuple(indices[:, chunk])
         rows = task.param[place]
-        descend(Task(rows, gradient, [], None, task.options), (), gradient, nu, scratch)
+        part = Task(rows, gradient, [], None, task.options)
+        if in_two_passes(task):
+            descend(part, (), gradient, nu, scratch)
+        else:
+            sum_and_descend(part, (), gradient, nu, partial(_fold_max, touched, chunk), scratch)
         task.param.index_put_(place, rows)
     for accumulator in touched:
         accumulator.store()
@@ -64,16 +69,14 @@ def _chunks(values: Tensor) -> Iterator[slice]:
         yield slice(start, start + count)
 
 
-def _second_moment(task: Task, touched: list[_Touched], chunk: slice, gradient: Tensor) -> Tensor:
-    least = touched[0].read(chunk, gradient)
-    for accumulator in touched[1:]:
-        least = torch.minimum(least, accumulator.read(chunk, gradient))
-    if task.options.variant == "I":
-        return least.expand_as(gradient).clone()
-    nu = least + gradient * gradient
+def _least(touched: list[_Touched], chunk: slice, gradient: Tensor) -> Tensor:
+    least = reduce(torch.minimum, [accumulator.read(chunk, gradient) for accumulator in touched])
+    return least.expand_as(gradient).clone(memory_format=torch.contiguous_format)
+
+
+def _fold_max(touched: list[_Touched], chunk: slice, nu: Tensor) -> None:
     for accumulator in touched:
         accumulator.fold(chunk, nu)
-    return nu
 
 
 class _Touched:

@@ -53,6 +53,7 @@ class Task:
         momentum: the momentum buffer, if any.
         options: the options of its group.
         steps: the length of a tile along each dimension; `chunked.prepare` chooses it.
+        positive: whether every accumulator is known to be at least eps^2; `chunked.prepare` finds out.
     """
 
     param: Tensor
@@ -61,17 +62,20 @@ class Task:
     momentum: Momentum | None
     options: Options
     steps: tuple[int, ...] = field(default=())
+    positive: bool = False
 
     def tile_limit(self) -> int:
         """Return the most elements of a tile for which its buffers fit into 3 MiB.
 
-        In float32 two buffers do (six where dtypes must be converted); a tensor of rank 3 or more needs up to half a
-        buffer for its maxima too. Larger tiles mean fewer calls.
+        Two buffers do where float32 tensors lie alike in memory, four where they must be converted or copied; a tensor
+        of rank 3 or more needs up to half a buffer for its maxima too. Larger tiles mean fewer calls.
         """
-        plain = self.momentum is None or (
-            isinstance(self.momentum, FloatMomentum) and self.momentum.buffer.dtype == torch.float32
-        )
-        if not plain or self.param.dtype != torch.float32 or self.grad.dtype != torch.float32:
+        tensors = [self.param, self.grad]
+        if self.momentum is not None:
+            if not isinstance(self.momentum, FloatMomentum):
+                return tiles.TILE
+            tensors.append(self.momentum.buffer)
+        if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
             return tiles.TILE
         return tiles.TILE * (3 if self.param.dim() <= 2 else 2)
 

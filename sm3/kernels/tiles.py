@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from ..covers import Grid
 
 TILE = 1 << 17
-"""Elements in a tile where six buffers are needed, 512 KiB each in float32. Int8 momentum needs 2**16."""
+"""Elements in a tile where four buffers are needed, 512 KiB each in float32."""
 
 VECTORS = 1 << 17
 """Above this sum of dimensions the longest is cut first: a second copy of its accumulators is too much."""
@@ -67,6 +67,12 @@ def tiles(shape: Sequence[int], steps: Sequence[int]) -> Iterator[Tile]:
         for size, step in zip(shape, steps, strict=True)
     ]
     yield from itertools.product(*ranges)
+
+
+def are_runs(shape: Sequence[int], steps: Sequence[int]) -> bool:
+    """Say whether each tile of a contiguous tensor is one run of its memory."""
+    cut = next((dim for dim, step in enumerate(steps) if step > 1), len(steps))
+    return all(step >= size for size, step in zip(shape[cut + 1 :], steps[cut + 1 :], strict=True))
 
 
 def owned_by_tiles(shape: Sequence[int], steps: Sequence[int], grid: Grid) -> bool:

@@ -5,7 +5,8 @@ accumulators it overwrites, maxima of the other side go to a second copy by atom
 are never negative, so their bits order as integers do). Nothing waits for the host: a step can be captured in a CUDA
 graph, with the learning rate as a tensor if it is to change.
 
-Roundings are those of the compiled CPU kernel: no fused multiply-add, correctly rounded root and quotient.
+Every operation is rounded by itself, as in the portable kernel on CUDA: no fused multiply-add, correctly rounded root
+and quotient.
 """
 
 from __future__ import annotations
@@ -45,17 +46,17 @@ def _descend(  # type: ignore[no-untyped-def]
     averages: tl.constexpr,
     decays: tl.constexpr,
 ):
-    update = grad * tl.div_rn(1.0, tl.sqrt_rn(tl.where(nu < floor, floor, nu)))
+    root = tl.sqrt_rn(tl.where(nu < floor, floor, nu))
     value = tl.load(param + at, mask=mask, other=0.0).to(tl.float32)
     if decays:
         value = (value * decay).to(param.dtype.element_ty).to(tl.float32)
     if averages:
         mean = tl.load(average + at, mask=mask, other=0.0).to(tl.float32)
-        mean = mean * momentum + update * fresh
+        mean = mean * momentum - tl.div_rn(grad * fresh, root)
         tl.store(average + at, mean.to(average.dtype.element_ty), mask=mask)
         value = value + mean * -lr
     else:
-        value = value + update * (lr * -sign)
+        value = value - tl.div_rn(grad * (lr * sign), root)
     tl.store(param + at, value.to(param.dtype.element_ty), mask=mask)
 
 
@@ -223,7 +224,7 @@ def _options(task: Task) -> dict[str, Any]:
         "lr_value": 0.0 if on_device else float(lr),
         "lr_tensor": lr if on_device else task.param,
         "momentum": options.momentum,
-        "fresh": options.sign * (1 - options.momentum),
+        "fresh": options.sign * (options.momentum - 1),
         "sign": options.sign,
         "old_weight": options.beta or 1.0,
         "new_weight": 1 - options.beta,

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from sm3 import SM3
-from sm3.kernels import compiler
+from sm3.kernels import compiler, inner
 
 pytest.importorskip("triton")
 SHAPES = [(), (5,), (2500,), (5, 7), (40, 600), (600, 40), (17, 257), (3, 4, 5), (8, 4, 3, 3)]
@@ -44,6 +44,10 @@ def test_the_interpreted_contract_holds() -> None:
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-4000:]
     assert " passed" in run.stdout
+
+
+if INTERPRETED:  # let the CPU's kernels round a sum of squares as on a GPU
+    inner.rounding = lambda: "unknown"
 
 
 def run(kernel: str, shape, dtype=torch.float32, device="cpu", steps=3, **options):
@@ -128,7 +132,7 @@ def test_without_the_interpreter_a_cpu_tensor_is_refused() -> None:
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("shape", [*SHAPES, (4096, 1000), (1000, 4096)], ids=str)
 def test_compiled_equals_chunked(shape, options) -> None:
-    assert_same(run("triton", shape, device="cuda", **options), run("chunked", shape, **options))
+    assert_same(run("triton", shape, device="cuda", **options), run("chunked", shape, device="cuda", **options))
 
 
 @on_gpu

@@ -1,0 +1,52 @@
+"""What the preconditioned gradient of one tile is subtracted from: the parameter, or its momentum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .task import Scratch, Task
+from .tiles import Tile
+
+
+def float32(tile: Tensor, scratch: Scratch, use: str) -> Tensor:
+    """Return the tile itself, or a contiguous copy in float32."""
+    return tile if tile.dtype == torch.float32 and tile.is_contiguous() else scratch.take(use, tile).copy_(tile)
+
+
+class Target:
+    """One tile of a parameter, decayed by its weight decay; with momentum, one tile of the average, times `momentum`.
+
+    Args:
+        task: the parameter, its momentum and options.
+        tile: which part of it.
+        scratch: where temporaries come from.
+    """
+
+    def __init__(self, task: Task, tile: Tile, scratch: Scratch) -> None:
+        options = task.options
+        self._task, self._tile, self._param = task, tile, task.param[tile]
+        if options.weight_decay:
+            self._param.mul_(1 - options.lr * options.weight_decay)
+        if task.momentum is None:
+            self.rate = options.lr * options.sign
+            self.values = float32(self._param, scratch, "target")
+        else:
+            self.rate = (options.momentum - 1) * options.sign
+            self.values = task.momentum.decayed(tile, self._param, options.momentum, scratch)
+
+    def store(self, scratch: Scratch) -> None:
+        """Write the values back; with momentum, p <- p - lr m follows."""
+        if self._task.momentum is not None:
+            self._task.momentum.store(self._tile, self.values, scratch)
+            self._add(torch.mul(self.values, -self._task.options.lr, out=scratch.take("nu", self.values)), scratch)
+        elif self.values is self._param:
+            torch.autograd.graph.increment_version(self._param)  # as ordinary operations do
+        else:
+            self._param.copy_(self.values)
+
+    def _add(self, update: Tensor, scratch: Scratch) -> None:
+        if self._param.dtype == torch.float32:
+            self._param.add_(update)
+        else:  # PyTorch would make two temporaries
+            self._param.copy_(update.add_(scratch.take("work", update).copy_(self._param)))
