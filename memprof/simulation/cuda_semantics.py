@@ -36,8 +36,8 @@ from torch.overrides import TorchFunctionMode
 from memprof.simulation.cuda_semantics_attention import CudaAttention
 from memprof.simulation.cuda_semantics_autocast import register_autocast
 from memprof.simulation.cuda_semantics_sm3 import triton_kernel
-from memprof.simulation.fake_device import CpuSemantics, channels_last_if_inputs_are
-from memprof.simulation.fake_tensors import Correction, Result, contiguous_result
+from memprof.simulation.fake_device import UNREDUCED, CpuSemantics, channels_last_if_inputs_are
+from memprof.simulation.fake_tensors import Correction, Layout, Result, contiguous_result
 from memprof.simulation.target import Target
 from memprof.simulation.workspaces import Workspaces
 from memprof.training.recipe import Recipe
@@ -66,7 +66,11 @@ class CudaSemantics(CpuSemantics):
         """By operator; attention keeps its random state on the host, where it is 16 bytes."""
         return {
             aten.convolution.default: channels_last_if_inputs_are,
-            aten._scaled_dot_product_efficient_attention.default: _state_on_host,
+            aten._scaled_dot_product_flash_attention.default: self._flash_state,
+            aten._scaled_dot_product_efficient_attention.default: self._efficient_state,
+            aten._scaled_dot_product_efficient_attention_backward.default: _grouped_gradients,
+            aten.log_sigmoid_forward.default: _without_buffer,
+            **UNREDUCED,
         }
 
     @property
@@ -76,6 +80,16 @@ class CudaSemantics(CpuSemantics):
             aten.cudnn_batch_norm.default: _batch_norm_result,
             aten.cudnn_batch_norm_backward.default: _batch_norm_backward_result,
         }
+
+    def _flash_state(self, args: tuple[Any, ...], result: Result) -> Result:
+        """The random state is on the device since 2.7: not in a recording of 2.6, in one of 2.8."""
+        return result if self._target.torch_version >= (2, 7) else _state_on_host(args, result)
+
+    def _efficient_state(self, args: tuple[Any, ...], result: Result) -> Result:
+        """Without dropout it is made on the device and not used: not in a recording of 2.8, in one of 2.15."""
+        dropout = args[5] if len(args) > 5 else 0.0
+        on_host = dropout or self._target.torch_version < (2, 15)
+        return _state_on_host(args, result) if on_host else result
 
     def workspaces(self) -> Workspaces:
         """Return what CUDA kernels take for themselves."""
@@ -250,7 +264,26 @@ def _batch_norm_backward_result(args: tuple[Any, ...]) -> Result:
     return contiguous_result((torch.empty_like(tensor, device="meta"), per_channel, per_channel))
 
 
+def _without_buffer(args: tuple[Any, ...], result: Result) -> Result:
+    """Only the CPU keeps one for the backward pass (aten/src/ATen/native/cuda/Activation.cpp)."""
+    output, buffer = result.shape
+    return replace(result, storages=(result.storages[0], 0), shape=(output, replace(buffer, size=(0,), stride=(1,))))
+
+
 def _state_on_host(args: tuple[Any, ...], result: Result) -> Result:
-    output, logsumexp, *state = result.shape
-    empty = [replace(layout, size=(0,), stride=(1,)) for layout in state]
-    return replace(result, storages=(*result.storages[:2], *(0 for _ in state)), shape=(output, logsumexp, *empty))
+    """Empty the integers among the outputs, which attention keeps for its dropout."""
+    state = [part for part in result.shape if isinstance(part, Layout) and not part.dtype.is_floating_point]
+    numbers = {layout.storage for layout in state}
+    storages = tuple(0 if number in numbers else size for number, size in enumerate(result.storages))
+    shape = tuple(replace(part, size=(0,), stride=(1,)) if part in state else part for part in result.shape)
+    return replace(result, storages=storages, shape=shape)
+
+
+def _grouped_gradients(args: tuple[Any, ...], result: Result) -> Result:
+    """Keys and values with fewer heads than the queries have gradients of their own shape."""
+    query, key = args[1:3]
+    if query.shape[1] == key.shape[1]:
+        return result
+    rows = [torch.empty(tensor.transpose(1, 2).shape, dtype=tensor.dtype, device="meta") for tensor in args[1:4]]
+    without_bias = torch.empty(0, dtype=query.dtype, device="meta")
+    return contiguous_result((*(tensor.transpose(1, 2) for tensor in rows), without_bias))

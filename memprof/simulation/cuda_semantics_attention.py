@@ -176,10 +176,10 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _aligned(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """Give the mask rows of a multiple of 16 entries, and every dimension (`preprocess_mask`)."""
+    """Give the mask rows of a multiple of 8 entries, and every dimension (`preprocess_mask`)."""
     strides = [stride for size, stride in zip(mask.shape[:-1], mask.stride()[:-1], strict=True) if size > 1]
-    if mask.shape[-1] % 16 or any(stride % 16 for stride in strides):
-        mask = F.pad(mask, (0, -mask.shape[-1] % 16))[..., : mask.shape[-1]]
+    if mask.shape[-1] % 8 or any(stride % 8 for stride in strides):
+        mask = F.pad(mask, (0, -mask.shape[-1] % 8))[..., : mask.shape[-1]]
     return mask.expand(query.shape[0], query.shape[1], query.shape[2], key.shape[2])
 
 

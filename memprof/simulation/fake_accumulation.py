@@ -22,7 +22,9 @@ _FILLS = {
     *(aten.scatter_add.default, aten.scatter.src, aten.scatter.value, aten.index_add.default),
     *(aten.index_put.default, aten.masked_scatter.default, aten.index_fill.int_Tensor),
 }
-IN_PLACE = {aten.add.Tensor, *_FILLS}
+# Its gradient is (sigmoid - target) * gradient, each in place of the one before.
+_LOGITS, _LOGIT_STEPS = "BinaryCrossEntropyWithLogitsBackward0", {aten.sub.Tensor, aten.mul.Tensor}
+IN_PLACE = {aten.add.Tensor, *_FILLS, *_LOGIT_STEPS}
 
 
 class Accumulation:
@@ -51,6 +53,8 @@ class Accumulation:
         node = None if torch.is_grad_enabled() else torch._C._current_autograd_node()
         if node is None:
             return False
+        if func in _LOGIT_STEPS:
+            return node.name() == _LOGITS
         if func in _FILLS:
             return node.name()[-1:].isdigit()  # a derivative of PyTorch's own, not a `torch.autograd.Function`
         if len(args) != 2:

@@ -47,6 +47,7 @@ class CpuSemantics:
             aten.native_layer_norm.default: partial(_saved_as_input, weight=2),
             aten.native_group_norm.default: partial(_saved_as_input, weight=1),
             aten.native_batch_norm.default: partial(_saved_as_input, weight=1),
+            **UNREDUCED,
         }
 
     @property
@@ -95,6 +96,21 @@ def channels_last_if_inputs_are(args: tuple[Any, ...], result: Result) -> Result
     layout = result.shape
     stride = torch.empty(layout.size, device="meta", memory_format=format_).stride()
     return replace(result, shape=replace(layout, stride=stride))
+
+
+def _keeps_unreduced(args: tuple[Any, ...], result: Result, place: int) -> Result:
+    """A mean or a sum of losses that stays in the storage of the losses (BinaryOps.cpp, Loss.cpp)."""
+    if (args[place] if len(args) > place else 1) == 0:
+        return result
+    entries = torch.broadcast_tensors(args[0], args[1])[0].numel()
+    return replace(result, storages=(entries * result.shape.dtype.itemsize,))
+
+
+UNREDUCED: Mapping[Any, Correction] = {
+    aten.mse_loss.default: partial(_keeps_unreduced, place=2),
+    aten.smooth_l1_loss.default: partial(_keeps_unreduced, place=2),
+    aten.binary_cross_entropy.default: partial(_keeps_unreduced, place=3),
+}
 
 
 def _saved_as_input(args: tuple[Any, ...], result: Result, weight: int) -> Result:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 
-from memprof.tracing.events import Allocation, Entry, Free, LabelMark, Mark
+from memprof.tracing.events import Allocation, Entry, Free, LabelMark, Mark, SizeLimits
 
 # Invented addresses begin here. No process maps memory there on the platforms of PyTorch (x86-64 and ARM64 give
 # user space less), so code that reads a fake tensor behind the dispatcher's back faults instead of reading junk.
 FIRST_ADDRESS = 1 << 58
 _ALIGNMENT = 512  # kernels and `torch.compile` ask whether a pointer is aligned
+
+# What a kernel does for itself, in order: takes a block (a size, with limits where it is an estimate), gives the n-th
+# one back (-n, from 1), makes its outputs (None; at first if it is not said). What it still holds it gives back last.
+Steps = Sequence["int | tuple[int, SizeLimits] | None"]
+_T = TypeVar("_T")
 
 
 class _Watch(weakref.ref[torch.UntypedStorage]):
@@ -85,13 +91,32 @@ class EventLog:
         self._add(LabelMark("workspace", {address: ""}), self._owner)
         self._count(size)
 
-    def scratch(self, sizes: Sequence[int]) -> None:
-        """A kernel took blocks and gave them back."""
-        addresses = [self.new_address() for _ in sizes]
-        for address, size in zip(addresses, sizes, strict=True):
-            self._add(Allocation(address, size), self._owner)
+    def scratch(self, steps: Steps, make_outputs: Callable[[], _T]) -> _T:
+        """A kernel took blocks and gave them back, and made its outputs before, between or after that."""
+        taken: list[tuple[int, int]] = []
+        outputs = None if None in steps else (make_outputs(),)
+        for step in steps:
+            if step is None:
+                outputs = (make_outputs(),)
+            elif isinstance(step, int) and step < 0:
+                self._give_back(*taken[-step - 1])
+                taken[-step - 1] = (0, 0)
+            else:
+                taken.append(self._take(*(step if isinstance(step, tuple) else (step,))))
+        for address, size in taken:
+            self._give_back(address, size)
+        assert outputs is not None
+        return outputs[0]
+
+    def _take(self, size: int, limits: SizeLimits | None = None) -> tuple[int, int]:
+        address = self.new_address()
+        if size:
+            self._add(Allocation(address, size, 0, limits), self._owner)
             self._count(size)
-        for address, size in zip(addresses, sizes, strict=True):
+        return address, size
+
+    def _give_back(self, address: int, size: int) -> None:
+        if size:
             self._add(Free(address), self._owner)
             self._count(-size)
 

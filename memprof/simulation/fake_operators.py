@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ aten = torch.ops.aten
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 Plan = Callable[[Any, Args, Kwargs], Any]
+_T = TypeVar("_T")
 
 _PLAIN = (Tensor, nn.Parameter)
 
@@ -138,6 +139,10 @@ class FakeOperators(TorchDispatchMode):
         if torch.Tag.out in func.tags:
             for place, layout in self._result(func, args, kwargs).resized:
                 self._move(tensors[place], layout)
+        if self._workspaces is not None and func in self._workspaces.operators:
+            self._begin(func)
+            self._with_scratch(func, args, kwargs, lambda: None)
+            self.log.mark(OperatorEnd([]))
         returns = len(func._schema.returns)
         return tuple(written[:returns]) if returns > 1 else written[0] if returns else None
 
@@ -212,19 +217,20 @@ class FakeOperators(TorchDispatchMode):
 
     def _made(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
         self._begin(func)
-        output, addresses = self._tensors.build(result, bool(self._host))
-        self._take_scratch(func, args, kwargs)
+        output, addresses = self._with_scratch(
+            func, args, kwargs, lambda: self._tensors.build(result, bool(self._host))
+        )
         self.log.mark(OperatorEnd(addresses))
         return output
 
-    def _take_scratch(self, func: Any, args: Args, kwargs: Kwargs) -> None:
-        """Take what the kernel takes for itself, and give back what it does not keep."""
+    def _with_scratch(self, func: Any, args: Args, kwargs: Kwargs, make: Callable[[], _T]) -> _T:
+        """Make the outputs, and take what the kernel takes for itself; give back what it does not keep."""
         if self._workspaces is None or func not in self._workspaces.operators:
-            return
+            return make()
         kept = self._workspaces.kept(func, torch._C._current_autograd_node() is not None)
         if kept:
             self.log.workspace(kept)
-        self.log.scratch(self._workspaces.scratch(func, args, kwargs))
+        return self.log.scratch(self._workspaces.scratch(func, args, kwargs), make)
 
     def _begin(self, func: Any) -> None:
         self.log.mark(OperatorBegin(func._schema.name, *self.place()))

@@ -5,35 +5,34 @@
 | cuBLAS | 8,519,680; 32 MiB from compute capability 9.0 on. To 2.14 kept by each thread that multiplies matrices: the
   main one and the backward pass's. From 2.15 on taken and given back by each product | `CublasHandlePool.cpp`,
   `parseChosenWorkspaceSize`; `CUBLAS_WORKSPACE_CONFIG` is honoured |
-| cuBLASLt | 1 MiB for each linear layer with a bias, before 2.7; since then it shares the cuBLAS one |
-  `CUDABlas.cpp`, `gemm_and_bias` |
-| flash attention, backward | float32 copy of the query's gradient, rows rounded to 128 and width to 32 (from 128 on
-  to 64); one number per row; with grouped heads the gradients of key and value for all heads | `flash_api.cpp`,
-  `mha_bwd` |
-| memory-efficient attention, backward | one number per row; for halves a float32 copy of the query's gradient, in
-  tiles of 64 x 64 | `attention_backward.cu`, `mem_eff_attention/kernel_backward.h` |
-| embedding, backward | above 3,072 indices: sorted copies of the indices, and partial sums in float32, one row for
-  each index and each ten | `Embedding.cu`, `EmbeddingBackwardKernel.cu` |
-| norms of lists of tensors | one number per 65,536 entries of the largest | `ForeachReduceOp.cu` |
+| cuBLASLt | 1 MiB for each linear layer with a bias | `CublasHandlePool.cpp`, `CUDABlas.cpp`, `gemm_and_bias` |
+| attention | `workspaces_attention` | |
+| everything else | `workspaces_kernels` | |
 
-What cuDNN takes for convolutions is decided by its own heuristics and not in the table; nor is what attention through
-cuDNN takes beyond the flash kernel's accumulator, which is assumed for it. No entry has been checked against a
-recording yet.
+What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
+(`workspaces_convolution`).
+
+Everything but that is compared with what PyTorch's own CUDA code allocates, recorded for 2.6 and 2.15
+(`tests/data/allocator/operators.json`).
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
 
+from memprof.simulation.fake_events import Steps
 from memprof.simulation.target import Target
+from memprof.simulation.workspaces_attention import attention_scratch
+from memprof.simulation.workspaces_kernels import KERNELS
+from memprof.simulation.workspaces_reductions import part_bytes, reduction_buffers
 
-Scratch = Callable[[tuple[Any, ...], dict[str, Any]], list[int]]
+Scratch = Callable[[tuple[Any, ...], dict[str, Any]], Steps]
 aten = torch.ops.aten
 
 _KIB, _MIB = 2**10, 2**20
@@ -41,8 +40,23 @@ _PRODUCTS = (
     *(aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.mv.default),
     *(aten.addmv.default, aten.dot.default, aten._addmm_activation.default),
 )
-_FLOAT = 4
-_INDEX = 8
+# With the bytes of a partial result, where that is not a number of the result's type.
+_REDUCTIONS: Mapping[Any, int | None] = {
+    aten.sum.default: None,
+    aten.sum.dim_IntList: None,
+    aten.mean.default: None,
+    aten.mean.dim: None,
+    aten.amax.default: None,
+    aten.amin.default: None,
+    aten.max.default: None,
+    aten.min.default: None,
+    aten.linalg_vector_norm.default: None,
+    aten.var.correction: 16,
+    aten.std.correction: 16,
+    aten.var_mean.correction: 16,
+    aten.std_mean.correction: 16,
+}
+_WITH_ORDER = (aten.linalg_vector_norm.default,)  # their dimensions come third
 
 
 def cublas_bytes(target: Target) -> int:
@@ -65,11 +79,9 @@ class Workspaces:
         self._kept_by: set[bool] = set()  # threads that have a cuBLAS workspace: main, backward
         self._scratch: Mapping[Any, Scratch] = {
             **dict.fromkeys(_PRODUCTS, self._product),
-            aten._scaled_dot_product_flash_attention_backward.default: _flash_backward,
-            aten._scaled_dot_product_cudnn_attention_backward.default: _flash_backward,
-            aten._scaled_dot_product_efficient_attention_backward.default: _efficient_backward,
-            aten.embedding_dense_backward.default: _embedding_backward,
-            aten._foreach_norm.Scalar: _foreach_norm,
+            **{operator: partial(self._reduction, operator) for operator in _REDUCTIONS},
+            **attention_scratch(target),
+            **KERNELS,
         }
 
     @property
@@ -77,9 +89,9 @@ class Workspaces:
         """The operators that take something."""
         return frozenset(self._scratch)
 
-    def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
-        """Return the sizes of the blocks that an operator takes and gives back."""
-        return [size for size in self._scratch[func](args, kwargs) if size]
+    def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+        """Return what an operator takes and gives back, in order."""
+        return self._scratch[func](args, kwargs)
 
     def kept(self, func: Any, backward: bool) -> int:
         """Return the bytes that an operator takes for good: the workspace of its thread, the first time."""
@@ -89,50 +101,27 @@ class Workspaces:
         self._kept_by.add(backward)
         return cublas_bytes(self._target)
 
-    def _product(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
+    def _product(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+        if len(args) == 3 and args[0].dim() == 1 and args[1].dim() == 2 and min(args[2].shape) > 1:
+            return [_MIB]
         version = self._target.torch_version
         if version >= (2, 15) and os.environ.get("TORCH_CUBLAS_WORKSPACE_CACHE") != "1":
             return [cublas_bytes(self._target)]
-        biased = len(args) == 3 and args[0].dim() == 1 and args[1].dim() == 2
-        return [_MIB] if version < (2, 7) and biased else []
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
-
-
-def _flash_backward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
-    _, query, key = args[:3]
-    batch, heads, length, width = query.shape
-    rows = _round_up(length, 128)
-    wide = _round_up(width, 32 if width <= 128 else 64)
-    sizes = [batch * heads * rows * _FLOAT, batch * rows * heads * wide * _FLOAT]
-    if key.shape[1] != heads:
-        sizes += [batch * key.shape[2] * heads * width * key.element_size()] * 2
-    return sizes
-
-
-def _efficient_backward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
-    query = args[1]
-    batch, heads, length, width = query.shape
-    rows = batch * heads * length * _FLOAT
-    if query.dtype is torch.float32:
-        return [rows]
-    return [rows, batch * heads * _round_up(length, 64) * _round_up(width, 64) * _FLOAT]
-
-
-def _embedding_backward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
-    gradient, indices, rows = args[:3]
-    count = indices.numel()
-    if count <= 3072:
         return []
-    segments = min(count, rows)
-    partial = count // 10 + segments
-    sums = partial * _round_up(gradient.shape[-1], 32) * _FLOAT
-    return [count * _INDEX] * 3 + [segments * _INDEX] * 2 + [partial * _INDEX, sums]
 
+    def _reduction(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+        tensor = args[0]
+        place = 2 if func in _WITH_ORDER else 1
+        dims = args[place] if len(args) > place and isinstance(args[place], (list, tuple)) else None
+        cast = self._cast(func, tensor, kwargs.get("dtype"))
+        part = _REDUCTIONS[func] or part_bytes(cast or tensor.dtype)
+        copy = [tensor.numel() * cast.itemsize] if cast else []
+        return [None, *copy, *reduction_buffers(self._target, tensor, dims, part)]
 
-def _foreach_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int]:
-    tensors = args[0]
-    chunks = max((math.ceil(tensor.numel() / 65536) for tensor in tensors), default=0)
-    return [len(tensors) * chunks * _FLOAT]
+    def _cast(self, func: Any, tensor: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """Return the type that a sum casts its input to first; halves go into float32 within the kernel."""
+        if func not in (aten.sum.default, aten.sum.dim_IntList):
+            return None
+        wanted = dtype or (tensor.dtype if tensor.is_floating_point() or tensor.is_complex() else torch.int64)
+        within = tensor.dtype in (torch.float16, torch.bfloat16) and wanted is torch.float32
+        return None if wanted is tensor.dtype or within else wanted
