@@ -39,6 +39,7 @@ def compare(
     validate: bool = False,
     reference: str | None = None,
     command: str | None = None,
+    trace_folder: str | Path | None = None,
     on_progress: OnProgress | None = None,
     on_comparison: OnComparison | None = None,
     launcher: Launcher | None = None,
@@ -63,6 +64,7 @@ def compare(
         validate: predict every trial as well, and note how far each figure was off (`Run.validation`).
         reference: the optimizer spec that others are compared with.
         command: the command line to record in the result.
+        trace_folder: an existing folder for each run's whole trace, as PyTorch's memory viewer and Perfetto open it.
         on_progress: told about every step.
         on_comparison: given the comparison so far after every finished trial.
         launcher: the fork server to use, for several comparisons in a row; a new one where it is not given.
@@ -81,7 +83,7 @@ def compare(
         study.inquire(device, capacity, reference, command, trains)
         if fit:
             study.expect_fits(confirm)
-        study.measure()
+        study.measure(str(Path(trace_folder).resolve()) if trace_folder is not None else None)
         if validate:
             study.validate()
         if fit:
@@ -225,10 +227,11 @@ class _Study:
             runs=[],
         )
 
-    def measure(self) -> None:
+    def measure(self, trace_folder: str | None = None) -> None:
         """Fill one row per optimizer."""
         for spec in self._optimizers:
-            outcome = self._run(self._trial(spec), "measure", spec.text)
+            trial = self._trial(spec).model_copy(update={"trace_folder": trace_folder})
+            outcome = self._run(trial, "measure", spec.text)
             self._measured.append(outcome)
             self._keep([*self.comparison.runs, outcome.run])
 
@@ -354,6 +357,7 @@ class _Study:
             recipe=self._recipe,
             capacity_bytes=self.comparison.capacity.bytes if self._found.simulated else None,
             timeline=trial.purpose == "measure",
+            trace_folder=trial.trace_folder,
         )
         key = forecast.model_dump_json()
         if key not in self._forecasts:

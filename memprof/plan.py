@@ -24,6 +24,7 @@ class Trial(_Message):
     Attributes:
         purpose: `measure` fills a row of the comparison; `fit` and `confirm` need the allocator's peaks only.
         limit_bytes: memory that the trial may allocate, enforced; None for no limit.
+        trace_folder: where to write the whole trace (`memprof.exporting`); None for not at all.
     """
 
     job: Literal["trial"] = "trial"
@@ -34,12 +35,14 @@ class Trial(_Message):
     recipe: Recipe
     purpose: Purpose = "measure"
     limit_bytes: int | None = None
+    trace_folder: str | None = None
 
 
 class Forecast(_Message):
     """One workload and several optimizers on a simulated device: predicted together, from one forward and backward.
 
-    `capacity_bytes` takes the place of the device's memory, for a smaller card; `timeline` asks for each run's.
+    `capacity_bytes` takes the place of the device's memory, for a smaller card; `timeline` asks for each run's,
+    and `trace_folder` is where to write the whole traces.
     """
 
     job: Literal["forecast"] = "forecast"
@@ -50,6 +53,7 @@ class Forecast(_Message):
     recipe: Recipe
     capacity_bytes: int | None = None
     timeline: bool = False
+    trace_folder: str | None = None
 
 
 class DeviceInquiry(_Message):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli.exports import Exports
+from memprof.cli.exports import Exports, make_trace_folder
 from memprof.cli.options import DebugOption, JsonOption
 from memprof.cli.output import tell
 from memprof.errors import ExitCode, UsageError
@@ -169,12 +169,22 @@ def compare(
         str | None,
         option("--export-html", panel=OUTPUT, text="Save a page to explore; - is stdout.", metavar="FILE"),
     ] = None,
+    export_trace: Annotated[
+        str | None,
+        option(
+            "--export-trace",
+            panel=OUTPUT,
+            text="Save each run's whole trace in a folder: a snapshot for pytorch.org/memory_viz, JSON for Perfetto.",
+            metavar="DIR",
+        ),
+    ] = None,
     force: Annotated[bool, option("--force", panel=OUTPUT, text="Overwrite exports that exist.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Train one model with several optimizers, each in a fresh process, and compare what memory they take."""
     files = {"json": export_json, "csv": export_csv, "markdown": export_markdown, "html": export_html}
     exports = Exports(files, as_json=as_json, force=force)
+    traces = make_trace_folder(export_trace, optimizers, force)
     from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
     from memprof.workloads.spec import parse_knobs
 
@@ -202,6 +212,7 @@ def compare(
         "confirm": confirm,
         "validate": validate,
         "reference": reference,
+        "trace_folder": traces,
         "command": shlex.join(["memprof", *sys.argv[1:]]),
     }
     comparison = watch(model, arguments, exports, as_json)

@@ -69,6 +69,29 @@ class Exports:
         return [str(path)]
 
 
+def make_trace_folder(name: str | None, optimizers: list[str] | None, force: bool) -> Path | None:
+    """Return the folder that traces go to, made where it is not there; None where none is wanted.
+
+    Raises:
+        UsageError: it cannot be made or written, or a trace of an optimizer is there already.
+    """
+    if name is None:
+        return None
+    from memprof.exporting.paths import trace_paths
+    from memprof.files import check_writable
+    from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
+
+    folder = Path(name)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}; choose another") from None
+    for spec in optimizers or DEFAULT_OPTIMIZERS:
+        for path in trace_paths(folder, spec):
+            check_writable(path, force)
+    return folder
+
+
 def _paths(kind: str, name: str) -> list[Path]:
     from memprof.report.files import report_paths
 

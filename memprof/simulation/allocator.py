@@ -138,6 +138,10 @@ class CachingAllocator:
         self._segments.release(self._large)
         self._segments.release(self._small)
 
+    def cached_blocks(self) -> list[Block]:
+        """Return the free blocks that are held of the device."""
+        return [*self._small.free_blocks(), *self._large.free_blocks()]
+
     def has_cached(self, size: int, stream: int = 0) -> bool:
         """Say whether a request would be served without asking the driver for memory."""
         rounded = self.settings.round_size(size)

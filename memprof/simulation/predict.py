@@ -8,11 +8,13 @@ predict_runs(workload, optimizers, recipe, batch_size, target)          # one fo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 from memprof.analysis.profile import SpanPeak, span_peaks
 from memprof.analysis.timeline import make_timeline
+from memprof.exporting.files import save_trace
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.plan import Trial
 from memprof.results import OptimizerInfo, Peak, PhasePeak, Run, State, Steps
@@ -76,18 +78,29 @@ def predict_runs(
     target: Target,
     steps: int = STEPS,
     timeline: bool = False,
+    trace_folder: Path | None = None,
 ) -> list[Run]:
     """Return one run for each optimizer, from one forward and backward pass of the model.
+
+    Args:
+        workload: what to train.
+        optimizers: each steps on the same gradients.
+        recipe: how to train.
+        batch_size: of each micro-batch.
+        target: where the training is to run.
+        steps: how many to take.
+        timeline: the runs are to carry their timelines.
+        trace_folder: where to write the whole traces; None for not at all.
 
     Raises:
         UsageError: as `predict_run`.
     """
     semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
     made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps)
-    return [_run(spec, fake, target, timeline) for spec, fake in zip(optimizers, made, strict=True)]
+    return [_run(spec, fake, target, timeline, trace_folder) for spec, fake in zip(optimizers, made, strict=True)]
 
 
-def _run(spec: OptimizerSpec, fake: FakeRun, target: Target, timeline: bool) -> Run:
+def _run(spec: OptimizerSpec, fake: FakeRun, target: Target, timeline: bool, trace_folder: Path | None) -> Run:
     info = OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=fake.implementation)
     if fake.failure is not None or fake.state is None or fake.parameters is None:
         return Run(optimizer=info, device=target.name, source="predicted", status="failed", reason=fake.failure)
@@ -98,6 +111,9 @@ def _run(spec: OptimizerSpec, fake: FakeRun, target: Target, timeline: bool) -> 
     if replayed.failure is not None:
         reason = _out_of_memory(trace, replayed, target)
         return Run(optimizer=info, device=target.name, source="predicted", status="oom", reason=reason)
+    if trace_folder is not None:
+        settings = target.allocator if target.kind == "cuda" else None
+        save_trace(trace, trace_folder, spec.text, settings, replayed.reserved_levels)
     tensors = tensor_peaks(trace, trace.spans[-1].step)
     spans = [span for span in span_peaks(replayed.trace) if span.step > 0]
     bounds = upper_bounds(trace, replayed, target.allocator) if target.kind == "cuda" else None

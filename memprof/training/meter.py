@@ -29,6 +29,7 @@ class Reading:
             last the phase's peak over all steps.
         operators: by phase, the operators of the attributed step.
         timeline: of the attributed step, None where there was none.
+        trace: that all of this was computed from.
         notes: what the reader of these figures must know.
     """
 
@@ -38,6 +39,7 @@ class Reading:
     breakdown: Breakdown | None
     levels: dict[str, list[int]]
     operators: dict[str, set[str]]
+    trace: Trace
     timeline: Timeline | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -109,6 +111,7 @@ class Meter:
             breakdown=attributed_breakdown(trace) if self._attributed else None,
             levels=self._levels(trace, spans),
             operators=trace.operators,
+            trace=trace,
             timeline=make_timeline(trace) if self._attributed else None,
             notes=self._probe.notes + repeatability_note(step_peaks),
         )

@@ -7,12 +7,14 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from memprof.errors import MemprofError, UsageError
+from memprof.exporting.files import save_trace
 from memprof.faults import describe, is_out_of_memory
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.registry import build_optimizer
@@ -201,6 +203,8 @@ class _Session:
         parameters = list(self.model.parameters())
         trainable = sum(p.numel() for p in parameters if p.requires_grad)
         reading = self._meter.finish()
+        if self.trial.trace_folder is not None:
+            save_trace(reading.trace, Path(self.trial.trace_folder), self.trial.optimizer.text)
         run = Run(
             optimizer=self._optimizer_info(self._implementation(reading)),
             device=self.trial.device,

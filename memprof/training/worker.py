@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -119,6 +120,7 @@ def _forecast(forecast: Forecast) -> Outcomes:
         forecast.batch_size,
         target,
         timeline=forecast.timeline,
+        trace_folder=Path(forecast.trace_folder) if forecast.trace_folder is not None else None,
     )
     notes = [_UNPROVEN] if target.kind == "cuda" else []
     noted = [run.model_copy(update={"notes": [*run.notes, *notes]}) for run in runs]

@@ -145,3 +145,30 @@ to_page(comparison), to_comment(comparison), write_report(comparison, Path({str(
 assert "torch" not in sys.modules and "pandas" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+def test_traces_are_exported_for_other_tools(memprof: Command, tmp_path: Path) -> None:
+    arguments = [
+        "compare",
+        "mlp",
+        "-b",
+        "2",
+        "--no-fit",
+        "-o",
+        "sgd",
+        "-o",
+        "sm3,momentum=0.9",
+        "--export-trace",
+        "traces",
+    ]
+    assert memprof(*arguments, "--device", "24GiB").returncode == 0
+    names = ["sgd", "sm3_momentum=0.9"]
+    expected = sorted(f"{name}.{form}" for name in names for form in ("pickle", "perfetto.json"))
+    assert sorted(path.name for path in (tmp_path / "traces").iterdir()) == expected
+    again = memprof(*arguments, "--device", "24GiB")
+    assert again.returncode == 2
+    assert again.stderr == "error: traces/sgd.pickle exists; --force overwrites it\n"
+    measured = memprof(*arguments, "--device", "cpu", "--force")
+    assert measured.returncode == 0, measured.stderr
+    events = json.loads((tmp_path / "traces" / "sgd.perfetto.json").read_text())["traceEvents"]
+    assert {"forward", "backward"} <= {event["name"] for event in events}
