@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from importlib import import_module
+from typing import Annotated
+
+import typer
+
 from memprof.cli.options import DebugOption
 from memprof.cli.output import print_json
 
 
-def schema(debug: DebugOption = False) -> None:
-    """Print the JSON Schema of the comparison document."""
-    from memprof.results import Comparison
+class DocumentName(str, Enum):
+    """The documents that memprof writes."""
 
-    document = Comparison.model_json_schema(by_alias=True)
-    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **document})
+    COMPARISON = "comparison"
+    GATE = "gate"
+    BASELINE = "baseline"
+    DIFFERENCE = "difference"
+
+
+_HOMES = {
+    DocumentName.COMPARISON: ("memprof.results", "Comparison"),
+    DocumentName.GATE: ("memprof.gate.document", "Report"),
+    DocumentName.BASELINE: ("memprof.gate.baseline", "Baseline"),
+    DocumentName.DIFFERENCE: ("memprof.gate.difference", "Difference"),
+}
+
+
+def schema(
+    document: Annotated[
+        DocumentName,
+        typer.Argument(metavar="[DOCUMENT]", help="comparison (the default), gate, baseline or difference."),
+    ] = DocumentName.COMPARISON,
+    debug: DebugOption = False,
+) -> None:
+    """Print the JSON Schema of a document that memprof writes."""
+    home, name = _HOMES[document]
+    model = getattr(import_module(home), name)
+    print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **model.model_json_schema(by_alias=True)})

@@ -15,7 +15,7 @@ from memprof.gate.figures import Figures
 from memprof.gate.metrics import METRICS
 from memprof.gate.toml import PROJECT_FILE, ConfigFile, parse_toml
 from memprof.results import Comparison
-from memprof.units import format_size
+from memprof.units import parse_size
 
 _HEAD = """\
 # Memory budgets. `memprof gate` runs every entry and fails where a limit is exceeded;
@@ -103,11 +103,13 @@ def _origin(comparison: Comparison, figures: Sequence[Figures]) -> str:
 def _limits(comparison: Comparison, figures: Sequence[Figures]) -> list[str]:
     peak = "peak_allocated_bytes"
     largest = max((one.values.get(peak, 0) for one in figures), default=0)
-    ceiling = min(_rounded_up(largest * _HEADROOM), comparison.capacity.bytes)
+    ceiling, whole = _rounded_up(largest * _HEADROOM), _rounded_down(comparison.capacity.bytes)
+    if parse_size(ceiling) > comparison.capacity.bytes:
+        ceiling = whole
     lines = [
         "# A ceiling, a change against the baseline, or both.",
         *_now(figures, peak),
-        f'{peak} = ["{_as_text(ceiling)}", "+2%"]',
+        f'{peak} = ["{ceiling}", "+2%"]',
         "",
         "# What the optimizer keeps between two steps is exact: any growth is a change of the program.",
         *_now(figures, "state_bytes"),
@@ -117,7 +119,7 @@ def _limits(comparison: Comparison, figures: Sequence[Figures]) -> list[str]:
     ]
     if any("peak_reserved_bytes" in one.values for one in figures):
         lines += [f"# {line}" for line in _now(figures, "peak_reserved_bytes", "")]
-        lines.append(f'# peak_reserved_bytes = "{_as_text(comparison.capacity.bytes)}"')
+        lines.append(f'# peak_reserved_bytes = "{whole}"')
     lines += [
         f"# max_batch_size = {comparison.workload.batch_size}  # at least; takes a search",
         '# process_bytes = { limit = "+10%", level = "warn" }',
@@ -133,17 +135,16 @@ def _now(figures: Sequence[Figures], name: str, lead: str = "# ") -> list[str]:
     return [f"{lead}Now: {'; '.join(now)}."] if now else []
 
 
-def _rounded_up(size: float) -> int:
-    """Return a size rounded up to two digits of its unit."""
-    unit: int = 2 ** (10 * max(0, min(3, int(math.log2(max(size, 1)) // 10))))
-    step: int = 10 ** max(0, len(str(int(size / unit))) - 2)
-    return math.ceil(size / unit / step) * step * unit
-
-
-def _as_text(size: int) -> str:
-    """Return the size as the formatter writes it, rounded down to what it shows, so that it reads back."""
-    text = format_size(size, 0)
+def _rounded_up(size: float) -> str:
+    """Return a size rounded up to two digits of its unit: `1.3 GiB`, `130 MiB`."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size >= factor:
-            return f"{size // factor} {unit}" if size % factor == 0 else f"{int(size / factor * 100) / 100:.2f} {unit}"
-    return text
+        value = size / factor
+        if value >= 1:
+            tenths = 1 if value < 10 else 10 if value < 100 else 100
+            return f"{math.ceil(10 * value / tenths) * tenths / 10:g} {unit}"
+    return f"{math.ceil(size)} B"
+
+
+def _rounded_down(size: int) -> str:
+    """Return a size of a device, rounded down to two decimals of a GiB, so that it fits when it is read back."""
+    return f"{int(100 * size / 2**30) / 100:g} GiB"

@@ -78,6 +78,26 @@ def memprof(tmp_path: Path) -> Command:
 
 
 @pytest.fixture
+def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `memprof` in an empty folder within this process: for commands that start none of their own."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        from memprof.cli import main
+
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(sys, "argv", ["memprof", *arguments])
+        code = main()
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(["memprof", *arguments], int(code), shown.out, shown.err)
+
+    return run
+
+
+@pytest.fixture
 def fake_compare(tmp_path: Path) -> Command:
     """Runs `memprof compare` in an empty folder with runs that end as told, and nothing trained."""
 

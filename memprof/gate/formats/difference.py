@@ -58,7 +58,7 @@ def _table(difference: Difference, everything: bool) -> Table:
         (run.optimizer, *_cells(one))
         for run in difference.runs
         for one in run.figures
-        if everything or one.outcome not in ("same", "within-noise")
+        if everything or (run.old_status and run.new_status and one.outcome not in ("same", "within-noise"))
     ]
     right = tuple(title in ("old", "new") for title in _TITLES)
     return Table(titles=_TITLES, rows=tuple(rows), ranks=tuple(range(len(_TITLES))), right=right)
