@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from memprof.advice.api import advise
     from memprof.api import compare, predict
     from memprof.errors import MemprofError, UsageError
     from memprof.fitting.api import fit
@@ -21,12 +22,13 @@ _HOMES = {
     "Recipe": "memprof.training.recipe",
     "UsageError": "memprof.errors",
     "Workload": "memprof.workloads.workload",
+    "advise": "memprof.advice.api",
     "compare": "memprof.api",
     "fit": "memprof.fitting.api",
     "predict": "memprof.api",
 }
 
-__all__ = ["Comparison", "MemprofError", "Recipe", "UsageError", "Workload", "compare", "fit", "predict"]
+__all__ = ["Comparison", "MemprofError", "Recipe", "UsageError", "Workload", "advise", "compare", "fit", "predict"]
 
 
 def __getattr__(name: str) -> Any:

@@ -83,6 +83,24 @@ class FitForecast(_Message):
     capacities: list[int]
 
 
+class Weighing(_Message):
+    """Say what a training would take with each optimizer and each setting of the allocator, from one trace.
+
+    Attributes:
+        capacity_bytes: what there is of the device.
+        confs: settings of the caching allocator, None for those of the environment.
+    """
+
+    job: Literal["weigh"] = "weigh"
+    workload: WorkloadSpec
+    optimizers: list[OptimizerSpec]
+    recipe: Recipe
+    batch_size: int
+    device: str
+    capacity_bytes: int
+    confs: list[str | None]
+
+
 class Inquiry(_Message):
     """Check the arguments and describe the workload and the machine, without training."""
 
@@ -145,6 +163,33 @@ class FitMatrix(_Message):
     refused: list[int]
 
 
+class Weight(_Message):
+    """What a training takes.
+
+    Attributes:
+        bytes: the most at once, of a device without an end; None where it cannot be predicted.
+        fits: it stays within the capacity.
+        phase: that sets the peak, or in which the memory runs out.
+        held: bytes by category at the peak of the blocks in use.
+        held_phase: the phase of that.
+        reason: why there is nothing.
+    """
+
+    bytes: int | None = None
+    fits: bool = False
+    phase: str = ""
+    held: dict[str, int] = {}
+    held_phase: str = ""
+    reason: str | None = None
+
+
+class Weights(_Message):
+    """The answer to a weighing: by optimizer, one for each setting of the allocator."""
+
+    kind: Literal["weights"] = "weights"
+    weights: list[list[Weight]]
+
+
 class Step(_Message):
     """A worker's sign of life; `label` says what it is about, if more than the trial."""
 
@@ -183,5 +228,5 @@ class Mistake(_Message):
     exit_code: int
 
 
-Job = Trial | Forecast | FitForecast | Inquiry | DeviceInquiry
-Answer = Findings | DeviceFindings | Outcome | Outcomes | FitMatrix
+Job = Trial | Forecast | FitForecast | Weighing | Inquiry | DeviceInquiry
+Answer = Findings | DeviceFindings | Outcome | Outcomes | FitMatrix | Weights

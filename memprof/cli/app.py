@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from memprof.cli import compare, devices, diff, doctor, fit, gate, gate_init, models, optimizers, report, schema
+from memprof.cli import advise, compare, devices, diff, doctor, fit, gate, gate_init, models, optimizers, report, schema
 from memprof.cli.options import DebugOption
 from memprof.errors import ExitCode
 
@@ -20,6 +20,7 @@ app = typer.Typer(
 app.command("compare", no_args_is_help=False)(compare.compare)
 app.command("report")(report.report)
 app.command("fit")(fit.fit)
+app.command("advise")(advise.advise)
 app.command("diff")(diff.diff)
 app.command("models")(models.models)
 app.command("optimizers")(optimizers.optimizers)

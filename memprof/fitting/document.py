@@ -89,8 +89,8 @@ class FitReport(Saved):
 
         return to_frame(self)
 
-    def to_markdown(self) -> str:
-        """Return the Markdown report."""
+    def to_markdown(self, figure: str = "") -> str:
+        """Return the Markdown report, with a figure of the matrix where its Markdown is given."""
         from memprof.report.fits import to_markdown
 
-        return to_markdown(self)
+        return to_markdown(self, figure)

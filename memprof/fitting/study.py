@@ -23,7 +23,7 @@ from memprof.plan import (
 from memprof.progress import OnProgress
 from memprof.results import FitAnswer, WorkloadInfo
 
-_UNPROVEN = "Predictions for a GPU have not yet been checked against measurements on one."
+UNPROVEN = "Predictions for a GPU have not yet been checked against measurements on one."
 
 
 def find_fits(request: FitRequest, on_progress: OnProgress | None = None) -> FitReport:
@@ -35,6 +35,27 @@ def find_fits(request: FitRequest, on_progress: OnProgress | None = None) -> Fit
     """
     with Workers(len(request.devices)) as workers:
         return _Study(request, workers, on_progress).run()
+
+
+def device_of(fact: DeviceFact, budget: int | None, margin: str) -> FitDevice:
+    """Return a device with what is usable of it.
+
+    Args:
+        fact: what a worker says of it.
+        budget: in place of its memory, in bytes.
+        margin: to leave free.
+
+    Raises:
+        UsageError: the margin is none, or leaves nothing.
+    """
+    capacity = fact.capacity_bytes if budget is None else budget
+    return FitDevice(
+        name=fact.name,
+        simulated=fact.simulated,
+        capacity_bytes=capacity,
+        usable_bytes=usable_bytes(capacity, margin),
+        source="budget" if budget is not None else "catalog" if fact.simulated else "device",
+    )
 
 
 class _Study:
@@ -64,7 +85,7 @@ class _Study:
         )
 
     def _notes(self) -> list[str]:
-        notes = [_UNPROVEN] if any(device.simulated for device in self._devices) else []
+        notes = [UNPROVEN] if any(device.simulated for device in self._devices) else []
         return notes + ([f"Nothing was predicted: {self._unpredictable}"] if self._unpredictable else [])
 
     @property
@@ -79,7 +100,7 @@ class _Study:
         self._facts = {fact.name: fact for fact in answer.devices}
         if len(self._facts) < len(answer.devices):
             raise UsageError("a device is given twice; keep one of each")
-        self._devices = [self._device(fact) for fact in answer.devices]
+        self._devices = [device_of(fact, request.budget, request.margin) for fact in answer.devices]
         found = launcher.run(
             Inquiry(
                 workload=request.workload,
@@ -92,17 +113,6 @@ class _Study:
         check_knob(request.vary, found.name, found.knobs)
         self._found = found
         self._prover = Prover(request, self._present(), launcher, self._teller)
-
-    def _device(self, fact: DeviceFact) -> FitDevice:
-        budget = self._request.budget
-        capacity = fact.capacity_bytes if budget is None else budget
-        return FitDevice(
-            name=fact.name,
-            simulated=fact.simulated,
-            capacity_bytes=capacity,
-            usable_bytes=usable_bytes(capacity, self._request.margin),
-            source="budget" if budget is not None else "catalog" if fact.simulated else "device",
-        )
 
     def _present(self) -> int:
         """Return the value of the knob that the user trains with, or the workload's default."""

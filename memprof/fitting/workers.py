@@ -35,12 +35,13 @@ class Workers:
     ) -> None:
         self._stack.close()
 
-    def run(self, jobs: Sequence[Job], on_step: OnStep) -> list[Answer]:
+    def run(self, jobs: Sequence[Job], on_step: OnStep, on_finish: Callable[[int], None] | None = None) -> list[Answer]:
         """Run all jobs and return their answers in order.
 
         Args:
             jobs: what to do.
             on_step: told the job's number and its sign of life, from one of several threads.
+            on_finish: told the number of a job that is done, likewise.
 
         Raises:
             MemprofError: what the first worker that failed found wrong.
@@ -52,9 +53,12 @@ class Workers:
         def work(number: int) -> Answer:
             launcher = free.get()
             try:
-                return launcher.run(jobs[number], lambda step: on_step(number, step))
+                answer = launcher.run(jobs[number], lambda step: on_step(number, step))
             finally:
                 free.put(launcher)
+            if on_finish is not None:
+                on_finish(number)
+            return answer
 
         pool = ThreadPoolExecutor(len(self.launchers))
         try:

@@ -30,6 +30,7 @@ from memprof.plan import (
     Outcome,
     Outcomes,
     Trial,
+    Weighing,
 )
 from memprof.results import Run
 from memprof.training.trial import run_trial
@@ -79,6 +80,10 @@ def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answe
         from memprof.fitting.forecast import forecast_fit
 
         return forecast_fit(FitForecast.model_validate(request), send)
+    if request["job"] == "weigh":
+        from memprof.advice.weigh import weigh
+
+        return weigh(Weighing.model_validate(request))
     return run_trial(Trial.model_validate(request), send)
 
 

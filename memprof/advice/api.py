@@ -1,0 +1,108 @@
+"""`memprof.advise`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from memprof.advice.changes import Setup
+from memprof.advice.document import AdviceReport
+from memprof.advice.study import Scales
+from memprof.advice.study import advise as weigh_changes
+from memprof.api import _check_arguments, _spec_of
+from memprof.fitting.document import FitDevice
+from memprof.fitting.study import UNPROVEN, device_of
+from memprof.fitting.teller import Teller
+from memprof.fitting.workers import Workers
+from memprof.optimizers.spec import OptimizerSpec, parse_optimizer
+from memprof.plan import DeviceFindings, DeviceInquiry, Findings, Inquiry
+from memprof.progress import OnProgress
+from memprof.results import WorkloadInfo
+from memprof.training.recipe import Recipe
+from memprof.units import parse_size
+from memprof.workloads.spec import KnobValue, WorkloadSpec
+
+
+def advise(
+    model: str | Callable[..., Any],
+    *,
+    optimizer: str = "adam",
+    device: str = "auto",
+    batch_size: int = 8,
+    knobs: Mapping[str, KnobValue] | None = None,
+    inputs: Sequence[str] = (),
+    target: str | None = None,
+    recipe: Recipe | None = None,
+    budget: str | int | None = None,
+    margin: str = "0%",
+    command: str | None = None,
+    on_progress: OnProgress | None = None,
+) -> AdviceReport:
+    """Say what to change so that a training fits: each change with what it saves and how much it disturbs.
+
+    Everything is predicted, nothing is trained. Optimizers, their implementations, mixed precision, activation
+    checkpointing, smaller micro-batches, where gradients are zeroed, the step in the backward pass and expandable
+    segments are tried one by one, and in pairs and threes.
+
+    Args:
+        model: as for `memprof.compare`.
+        optimizer: the spec in use.
+        device: `auto`, `cpu`, `cuda:N`, a GPU to predict for (`rtx-4090`), or a size (`24GiB`).
+        batch_size: samples in each micro-batch.
+        knobs: keywords of the workload.
+        inputs: for a plain module, what its inputs are.
+        target: for a plain module, what its loss compares with.
+        recipe: how it is trained now.
+        budget: in place of the device's memory: a size such as `"24GiB"`, or bytes.
+        margin: memory to leave free: a share such as `5%`, or a size.
+        command: the command line to record in the result.
+        on_progress: told as recipes are weighed.
+
+    Raises:
+        UsageError: an argument, the workload or the recipe is at fault.
+        MemprofError: the training cannot be predicted.
+    """
+    spec, recipe = parse_optimizer(optimizer), recipe or Recipe()
+    _check_arguments([spec], batch_size, recipe, None)
+    workload = WorkloadSpec(model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
+    capacity = parse_size(budget) if isinstance(budget, str) else budget
+    with Workers(2) as workers:
+        place, kernels = _device(workers, device, capacity, margin)
+        found = _inquire(workers, workload, spec, place.name, command)
+        scales = Scales(workload, place.name, place.usable_bytes, workers, Teller(on_progress))
+        now, suggestions = weigh_changes(Setup(spec, recipe, batch_size), kernels != "cpu", scales)
+    return AdviceReport(
+        environment=found.environment,
+        workload=WorkloadInfo(
+            model=workload.model,
+            name=found.name,
+            knobs=found.knobs,
+            batch_size=batch_size,
+            inputs=workload.inputs,
+            target=workload.target,
+            scale=found.scale,
+        ),
+        recipe=recipe,
+        optimizer=spec.text,
+        device=place,
+        margin=margin,
+        now=now,
+        suggestions=suggestions,
+        evaluations=scales.evaluations,
+        notes=[UNPROVEN] if kernels != "cpu" else [],
+    )
+
+
+def _device(workers: Workers, name: str, budget: int | None, margin: str) -> tuple[FitDevice, str]:
+    answer = workers.launchers[0].run(DeviceInquiry(devices=[name]))
+    assert isinstance(answer, DeviceFindings)
+    (fact,) = answer.devices
+    return device_of(fact, budget, margin), fact.kernels
+
+
+def _inquire(
+    workers: Workers, workload: WorkloadSpec, spec: OptimizerSpec, device: str, command: str | None
+) -> Findings:
+    found = workers.launchers[0].run(Inquiry(workload=workload, optimizers=[spec], device=device, command=command))
+    assert isinstance(found, Findings)
+    return found

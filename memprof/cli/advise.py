@@ -1,0 +1,102 @@
+"""`memprof advise`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Annotated
+
+import typer
+
+from memprof.cli import model_options as asked
+from memprof.cli.document_exports import DocumentExports
+from memprof.cli.options import DebugOption, JsonOption
+from memprof.errors import ExitCode
+
+DEVICE = "Device"
+
+
+def advise(
+    model: asked.ModelArgument,
+    device: Annotated[
+        str,
+        asked.option(
+            "--device",
+            panel=DEVICE,
+            text="auto, cpu, cuda, cuda:N; a GPU to predict for (see memprof devices) or a size.",
+            metavar="NAME",
+        ),
+    ] = "auto",
+    budget: Annotated[
+        str | None,
+        asked.option(
+            "--budget", panel=DEVICE, text="The memory there is, e.g. 24GiB (default: the device's).", metavar="SIZE"
+        ),
+    ] = None,
+    margin: Annotated[
+        str, asked.option("--margin", panel=DEVICE, text="Memory to leave free: 5% or 1GiB.", metavar="SIZE")
+    ] = "0%",
+    optimizer: Annotated[
+        str,
+        asked.option(
+            "-o",
+            "--optimizer",
+            panel=asked.OPTIMIZERS,
+            text="The optimizer in use: NAME or import path, then ,key=value options.",
+            metavar="SPEC",
+        ),
+    ] = "adam",
+    batch_size: asked.BatchSizeOption = 8,
+    knobs: asked.KnobsOption = None,
+    inputs: asked.InputsOption = None,
+    target: asked.TargetOption = None,
+    precision: asked.PrecisionOption = asked.Precision.FP32,
+    accumulate: asked.AccumulateOption = 1,
+    checkpoint_activations: asked.CheckpointOption = False,
+    clip_grad: asked.ClipOption = None,
+    zero_grad: asked.ZeroGradOption = asked.ZeroGrad.AFTER_STEP,
+    step_in_backward: asked.InBackwardOption = False,
+    seed: asked.SeedOption = 0,
+    as_json: JsonOption = False,
+    export_json: asked.ExportJsonOption = None,
+    export_markdown: asked.ExportMarkdownOption = None,
+    force: asked.ForceOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what to change so that a training fits, with what each change saves; nothing is trained."""
+    exports = DocumentExports({"json": export_json, "markdown": export_markdown}, as_json=as_json, force=force)
+    from memprof.advice.api import advise as run_advise
+    from memprof.cli.watch import make_watcher
+    from memprof.workloads.spec import parse_knobs
+
+    recipe = asked.make_recipe(
+        precision=precision.value,
+        accumulate=accumulate,
+        checkpoint_activations=checkpoint_activations,
+        clip_grad=clip_grad,
+        zero_grad=zero_grad.value,
+        step_in_backward=step_in_backward,
+        seed=seed,
+    )
+    with make_watcher() as watcher:
+        report = run_advise(
+            model,
+            optimizer=optimizer,
+            device=device,
+            batch_size=batch_size,
+            knobs=parse_knobs(knobs or []),
+            inputs=inputs or [],
+            target=target,
+            recipe=recipe,
+            budget=budget,
+            margin=margin,
+            command=shlex.join(["memprof", *sys.argv[1:]]),
+            on_progress=watcher,
+        )
+    if exports.show(report):
+        from memprof.report.advice import show
+        from memprof.report.terminal import make_console
+
+        show(report, make_console())
+    helped = report.now.fits or any(suggestion.fits for suggestion in report.suggestions)
+    raise typer.Exit(ExitCode.OK if helped else ExitCode.BUDGET_EXCEEDED)
