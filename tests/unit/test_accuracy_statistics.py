@@ -6,7 +6,7 @@ import pytest
 
 from tests.accuracy.xmem.lengths import LONGEST, STEPS, draw_lengths, full_lengths
 from tests.accuracy.xmem.predictions import Prediction
-from tests.accuracy.xmem.statistics import failures, peer_errors, peer_failures, percentile, summarise
+from tests.accuracy.xmem.statistics import failures, peer_errors, peer_failures, percentile, summarise, upper_held
 from tests.accuracy.xmem.truth import Answer, Row, read_rows
 
 _GB = 10**9
@@ -17,7 +17,7 @@ def row(truth: int, oom: bool = False, **answers: Answer) -> Row:
 
 
 def prediction(truth: int, said: int | None, oom: bool = False, said_oom: bool = False) -> Prediction:
-    return Prediction(row(truth, oom), said, said_oom, 1.0)
+    return Prediction(row(truth, oom), said, None if said is None else said + _GB // 10, said_oom, 1.0)
 
 
 def test_summary_counted_by_hand() -> None:
@@ -40,6 +40,14 @@ def test_a_row_that_ran_out_of_memory_has_no_error() -> None:
     assert prediction(8 * _GB, 9 * _GB).error == pytest.approx(0.125)
     assert prediction(8 * _GB, 9 * _GB, oom=True).error is None
     assert prediction(8 * _GB, None).error is None
+
+
+def test_the_upper_bound_is_held_against_known_truths_only() -> None:
+    inside, outside = prediction(6 * _GB, 5_900_000_000), prediction(6 * _GB, 5_899_999_999)
+    assert upper_held([inside]) == 1.0
+    assert upper_held([inside, outside]) == 0.5
+    assert upper_held([inside, outside, prediction(9 * _GB, 6 * _GB, oom=True), prediction(9 * _GB, None)]) == 0.5
+    assert upper_held([]) is None
 
 
 def test_both_checks() -> None:

@@ -16,7 +16,9 @@ from tests.accuracy.xmem.predictions import Prediction, predict_row
 from tests.accuracy.xmem.truth import DATA, Row, read_rows
 
 HERE = Path(__file__).parent
-REPORTS = Path(__file__).parents[3] / "reports"
+ROOT = Path(__file__).parents[3]
+REPORTS = ROOT / "reports"
+SUMMARY = ROOT / "memprof" / "simulation" / "data" / "accuracy.json"
 
 
 def main() -> None:
@@ -36,6 +38,7 @@ def main() -> None:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "accuracy.md").write_text(text, encoding="utf-8")
         report.write_csv(predictions, full, arguments.out / "accuracy.csv")
+        report.write_summary(predictions, arguments.summary)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", help="a kind of model, or a model; nothing is written then")
     parser.add_argument("--shuffles", type=int, default=5, help="of the data; their median is the estimate (default 5)")
     parser.add_argument("--out", type=Path, default=REPORTS, help="folder of accuracy.md and accuracy.csv")
+    parser.add_argument("--summary", type=Path, default=SUMMARY, help="what `memprof doctor` reads, as JSON")
     return parser
 
 

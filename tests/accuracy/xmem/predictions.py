@@ -42,6 +42,7 @@ class Prediction:
     Attributes:
         row: the measured run.
         bytes: the point estimate; None if there is none.
+        upper_bytes: the upper bound.
         oom: it would run out of memory.
         seconds: that the estimate took, imports apart.
         reason: why there is no estimate.
@@ -50,6 +51,7 @@ class Prediction:
 
     row: Row
     bytes: int | None
+    upper_bytes: int | None
     oom: bool
     seconds: float
     reason: str | None = None
@@ -77,10 +79,13 @@ def _predict(row: Row, shuffles: int) -> Prediction:
     try:
         found = {seed: _shuffle(row, seed) for seed in set(seeds)}
     except MemprofError as error:
-        return Prediction(row, None, False, time.perf_counter() - start, str(error))
-    sizes = tuple(found[seed][0] for seed in seeds)
-    oom = sum(found[seed][1] for seed in seeds) > len(seeds) / 2
-    return Prediction(row, statistics.median_low(sizes), oom, time.perf_counter() - start, None, sizes)
+        return Prediction(row, None, None, False, time.perf_counter() - start, str(error))
+    estimates = [found[seed] for seed in seeds]
+    sizes = tuple(estimate.bytes for estimate in estimates)
+    upper = max(estimate.upper_bytes for estimate in estimates)
+    oom = sum(estimate.oom for estimate in estimates) > len(seeds) / 2
+    seconds = time.perf_counter() - start
+    return Prediction(row, statistics.median_low(sizes), upper, oom, seconds, None, sizes)
 
 
 def _seeds(row: Row, shuffles: int) -> Sequence[int]:
@@ -91,14 +96,23 @@ def _seeds(row: Row, shuffles: int) -> Sequence[int]:
     return [FULL if min(map(max, steps)) == LONGEST else seed for seed, steps in enumerate(drawn)]
 
 
-def _shuffle(row: Row, seed: int) -> tuple[int, bool]:
+@dataclass(frozen=True)
+class _Estimate:
+    bytes: int
+    upper_bytes: int
+    oom: bool
+
+
+def _shuffle(row: Row, seed: int) -> _Estimate:
+    """Predict one shuffle of the data; the upper bound is that of the prediction."""
     run = _run(row, seed, limited=True)
     oom = run.status == "oom"
     if oom:
         run = _run(row, seed, limited=False)
-    if run.peak is None or run.peak.reserved_bytes is None:
+    peak = run.peak
+    if peak is None or peak.reserved_bytes is None or peak.reserved_upper_bytes is None:
         raise MemprofError(run.reason or "no peak")
-    return run.peak.reserved_bytes + _late(row), oom
+    return _Estimate(peak.reserved_bytes + _late(row), peak.reserved_upper_bytes + _late(row), oom)
 
 
 def _late(row: Row) -> int:

@@ -56,6 +56,12 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ranked[max(0, math.ceil(share * len(ranked)) - 1)]
 
 
+def upper_held(predictions: Sequence[Prediction]) -> float | None:
+    """Return the share of known truths that the upper bound is not below; None of none."""
+    bounds = [(p.upper_bytes, p.row.truth_bytes) for p in predictions if not p.row.oom and p.upper_bytes is not None]
+    return sum(upper >= truth for upper, truth in bounds) / len(bounds) if bounds else None
+
+
 def peer_errors(rows: Sequence[Row], peer: str) -> list[float]:
     """Return another estimator's signed errors, on the rows whose truth is known and that it supports."""
     answers = [(row, row.answer(peer).bytes) for row in rows if not row.oom]
@@ -81,9 +87,9 @@ class Failures:
     failed: int
 
     @property
-    def rate(self) -> float:
-        """Share of rows that failed a check."""
-        return self.failed / self.flag_rows
+    def rate(self) -> float | None:
+        """Share of rows that failed a check; None of none."""
+        return self.failed / self.flag_rows if self.flag_rows else None
 
 
 def failures(predictions: Sequence[Prediction]) -> Failures:
