@@ -74,8 +74,8 @@ def compare(
         MemprofError: something failed that has to do with no single optimizer.
     """
     specs = [parse_optimizer(text) for text in optimizers]
-    _check_arguments(specs, batch_size, recipe or Recipe(), reference)
-    workload = WorkloadSpec(model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
+    check_arguments(specs, batch_size, recipe or Recipe(), reference)
+    workload = WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with nullcontext(launcher) if launcher is not None else Launcher() as server:
         study = _Study(server, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
@@ -119,8 +119,8 @@ def predict(
             on the data.
     """
     specs = [parse_optimizer(text) for text in optimizers]
-    _check_arguments(specs, batch_size, recipe or Recipe(), reference)
-    workload = WorkloadSpec(model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
+    check_arguments(specs, batch_size, recipe or Recipe(), reference)
+    workload = WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Launcher() as server:
         study = _Study(server, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
@@ -134,7 +134,12 @@ def predict(
         return study.comparison
 
 
-def _check_arguments(specs: list[OptimizerSpec], batch_size: int, recipe: Recipe, reference: str | None) -> None:
+def check_arguments(specs: list[OptimizerSpec], batch_size: int, recipe: Recipe, reference: str | None) -> None:
+    """Refuse arguments that contradict themselves or one another.
+
+    Raises:
+        UsageError: the sentence says which.
+    """
     texts = [spec.text for spec in specs]
     if not specs:
         raise UsageError("there is no optimizer to compare; give at least one, for example -o sm3 -o adam")
@@ -155,7 +160,12 @@ def _check_arguments(specs: list[OptimizerSpec], batch_size: int, recipe: Recipe
                 raise UsageError(f"--step-in-backward drops each gradient at once and excludes {clash}; give up one")
 
 
-def _spec_of(model: str | Callable[..., Any]) -> str:
+def spec_of(model: str | Callable[..., Any]) -> str:
+    """Return how a worker finds a model: a name as it is, a function by its file.
+
+    Raises:
+        UsageError: the function stands in no file, or not at its top level.
+    """
     if isinstance(model, str):
         return model
     name = getattr(model, "__qualname__", type(model).__name__)

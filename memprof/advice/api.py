@@ -9,7 +9,7 @@ from memprof.advice.changes import Setup
 from memprof.advice.document import AdviceReport
 from memprof.advice.study import Scales
 from memprof.advice.study import advise as weigh_changes
-from memprof.api import _check_arguments, _spec_of
+from memprof.api import check_arguments, spec_of
 from memprof.fitting.document import FitDevice
 from memprof.fitting.study import UNPROVEN, device_of
 from memprof.fitting.teller import Teller
@@ -63,8 +63,8 @@ def advise(
         MemprofError: the training cannot be predicted.
     """
     spec, recipe = parse_optimizer(optimizer), recipe or Recipe()
-    _check_arguments([spec], batch_size, recipe, None)
-    workload = WorkloadSpec(model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
+    check_arguments([spec], batch_size, recipe, None)
+    workload = WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Workers(2) as workers:
         place, kernels = _device(workers, device, capacity, margin)

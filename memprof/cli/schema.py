@@ -16,6 +16,8 @@ class DocumentName(str, Enum):
     """The documents that memprof writes."""
 
     COMPARISON = "comparison"
+    FIT = "fit"
+    ADVICE = "advice"
     GATE = "gate"
     BASELINE = "baseline"
     DIFFERENCE = "difference"
@@ -23,6 +25,8 @@ class DocumentName(str, Enum):
 
 _HOMES = {
     DocumentName.COMPARISON: ("memprof.results", "Comparison"),
+    DocumentName.FIT: ("memprof.fitting.document", "FitReport"),
+    DocumentName.ADVICE: ("memprof.advice.document", "AdviceReport"),
     DocumentName.GATE: ("memprof.gate.document", "Report"),
     DocumentName.BASELINE: ("memprof.gate.baseline", "Baseline"),
     DocumentName.DIFFERENCE: ("memprof.gate.difference", "Difference"),
@@ -32,7 +36,9 @@ _HOMES = {
 def schema(
     document: Annotated[
         DocumentName,
-        typer.Argument(metavar="[DOCUMENT]", help="comparison (the default), gate, baseline or difference."),
+        typer.Argument(
+            metavar="[DOCUMENT]", help="comparison (the default), fit, advice, gate, baseline or difference."
+        ),
     ] = DocumentName.COMPARISON,
     debug: DebugOption = False,
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from memprof.api import _check_arguments, _spec_of
+from memprof.api import check_arguments, spec_of
 from memprof.errors import UsageError
 from memprof.fitting.document import FitReport
 from memprof.fitting.request import FitRequest
@@ -63,14 +63,14 @@ def fit(
     """
     specs = [parse_optimizer(text) for text in optimizers]
     recipe = recipe or Recipe()
-    _check_arguments(specs, batch_size, recipe, None)
+    check_arguments(specs, batch_size, recipe, None)
     if not devices:
         raise UsageError("there is no device to fill; give at least one, for example --device rtx-4090")
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     if capacity is not None and capacity < 1:
         raise UsageError(f"the budget is {budget}; it must be more than nothing")
     request = FitRequest(
-        workload=WorkloadSpec(model=_spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target),
+        workload=WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target),
         optimizers=specs,
         devices=list(devices),
         vary=parse_vary(vary),

@@ -138,18 +138,25 @@ class Survey:
 
     def _notes(self, cell: Cell) -> list[str]:
         traces, search = self.traces, cell.search
-        knob, notes = traces.vary.knob, list[str]()
-        if search.fitting is None and traces.weights[search.tried[0]] > cell.capacity_bytes:
+        knob, value, notes = traces.vary.knob, search.fitting, list[str]()
+        if value is None and traces.weights[search.tried[0]] > cell.capacity_bytes:
             notes.append(f"The weights alone take {format_size(traces.weights[search.tried[0]])}.")
-        if search.failing is None and search.fitting is not None:
-            notes.append(f"Every value up to {knob}={search.fitting}, the end of the range, fits.")
+        if search.failing is None and value is not None:
+            notes.append(f"Every value up to {knob}={value}, the end of the range, fits.")
         if traces.refused:
-            value, reason = next(reversed(traces.refused.items()))
-            notes.append(f"Values of {knob} that the model refuses were left out, such as {value}: {reason}.")
-        needs = [(value, traces.need(cell.optimizer, value).bytes) for value in search.tried]
-        falls = next(((a, b) for a, b in pairwise(needs) if b[1] < a[1] * 0.98), None)
-        if falls is not None:
-            (low, _), (high, _) = falls
-            regular = f"--vary {knob}=LO:HI:STEP can keep to regular values"
-            notes.append(f"Memory does not grow with {knob} throughout, {high} needs less than {low}: {regular}.")
+            refused, reason = next(reversed(traces.refused.items()))
+            notes.append(f"Values of {knob} that the model refuses were left out, such as {refused}: {reason}.")
+        smaller = [one for one in search.tried if one < (value or 0) and not self._within(cell, one).fits]
+        if smaller:
+            notes.append(f"Memory falls as {knob} grows: {smaller[-1]} does not fit, {value} does.")
+        elif knob != BATCH and (falls := self._irregular(cell)):
+            regular = f"--vary {knob}=LO:HI:STEP keeps to regular values"
+            notes.append(
+                f"Memory does not grow with {knob} throughout, {falls[1]} needs less than {falls[0]}: {regular}."
+            )
         return notes
+
+    def _irregular(self, cell: Cell) -> tuple[int, int] | None:
+        """Return two values that were tried, of which the larger needs clearly less."""
+        needs = [(value, self.traces.need(cell.optimizer, value).bytes) for value in cell.search.tried]
+        return next(((a, b) for (a, x), (b, y) in pairwise(needs) if y < x * 0.98), None)

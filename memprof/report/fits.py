@@ -9,6 +9,7 @@ from memprof.fitting.document import FitCell, FitDevice, FitReport
 from memprof.report.columns import fit_text
 from memprof.report.parts import Part, render_parts
 from memprof.report.table import Table, number_table
+from memprof.report.terminal import captured
 from memprof.report.text import ABSENT, format_count, phase_words
 from memprof.units import format_size
 
@@ -77,11 +78,17 @@ def show(report: FitReport, console: Console) -> None:
     render_parts(heading(report), parts, console)
 
 
-def to_markdown(report: FitReport) -> str:
-    """Return the report as Markdown for GitHub."""
+def to_text(report: FitReport) -> str:
+    """Return what `show` prints, without colours, as wide as a log takes."""
+    return captured(lambda console: show(report, console))
+
+
+def to_markdown(report: FitReport, figure: str = "") -> str:
+    """Return the report as Markdown for GitHub, with a figure of the matrix where its Markdown is given."""
     from memprof.report.markdown import escape, render_table
 
     parts = [f"# {escape(heading(report).partition(' · ')[0].capitalize())}", escape(heading(report))]
+    parts += [figure] if figure else []
     parts += [render_table(matrix(report))] if len(report.devices) > 1 else []
     parts += [render_table(details(report)), "\n".join(f"- {escape(one)}" for one in sentences(report))]
     listed = notes(report)
@@ -157,10 +164,18 @@ def _row(report: FitReport, cell: FitCell) -> tuple[str, ...]:
 
 
 def _about_devices(report: FitReport) -> str:
-    words = {"device": "free now", "catalog": "beside the CUDA context", "budget": "the budget"}
-    rooms = (f"{d.name} {format_size(d.usable_bytes)} ({words[d.source]})" for d in report.devices)
+    words = {
+        "device": "what is free there now",
+        "catalog": "a GPU's memory beside the CUDA context",
+        "budget": "the budget",
+    }
+    sources = " and ".join(dict.fromkeys(words[device.source] for device in report.devices))
+    rooms = {device.name: format_size(device.usable_bytes) for device in report.devices}
+    sizes = ", ".join(f"{name} {size}" for name, size in rooms.items())
+    if len(set(rooms.values())) == 1 and len(rooms) > 1:
+        sizes = f"{next(iter(rooms.values()))} each"
     margin = "" if report.margin == "0%" else f", without a margin of {report.margin}"
-    return f"Filled: {'; '.join(rooms)}{margin}."
+    return f"To fill: {sizes} ({sources}{margin})."
 
 
 def _about_none(report: FitReport, device: FitDevice) -> str:

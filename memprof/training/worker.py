@@ -9,14 +9,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from pydantic import BaseModel
 
 from memprof.errors import ExitCode, MemprofError, UsageError
 from memprof.faults import describe
-from memprof.machine import allocator_conf, describe_environment, device_memory_bytes
+from memprof.machine import describe_environment, device_memory_bytes
 from memprof.optimizers.registry import build_optimizer, check_options, find_known
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.plan import (
@@ -35,9 +35,6 @@ from memprof.plan import (
 from memprof.results import Run
 from memprof.training.trial import run_trial
 from memprof.workloads.loader import load_workload
-
-if TYPE_CHECKING:
-    from memprof.simulation.target import Target
 
 _UNPROVEN = "Predictions for a GPU have not yet been checked against measurements on one."
 
@@ -111,9 +108,10 @@ def _check_optimizer(spec: OptimizerSpec) -> None:
 
 
 def _forecast(forecast: Forecast) -> Outcomes:
+    from memprof.fitting.devices import find_target
     from memprof.simulation.predict import predict_runs
 
-    target = _target(forecast.device)
+    target = find_target(forecast.device)
     if forecast.capacity_bytes is not None and target.capacity_bytes is not None:
         mine = is_real(forecast.device)  # what its driver calls its memory includes the context
         capacity = min(forecast.capacity_bytes, target.capacity_bytes) if mine else forecast.capacity_bytes
@@ -130,20 +128,6 @@ def _forecast(forecast: Forecast) -> Outcomes:
     notes = [_UNPROVEN] if target.kind == "cuda" else []
     noted = [run.model_copy(update={"notes": [*run.notes, *notes]}) for run in runs]
     return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run), upper_levels=_upper_levels(run)) for run in noted])
-
-
-def _target(device: str) -> Target:
-    """Return what to predict for: this machine's CPU, one of its GPUs, or one of the catalog's."""
-    from memprof.simulation.catalog import device_here, find_device
-    from memprof.simulation.predict import target_of
-    from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
-    from memprof.simulation.target import Target
-
-    if device == "cpu":
-        return Target()
-    conf = allocator_conf()
-    settings = parse_alloc_conf(conf) if conf else AllocatorSettings()
-    return target_of(device_here(device) if is_real(device) else find_device(device), settings)
 
 
 def _levels(run: Run) -> dict[str, list[int]]:
