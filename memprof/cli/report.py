@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +16,10 @@ from memprof.cli.output import tell
 from memprof.errors import UsageError
 
 if TYPE_CHECKING:
+    from memprof.fitting.document import FitReport
     from memprof.results import Comparison
+
+    Saved = Comparison | FitReport
 
 
 class Format(str, Enum):
@@ -41,7 +46,9 @@ _SUFFIXES = {
 
 
 def report(
-    result: Annotated[str, typer.Argument(metavar="RESULT.json", help="Saved by `memprof compare --export-json`.")],
+    result: Annotated[
+        str, typer.Argument(metavar="RESULT.json", help="Saved by --export-json of `memprof compare` or `memprof fit`.")
+    ],
     output: Annotated[
         str | None,
         typer.Option("-o", "--output", metavar="FILE", help="Where to; - or nothing is stdout."),
@@ -59,19 +66,40 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Turn a saved comparison into a report: on the terminal, as Markdown with figures, or as a page to explore."""
-    from memprof.results import Comparison
-
+    """Turn a saved result into a report: on the terminal, as Markdown with figures, or as a page to explore."""
     target = None if output in (None, "-") else Path(str(output))
     chosen = form or _format_of(target)
+    if target is None and chosen is Format.PARQUET:
+        raise UsageError("Parquet is no text; give -o FILE.parquet")
+    document = load(result)
+    writers = _writers(document)
+    if chosen not in writers:
+        known = ", ".join(form.value for form in writers)
+        raise UsageError(f"{result} can be made into {known}; {chosen.value} is for results of `memprof compare`")
     if target is not None:
-        _check(target, chosen, Path(result), force)
-    comparison = Comparison.load(result)
-    if target is None:
-        _print(comparison, chosen)
-    else:
-        written = _write(comparison, chosen, target, Path(result))
+        _check(_paths(document, chosen, target), Path(result), force)
+        written = _write(document, chosen, target, Path(result))
         tell(f"wrote {', '.join(map(str, written))}")
+    elif chosen is Format.TEXT:
+        _show(document)
+    else:
+        sys.stdout.write(writers[chosen](document))
+
+
+def load(path: str) -> Saved:
+    """Read what `memprof compare` or `memprof fit` saved.
+
+    Raises:
+        UsageError: the file is missing, cut off, or of a schema that this version does not know.
+    """
+    from memprof.fitting.document import FitReport
+    from memprof.results import Comparison
+
+    try:
+        schema = json.loads(Path(path).read_text(encoding="utf-8")).get("schema")
+    except (OSError, ValueError, AttributeError):
+        schema = None  # the comparison's reader says what is wrong
+    return FitReport.load(path) if str(schema).startswith("memprof.fit/") else Comparison.load(path)
 
 
 def _format_of(target: Path | None) -> Format:
@@ -84,57 +112,70 @@ def _format_of(target: Path | None) -> Format:
     return found
 
 
-def _check(target: Path, chosen: Format, result: Path, force: bool) -> None:
-    from memprof.files import check_writable
-    from memprof.report.files import report_paths
+def _paths(document: Saved, chosen: Format, target: Path) -> list[Path]:
+    """Return the files that would be written."""
+    from memprof.fitting.document import FitReport
+    from memprof.report.files import MATRIX, report_paths
 
-    for path in report_paths(target) if chosen is Format.MARKDOWN else [target]:
+    if chosen is not Format.MARKDOWN:
+        return [target]
+    return report_paths(target, [MATRIX]) if isinstance(document, FitReport) else report_paths(target)
+
+
+def _check(paths: list[Path], result: Path, force: bool) -> None:
+    from memprof.files import check_writable
+
+    for path in paths:
         if path.resolve() == result.resolve():
             raise UsageError(f"the report would overwrite {result}, which it is made of; give -o another name")
         check_writable(path, force)
 
 
-def _print(comparison: Comparison, chosen: Format) -> None:
-    if chosen is Format.TEXT:
-        from memprof.report.terminal import make_console, render
+def _show(document: Saved) -> None:
+    from memprof.fitting.document import FitReport
+    from memprof.report import fits, terminal
 
-        render(comparison, make_console())
-    elif chosen is Format.PARQUET:
-        raise UsageError("Parquet is no text; give -o FILE.parquet")
+    console = terminal.make_console()
+    if isinstance(document, FitReport):
+        fits.show(document, console)
     else:
-        sys.stdout.write(_text(comparison, chosen))
+        terminal.render(document, console)
 
 
-def _write(comparison: Comparison, chosen: Format, target: Path, result: Path) -> list[Path]:
+def _write(document: Saved, chosen: Format, target: Path, result: Path) -> list[Path]:
     from memprof.files import write_text
-    from memprof.report.files import write_report
+    from memprof.fitting.document import FitReport
+    from memprof.report.files import write_fit_report, write_report
 
     if chosen is Format.MARKDOWN:
-        return write_report(comparison, target, result)
+        if isinstance(document, FitReport):
+            return write_fit_report(document, target, result)
+        return write_report(document, target, result)
     if chosen is Format.PARQUET:
         from memprof.report.frame import write_parquet
 
-        write_parquet(comparison, target)
+        write_parquet(document.to_frame(), target)
     else:
-        write_text(target, _text(comparison, chosen))
+        write_text(target, _writers(document)[chosen](document))
     return [target]
 
 
-def _text(comparison: Comparison, chosen: Format) -> str:
-    if chosen is Format.TEXT:
-        from memprof.report.terminal import to_text
+def _writers(document: Saved) -> dict[Format, Callable[[Any], str]]:
+    """Return what a document can be made into, and how; Parquet is not text and has a way of its own."""
+    from memprof.fitting.document import FitReport
+    from memprof.report import brief, fits, html, terminal
 
-        return to_text(comparison)
-    if chosen is Format.MARKDOWN:
-        return comparison.to_markdown()
-    if chosen is Format.HTML:
-        from memprof.report.html import to_page
-
-        return to_page(comparison)
-    if chosen is Format.CSV:
-        from memprof.report.frame import to_csv
-
-        return to_csv(comparison)
-    from memprof.report.brief import to_comment, to_step_summary
-
-    return to_comment(comparison) if chosen is Format.COMMENT else to_step_summary(comparison)
+    writers: dict[Format, Callable[[Any], str]] = {
+        Format.TEXT: terminal.to_text,
+        Format.MARKDOWN: lambda document: str(document.to_markdown()),
+        Format.CSV: lambda document: str(document.to_frame().to_csv(index=False, lineterminator="\n")),
+        Format.PARQUET: lambda document: "",
+    }
+    if isinstance(document, FitReport):
+        return {**writers, Format.TEXT: fits.to_text}
+    return {
+        **writers,
+        Format.HTML: html.to_page,
+        Format.SUMMARY: brief.to_step_summary,
+        Format.COMMENT: brief.to_comment,
+    }

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from memprof.files import write_text
+from memprof.fitting.document import FitReport
 from memprof.report.figures import NAMES, draw_figures
-from memprof.report.markdown import image, to_markdown
+from memprof.report.figures.matrix import draw_matrix
+from memprof.report.markdown import image, link_to, to_markdown
 from memprof.results import Comparison
+
+MATRIX = "matrix"
 
 
 def figure_path(report: Path, name: str) -> Path:
@@ -16,9 +21,9 @@ def figure_path(report: Path, name: str) -> Path:
     return report.with_name(f"{report.stem}_{name}.svg")
 
 
-def report_paths(report: Path) -> list[Path]:
-    """Return the files that a Markdown report may consist of."""
-    return [report, *(figure_path(report, name) for name in NAMES)]
+def report_paths(report: Path, names: Iterable[str] = NAMES) -> list[Path]:
+    """Return the files that a Markdown report with figures of these names may consist of."""
+    return [report, *(figure_path(report, name) for name in names)]
 
 
 def write_report(comparison: Comparison, report: Path, document: Path | None) -> list[Path]:
@@ -41,3 +46,23 @@ def write_report(comparison: Comparison, report: Path, document: Path | None) ->
     link = Path(os.path.relpath(document, report.parent)).as_posix() if document is not None else None
     write_text(report, to_markdown(comparison, shown, link))
     return [report, *written]
+
+
+def write_fit_report(fit: FitReport, report: Path, document: Path) -> list[Path]:
+    """Write the Markdown of `memprof fit`, with its matrix as a figure, and return the files written.
+
+    Args:
+        fit: what to report.
+        report: the Markdown file; the figure goes beside it.
+        document: the file that it is saved in, to link to.
+
+    Raises:
+        UsageError: a file cannot be written.
+    """
+    figure = figure_path(report, MATRIX)
+    text, svg = draw_matrix(fit)
+    write_text(figure, svg)
+    body = fit.to_markdown(image(figure.name, text))
+    link = Path(os.path.relpath(document, report.parent)).as_posix()
+    write_text(report, f"{body}\n{link_to(link)}\n")
+    return [report, figure]

@@ -40,14 +40,14 @@ def to_csv(comparison: Comparison) -> str:
     return to_frame(comparison).to_csv(index=False, lineterminator="\n")
 
 
-def write_parquet(comparison: Comparison, path: Path) -> None:
-    """Write the frame as a Parquet file.
+def write_parquet(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame as a Parquet file.
 
     Raises:
         UsageError: nothing that writes Parquet is installed, or the file cannot be written.
     """
     try:
-        to_frame(comparison).to_parquet(path, index=False)
+        frame.to_parquet(path, index=False)
     except ImportError:
         raise UsageError("pandas needs pyarrow to write Parquet; pip install pyarrow, or choose csv") from None
     except OSError as error:

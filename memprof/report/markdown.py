@@ -43,7 +43,7 @@ def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, d
         *_section("What the allocator recorded", _list(history_remarks(comparison))),
         *_section("Caveats", _list(sections.notes(comparison))),
         *_section("Environment", _list(f"{name}: {value}" for name, value in facts(comparison))),
-        *_section("Reproduce", _command(comparison.environment), _link(document)),
+        *_section("Reproduce", _command(comparison.environment), link_to(document) if document else ""),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -51,6 +51,11 @@ def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, d
 def image(path: str, text: str) -> str:
     """Return the Markdown that shows an image file, with words for those who do not see it."""
     return f"![{escape(text)}]({quote(path)})"
+
+
+def link_to(document: str) -> str:
+    """Return the sentence that leads to the saved document."""
+    return f"Every number: [{escape(document)}]({quote(document)})"
 
 
 def escape(text: str) -> str:
@@ -121,7 +126,3 @@ def _command(environment: Environment) -> str:
     longest = max((len(run) for run in re.findall(r"`+", environment.command)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}sh\n{environment.command}\n{fence}"
-
-
-def _link(document: str | None) -> str:
-    return f"All figures: [{escape(document)}]({quote(document)})" if document else ""

@@ -51,9 +51,12 @@ class Drawing:
         self._description = description
         self._parts: list[str] = []
 
-    def rectangle(self, x: float, y: float, width: float, height: float, look: str, tip: str = "") -> None:
+    def rectangle(
+        self, x: float, y: float, width: float, height: float, look: str, tip: str = "", opacity: float = 1.0
+    ) -> None:
         """Draw a rectangle; `tip` is shown under the mouse where the file is opened by itself."""
         area = f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" class="{look}"'
+        area += f' fill-opacity="{opacity:.2f}"' if opacity < 1 else ""
         self._parts.append(f"{area}><title>{escape(tip)}</title></rect>" if tip else f"{area}/>")
 
     def line(self, x1: float, y1: float, x2: float, y2: float, look: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
 from rich import box
@@ -52,11 +52,13 @@ def render(comparison: Comparison, console: Console) -> None:
 
 def to_text(comparison: Comparison) -> str:
     """Return what `render` prints, without colours, as wide as a log takes."""
+    return captured(lambda console: render(comparison, console))
+
+
+def captured(show: Callable[[Console], None]) -> str:
+    """Return what is printed to a console as plain text."""
     stream = io.StringIO()
-    render(
-        comparison,
-        Console(file=stream, width=PLAIN_WIDTH, highlight=False, markup=False, emoji=False, color_system=None),
-    )
+    show(Console(file=stream, width=PLAIN_WIDTH, highlight=False, markup=False, emoji=False, color_system=None))
     return stream.getvalue()
 
 

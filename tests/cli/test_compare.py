@@ -91,7 +91,7 @@ def test_exports_hold_the_same_comparison(fake_compare: Command, tmp_path: Path)
     rows = list(csv.DictReader(io.StringIO((tmp_path / "a.csv").read_text())))
     assert [int(row["state_bytes"]) for row in rows] == [run.state.bytes for run in comparison.runs if run.state]
     shown = [
-        line for line in (tmp_path / "a.md").read_text().splitlines() if not line.startswith(("![", "All figures"))
+        line for line in (tmp_path / "a.md").read_text().splitlines() if not line.startswith(("![", "Every number"))
     ]
     assert [line for line in shown if line] == [line for line in comparison.to_markdown().splitlines() if line]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "a.md", "a_batch.svg", "a_peak.svg"]

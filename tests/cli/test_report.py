@@ -12,7 +12,7 @@ from memprof.report.files import report_paths
 from memprof.results import Comparison
 from tests.cli.conftest import ROOT, Command
 from tests.comparisons import make_broken_run, make_comparison, make_run
-from tests.unit.test_figures import make_timeline
+from tests.unit.test_figures import make_fit, make_timeline
 
 SAVED = ROOT / "tests" / "data" / "comparisons" / "gpt2.json"
 
@@ -132,6 +132,20 @@ def test_parquet_reads_back_or_says_what_is_missing(memprof: Command, saved: Pat
         assert frame["optimizer"].tolist() == [run.optimizer.spec for run in Comparison.load(saved).runs]
 
 
+def test_a_fit_becomes_a_report_with_its_matrix(memprof: Command, tmp_path: Path) -> None:
+    make_fit(("sm3", "rtx-4090", 20), ("adam", "rtx-4090", 0)).save(tmp_path / "fit.json")
+    done = memprof("report", "fit.json", "-o", "fit.md")
+    assert (done.returncode, done.stderr) == (0, "wrote fit.md, fit_matrix.svg\n")
+    text = (tmp_path / "fit.md").read_text()
+    assert "](fit_matrix.svg)" in text
+    assert text.endswith("Every number: [fit.json](fit.json)\n")
+    assert memprof("report", "fit.json").stdout.startswith("largest batch_size of gpt2")
+    assert memprof("report", "fit.json", "--format", "csv").stdout.startswith("model,")
+    page = memprof("report", "fit.json", "--format", "html")
+    assert page.returncode == 2
+    assert "html is for results of `memprof compare`" in page.stderr
+
+
 def test_rendering_does_not_import_torch(saved: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
@@ -142,6 +156,7 @@ from memprof.report.html import to_page
 from memprof.results import Comparison
 comparison = Comparison.load({str(saved)!r})
 to_page(comparison), to_comment(comparison), write_report(comparison, Path({str(tmp_path / "x.md")!r}), None)
+import memprof.report.fits, memprof.cli.report
 assert "torch" not in sys.modules and "pandas" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

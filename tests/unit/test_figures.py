@@ -5,12 +5,16 @@ from xml.etree import ElementTree
 
 import pytest
 
+from memprof.fitting.document import Evaluations, FitCell, FitDevice, FitReport
+from memprof.fitting.vary import Vary
 from memprof.report.figures import Figure, draw_figures
+from memprof.report.figures.matrix import draw_matrix
 from memprof.report.svg import Drawing, byte_ticks, clip
 from memprof.results import Comparison, FitPoint
 from memprof.timeline import Owner, PhaseStart, Timeline
+from memprof.training.recipe import Recipe
 from memprof.units import format_size
-from tests.comparisons import COUNT, GIB, MIB, make_answer, make_broken_run, make_comparison, make_run
+from tests.comparisons import COUNT, GIB, MIB, make_answer, make_broken_run, make_comparison, make_environment, make_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -150,3 +154,38 @@ def test_text_is_escaped_and_cut() -> None:
     drawing.text(0, 0, "<b>\n&")
     assert '<text x="0" y="0">&lt;b&gt; &amp;</text>' in drawing.to_svg(10)
     assert clip("abcdefgh", 6.6 * 4) == "abc…"
+
+
+def make_fit(*cells: tuple[str, str, int | None]) -> FitReport:
+    devices = list(dict.fromkeys(device for _, device, _ in cells))
+    return FitReport(
+        environment=make_environment(),
+        workload=make_comparison().workload,
+        recipe=Recipe(),
+        vary=Vary(knob="batch_size"),
+        margin="0%",
+        devices=[
+            FitDevice(name=name, simulated=True, capacity_bytes=24 * GIB, usable_bytes=24 * GIB, source="catalog")
+            for name in devices
+        ],
+        cells=[
+            FitCell(optimizer=optimizer, device=device, answer=make_answer("batch_size", value, method="predicted"))
+            if value is not None
+            else FitCell(optimizer=optimizer, device=device, reason="it failed")
+            for optimizer, device, value in cells
+        ],
+        evaluations=Evaluations(predicted=4),
+    )
+
+
+def test_the_matrix_has_a_cell_for_every_pair() -> None:
+    fit = make_fit(("sm3", "rtx-4090", 20), ("sm3", "24GiB", 10), ("a<b", "rtx-4090", 0), ("a<b", "24GiB", None))
+    text, svg = draw_matrix(fit)
+    root = ElementTree.fromstring(svg)
+    written = [element.text for element in root.iter(f"{SVG}text")]
+    assert {"sm3", "a<b", "rtx-4090", "24GiB", "24.0 GiB", "20", "10"} <= set(written)
+    assert "a<b: rtx-4090 none, 24GiB -." in text
+    shades = [float(rect.get("fill-opacity") or 0) for rect in root.iter(f"{SVG}rect") if rect.get("fill-opacity")]
+    assert shades[0] > shades[1] > 0
+    assert svg.count("curve line vermillion") == 2
+    assert draw_matrix(FitReport.model_validate_json(fit.to_json())) == (text, svg)
