@@ -1,0 +1,178 @@
+"""The pytest plugin: `@pytest.mark.memory_budget(...)` and the fixture `memory_block`.
+
+    @pytest.mark.memory_budget(peak="2 GiB", optimizer="sm3", device="rtx-3060", batch_size=8)
+    def test_small_gpt_trains_on_a_small_gpu():
+        return Workload(model=..., batch=..., loss=...)
+
+The test is the workload: it is called in a worker process, as `memprof compare tests/test_memory.py:test_...` would
+call it, and its parameters are the knobs. With `model="train.py:build"` that is trained instead, and the test itself
+runs as usual once the budget holds. Limits are `peak`, `reserved`, `state`, `process` and `max_batch_size`; the other
+keywords are those of an entry for `memprof gate`, and `[tool.memprof.defaults]` counts for all of them.
+
+    def test_forward(memory_block):
+        with memory_block("cpu", limit="10 MiB") as used:
+            model(x)
+        assert used.retained_bytes == 0
+
+Nothing of memprof or PyTorch is imported until a test asks for it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from memprof.gate.config import Budget
+    from memprof.gate.marked import Checked
+    from memprof.gate.measure import Gauge
+    from memprof.tracing.block import BlockUsage
+
+MARKER = "memory_budget"
+_HELP = (
+    f"{MARKER}(peak=None, optimizer=..., device='auto', ...): the workload that the test returns must train within "
+    "these limits, e.g. peak='2 GiB'; keywords as in an entry for `memprof gate`"
+)
+MeasureBlock = Callable[..., AbstractContextManager["BlockUsage"]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known, for `--strict-markers` and `--markers`."""
+    config.addinivalue_line("markers", _HELP)
+    config.stash[_STATE] = _Session()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a marked test's budgets; without `model=` they are all there is to run."""
+    markers = [*pyfuncitem.iter_markers(MARKER)]
+    if not markers:
+        return None
+    for marker in markers:
+        _check(pyfuncitem, marker)
+    return None if all("model" in marker.kwargs for marker in markers) else True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say how much room the budgets have left."""
+    lines = config.stash[_STATE].lines
+    if lines and config.get_verbosity() >= 0:
+        terminalreporter.section("memory budgets")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the worker processes."""
+    config.stash[_STATE].processes.close()
+
+
+@pytest.fixture
+def memory_block() -> MeasureBlock:
+    """Measures what a block allocates: `with memory_block("cpu", limit="10 MiB") as used:`.
+
+    `used` has `peak_bytes`, `retained_bytes` and `operators` (`memprof.tracing.block.BlockUsage`). The test fails if
+    the block's peak is above `limit`, a size or bytes. Devices are `cpu` and `cuda`.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler would announce itself on stderr
+    return _measure_block
+
+
+class _Session:
+    """What one run of pytest keeps: the fork server, once it is needed, and a line for every budget."""
+
+    def __init__(self) -> None:
+        self.processes = ExitStack()
+        self.lines: list[str] = []
+        self._gauge: Gauge | None = None
+
+    def gauge(self, item: pytest.Item) -> Gauge:
+        """Return the workers, started with the first budget."""
+        from memprof.gate.marked import gauge_like_here
+
+        if self._gauge is None:
+            self._gauge = self.processes.enter_context(gauge_like_here(item.config.rootpath))
+        return self._gauge
+
+
+_STATE = pytest.StashKey[_Session]()
+
+
+def _check(item: pytest.Function, marker: pytest.Mark) -> None:
+    from memprof.errors import MemprofError
+    from memprof.gate.marked import check
+
+    try:
+        budget = _budget(item, marker)
+        checked = check(item.config.stash[_STATE].gauge(item), budget)
+    except MemprofError as error:
+        pytest.fail(str(error), pytrace=False)
+    _report(item, checked)
+    if checked.failed:
+        pytest.fail(checked.text(), pytrace=False)
+
+
+def _budget(item: pytest.Function, marker: pytest.Mark) -> Budget:
+    from memprof.errors import UsageError
+    from memprof.gate.marked import read_marker
+
+    if marker.args:
+        raise UsageError(f"@pytest.mark.{MARKER} takes keywords only, for example peak='2 GiB'")
+    callspec = getattr(item, "callspec", None)
+    parameters = dict(callspec.params) if callspec is not None else {}
+    keywords = dict(marker.kwargs)
+    if "model" in keywords:
+        parameters = {}
+    else:
+        _refuse_what_no_worker_has(item, parameters)
+    knobs = {**parameters, **keywords.pop("knobs", {})}
+    model = f"{item.path}:{item.originalname}"
+    return read_marker(item.originalname, item.path, model, knobs, keywords, item.config.rootpath)
+
+
+def _refuse_what_no_worker_has(item: pytest.Function, parameters: dict[str, Any]) -> None:
+    from memprof.errors import UsageError
+
+    way_out = "name the workload with model='train.py:build' instead"
+    if item.cls is not None:
+        raise UsageError(f"{item.name} is a method, which workers cannot call: write a function, or {way_out}")
+    for name in inspect.signature(item.function).parameters:
+        if name not in parameters:
+            raise UsageError(f"{item.name} takes the fixture {name!r}, which workers do not have: {way_out}")
+    for name, value in parameters.items():
+        if not isinstance(value, (bool, int, float, str)):
+            kind = type(value).__name__
+            raise UsageError(f"the parameter {name} of {item.name} is of type {kind}; workers take numbers and texts")
+
+
+def _report(item: pytest.Function, checked: Checked) -> None:
+    """Keep the figures for JUnit's XML, and a line for the summary."""
+    from memprof.gate.sentences import bound, figure
+
+    for one in checked.figures:
+        for name, value in one.values.items():
+            item.user_properties.append((f"{one.optimizer} {name}", value))
+    for verdict in checked.verdicts:
+        if verdict.metric is not None:
+            sizes = f"{verdict.metric} {figure(verdict)}, limit {bound(verdict)}"
+            item.config.stash[_STATE].lines.append(f"{item.nodeid} {verdict.optimizer}: {sizes}")
+
+
+@contextmanager
+def _measure_block(device: str = "cpu", limit: str | int | None = None) -> Iterator[BlockUsage]:
+    from memprof.tracing.block import measure_block
+    from memprof.units import format_size, parse_size
+
+    if device not in ("cpu", "cuda"):
+        pytest.fail(f"memory_block watches 'cpu' or 'cuda', not {device!r}", pytrace=False)
+    most = parse_size(limit) if isinstance(limit, str) else limit
+    with measure_block(device) as usage:
+        yield usage
+    if most is not None and usage.peak_bytes > most:
+        over = format_size(usage.peak_bytes - most)
+        pytest.fail(f"the block took {usage.describe()}: {over} over its limit of {format_size(most)}", pytrace=False)
