@@ -10,8 +10,8 @@
 | optimizers, clipping | `foreach` by default |
 | SM3 | its Triton kernel |
 | batches | made on the host, then copied |
-| the device `"cuda"` | is where the fake tensors are; `is_cuda` still says no |
-| tensors made of Python numbers | on the host, with what is computed from them alone: step counters |
+| devices | `"cuda"` is where the fake tensors are; what is made without a device is on the host
+  (`cuda_semantics_device`) |
 
 Each is put in as the operator that PyTorch would call, with PyTorch's own autograd formula, so that what is saved for
 the backward pass, and for how long, follows. The same in both and left alone: linear layers, convolutions, layer
@@ -31,10 +31,10 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from memprof.simulation.cuda_semantics_attention import CudaAttention
 from memprof.simulation.cuda_semantics_autocast import register_autocast
+from memprof.simulation.cuda_semantics_device import CudaIsHere, copy_to, cuda_autocast, cuda_modules
 from memprof.simulation.cuda_semantics_sm3 import triton_kernel
 from memprof.simulation.fake_device import UNREDUCED, CpuSemantics, channels_last_if_inputs_are
 from memprof.simulation.fake_tensors import Correction, Layout, Result, contiguous_result
@@ -106,9 +106,9 @@ class CudaSemantics(CpuSemantics):
             for owner in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
                 stack.enter_context(patch(f"{owner}._get_foreach_kernels_supported_devices", _every_device))
             stack.enter_context(triton_kernel())
-            for kind in (Tensor, nn.Module):
-                stack.enter_context(patch.object(kind, "cuda", lambda self, *args, **kwargs: self))
-            stack.enter_context(_CudaIsHere())
+            stack.enter_context(cuda_autocast())
+            stack.enter_context(cuda_modules(mode))
+            stack.enter_context(CudaIsHere(mode))
             yield
 
     def _register(self, library: torch.library.Library) -> None:
@@ -128,7 +128,7 @@ class CudaSemantics(CpuSemantics):
         """Make the model on the host and copy it to the device, tensor by tensor as `Module.to` does."""
         with mode.made_on(host=True):
             model = workload.model()
-        return model._apply(lambda tensor: _copy_of(tensor, mode, None))  # type: ignore[no-any-return]
+        return model._apply(lambda tensor: copy_to(tensor, mode, host=False))  # type: ignore[no-any-return]
 
     def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
         """Make batches on the host and copy them over."""
@@ -142,29 +142,10 @@ class CudaSemantics(CpuSemantics):
         return replace(workload, batch=batch)
 
 
-class _CudaIsHere(TorchFunctionMode):
-    """Takes `"cuda"` for the device that the fake tensors are on."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if kwargs and _is_cuda(kwargs.get("device")):
-            kwargs = {**kwargs, "device": torch.device("cpu")}
-        if func is Tensor.to and len(args) > 1 and _is_cuda(args[1]):
-            args = (args[0], torch.device("cpu"), *args[2:])
-        return func(*args, **(kwargs or {}))
-
-
-def _is_cuda(device: Any) -> bool:
-    if isinstance(device, str):
-        return device.startswith("cuda")
-    return isinstance(device, torch.device) and device.type == "cuda"
-
-
 def _copied(value: Any, mode: FakeOperators, dtype: torch.dtype | None) -> Any:
     """Copy every tensor of a nest to the device, floating-point ones in `dtype` if it is given."""
     if isinstance(value, Tensor):
-        return _copy_of(value, mode, dtype if value.is_floating_point() else None)
+        return copy_to(value, mode, host=False, dtype=dtype if value.is_floating_point() else None)
     if isinstance(value, dict):
         return type(value)({key: _copied(item, mode, dtype) for key, item in value.items()})
     if isinstance(value, tuple) and hasattr(value, "_fields"):
@@ -172,14 +153,6 @@ def _copied(value: Any, mode: FakeOperators, dtype: torch.dtype | None) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_copied(item, mode, dtype) for item in value)
     return value
-
-
-def _copy_of(tensor: Tensor, mode: FakeOperators, dtype: torch.dtype | None) -> Tensor:
-    if not mode.log.is_host(tensor.untyped_storage().data_ptr()):
-        return tensor
-    with mode.made_on(host=False):
-        copy: Tensor = aten._to_copy(tensor, dtype=dtype)
-    return copy
 
 
 def _never(*args: Any, **kwargs: Any) -> Any:

@@ -98,6 +98,11 @@ class FakeOperators(TorchDispatchMode):
         finally:
             self._host = before
 
+    @property
+    def building_host(self) -> bool:
+        """Whether everything is made in the memory of the host at the moment."""
+        return bool(self._host)
+
     def _choose(self, func: Any) -> Plan:
         """Return how to run an operator, from what its schema says of its outputs."""
         special = self._special(func)
@@ -217,9 +222,11 @@ class FakeOperators(TorchDispatchMode):
 
     def _made(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
         self._begin(func)
-        output, addresses = self._with_scratch(
-            func, args, kwargs, lambda: self._tensors.build(result, bool(self._host))
-        )
+        host = self._on_host(tensors_in(args)) if self._host is None else self._host
+        if host:
+            output, addresses = self._tensors.build(result, host)
+        else:
+            output, addresses = self._with_scratch(func, args, kwargs, lambda: self._tensors.build(result))
         self.log.mark(OperatorEnd(addresses))
         return output
 

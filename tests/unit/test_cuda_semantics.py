@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
@@ -32,10 +32,10 @@ BLACKWELL_CONSUMER = replace(AMPERE, capability=(12, 0))
 
 
 @contextmanager
-def cuda(target: Target = AMPERE):
+def cuda(target: Target = AMPERE, default: str | None = "cuda"):
     semantics = CudaSemantics(target)
     mode = FakeOperators(EventLog(), Reads(), semantics)
-    with semantics.applied(mode), mode:
+    with semantics.applied(mode), mode, torch.device(default) if default else nullcontext():
         mode.phase = "forward"
         yield mode
 
@@ -214,12 +214,69 @@ def cublas(mode: FakeOperators) -> int:
 
 
 def test_cuda_is_where_the_tensors_are() -> None:
-    with cuda():
-        x = torch.empty(1000, 1000)
+    with cuda() as mode:
+        x = torch.empty(1000, 1000, device="cuda")
         assert x.cuda().data_ptr() == x.to("cuda").data_ptr() == x.to(torch.device("cuda:0")).data_ptr() == x.data_ptr()
+        assert mode.log.live_bytes == 4_000_000
         assert torch.zeros(3, device="cuda").tolist() == [0, 0, 0]
         assert x.to(device="cuda", dtype=BF16).dtype is BF16
         assert nn.Linear(3, 3, device="cuda").to("cuda").cuda().weight.shape == (3, 3)
+        assert x.is_cuda
+        assert x.get_device() == 0
+
+
+MADE_ON_HOST = {
+    "zeros": lambda: torch.zeros(1000, 1000),
+    "computed": lambda: torch.ones(1000, 1000).tril() * 2,
+    "tensor": lambda: torch.tensor([0.0] * 1000, device="cpu"),
+    "given back": lambda: torch.empty(1000, 1000, device="cuda").cpu(),
+    "index device": lambda: torch.empty(3, 3, device=0).cpu(),
+}
+
+
+@pytest.mark.parametrize("name", MADE_ON_HOST)
+def test_what_is_made_without_a_device_is_on_the_host(name: str) -> None:
+    with cuda(default=None) as mode:
+        x = MADE_ON_HOST[name]()
+        assert mode.log.live_bytes == 0
+        assert not x.is_cuda
+        assert x.get_device() == -1
+        device = torch.empty(1, device="cuda")
+        for moved in (x.cuda, lambda: x.to("cuda"), lambda: x.to(device.device), lambda: x.to(device), lambda: x.to(0)):
+            there = moved()
+            assert there.is_cuda
+            assert mode.log.live_bytes == x.numel() * 4 + 4
+            del there
+        assert x.to("cuda", BF16).dtype is x.to(dtype=BF16, device="cuda").dtype is BF16
+        assert not x.to(BF16).is_cuda
+
+
+def test_a_module_made_on_the_host_is_moved() -> None:
+    with cuda(default=None) as mode:
+        module = nn.Linear(100, 100)
+        assert mode.log.live_bytes == 0
+        assert module.cuda().weight.is_cuda
+        assert mode.log.live_bytes == 100 * 100 * 4 + 400
+
+
+def test_autocast_of_cuda_is_that_of_the_fake_tensors() -> None:
+    with cuda():
+        x = torch.empty(8, 8, device="cuda")
+        with torch.autocast("cuda"):
+            assert torch.is_autocast_enabled("cuda")
+            assert torch.is_autocast_enabled()
+            assert (x @ x).dtype is torch.get_autocast_dtype("cuda") is HALF
+            with torch.autocast("cuda", enabled=False):
+                assert (x @ x).dtype is FP32
+        with torch.autocast("cuda", BF16):
+            assert (x @ x).softmax(-1).dtype is FP32
+        assert (x @ x).dtype is FP32
+
+
+def test_a_fake_tensor_can_be_printed() -> None:
+    with cuda():
+        assert str(torch.empty(30, 30, device="cuda")) == "tensor(..., size=(30, 30), dtype=torch.float32)"
+        assert repr(torch.tensor([1, 2], device="cpu")) == "tensor([1, 2])"
 
 
 def test_everything_is_taken_back_afterwards() -> None:

@@ -315,7 +315,6 @@ def _shape_cases() -> Iterable[tuple[str, Case]]:
     yield "tril", lambda: train(torch.tril, leaf(64, 100))
     yield "pad", lambda: train(lambda x: F.pad(x, (1, 1)), leaf(64, 100))
     yield "pad reflect", lambda: train(lambda x: F.pad(x, (1, 1, 2, 2), mode="reflect"), leaf(2, 3, 64, 100))
-    yield "unfold", lambda: train(lambda x: F.unfold(x, 3), leaf(2, 3, 32, 32))
     yield "pixel shuffle", lambda: train(lambda x: F.pixel_shuffle(x, 2), leaf(2, 16, 32, 32))
     yield (
         "complex rotation",
