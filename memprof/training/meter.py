@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,7 +12,7 @@ from memprof.analysis.timeline import make_timeline
 from memprof.results import Breakdown, Peak, PhasePeak
 from memprof.timeline import Timeline
 from memprof.tracing.attribution import build_trace
-from memprof.tracing.events import Mark, PhaseMark, Trace
+from memprof.tracing.events import Entry, Mark, PhaseMark, Trace
 from memprof.tracing.profiler import ProfilerRecorder
 from memprof.training.probes import make_probe
 
@@ -49,10 +50,15 @@ class Meter:
 
     The allocator's events are recorded from the first on. The process is read before the attributed step, because
     from there on the record of operators is part of it.
+
+    Args:
+        device: to watch.
+        before: what happened there before `start`, for the trace to begin in an empty process.
     """
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, before: Sequence[Entry] = ()) -> None:
         self._device = device
+        self._before = before
         self._probe = make_probe(device)
         self._recorder = ProfilerRecorder(device.type)
         self._phase = "build"
@@ -91,7 +97,7 @@ class Meter:
     def finish(self) -> Reading:
         """End recording and analyse the trace."""
         self._probe.end_phase(self._phase)
-        trace = build_trace(self._recorder.stop())
+        trace = build_trace([*self._before, *self._recorder.stop()])
         spans = [span for span in span_peaks(trace) if span.step > 0]
         top = max(spans, key=lambda span: span.peak_bytes)
         step_peaks = [max(s.peak_bytes for s in spans if s.step == step) for step in sorted({s.step for s in spans})]

@@ -1,0 +1,231 @@
+"""Records the first steps of a training run that somebody else drives, and saves them as a comparison of one run."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+import torch
+from torch import nn
+
+from memprof.callbacks.beginnings import living_tensors
+from memprof.errors import UsageError
+from memprof.faults import describe
+from memprof.files import check_writable
+from memprof.machine import describe_environment, device_memory_bytes
+from memprof.optimizers.implementation import implementation_name
+from memprof.optimizers.state import measure_state
+from memprof.results import Capacity, Comparison, OptimizerInfo, Parameters, Run, State, Steps, WorkloadInfo
+from memprof.tracing.modules import compiled_graphs, followed_modules
+from memprof.training.labels import Labeller, label_tensors
+from memprof.training.meter import Meter, Reading
+from memprof.training.recipe import Recipe
+
+_P = ParamSpec("_P")
+_FEWEST = 3
+_NOTE = (
+    "Recorded in a running training: of what lived before it, only the model's and the optimizer's tensors are known."
+)
+
+
+def _harmless(
+    method: Callable[Concatenate[TrainingRecorder, _P], None],
+) -> Callable[Concatenate[TrainingRecorder, _P], None]:
+    """Let no fault of the recorder end the training: it warns, and records no more."""
+
+    @wraps(method)
+    def run(self: TrainingRecorder, /, *args: _P.args, **keywords: _P.kwargs) -> None:
+        if not self.recording and method.__name__ != "begin":
+            return
+        try:
+            method(self, *args, **keywords)
+        except Exception as error:
+            self.recording = False
+            self.hooks.close()
+            warnings.warn(f"memprof stopped recording: {describe(error)}", RuntimeWarning, stacklevel=2)
+
+    return run
+
+
+class TrainingRecorder:
+    """What the callbacks share: they say when a step, its phases and the training begin and end.
+
+    Recorded are the first `steps` optimizer steps, the last of them operator by operator; then the training goes on
+    undisturbed. Nothing is put between the training and its tensors, so what is recorded is what happens without.
+
+    Args:
+        path: of the document.
+        steps: how many steps to record, at least 3: one creates the optimizer's state, one is timed, one followed.
+        force: overwrite a file that exists.
+
+    Raises:
+        UsageError: the path cannot be written, or `steps` is below 3.
+
+    Attributes:
+        recording: the training has begun, and the last step to record has not yet ended.
+        hooks: what is to be undone when the recording ends.
+    """
+
+    def __init__(self, path: str | Path, steps: int = 3, *, force: bool = False) -> None:
+        if steps < _FEWEST:
+            raise UsageError(f"steps={steps}: record at least {_FEWEST}, the first creates the optimizer's state")
+        self._path = Path(path)
+        check_writable(self._path, force)
+        self._steps = steps
+        self.recording = False
+        self.hooks = ExitStack()
+        self._number = 0
+        self._phase = "build"
+        self._seconds: list[float] = []
+
+    @_harmless
+    def begin(self, model: nn.Module, optimizer: Any, recipe: Recipe, batch_size: int) -> None:
+        """The training begins.
+
+        Args:
+            model: on its device.
+            optimizer: over its parameters; a wrapper's own is found in its attribute `optimizer`.
+            recipe: how it is trained.
+            batch_size: of each micro-batch.
+        """
+        while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+            optimizer = optimizer.optimizer
+        self._model, self._optimizer, self._batch_size = model, optimizer, batch_size
+        self._recipe = recipe.model_copy(update={"warmup": 1, "steps": self._steps - 1})
+        self._device = next(model.parameters()).device
+        self._labels = Labeller(model)
+        self._meter = Meter(self._device, living_tensors(model, optimizer, self._device))
+        self._meter.start()
+        self.recording = True
+        for handle in (
+            model.register_forward_pre_hook(self._on_forward, with_kwargs=True),
+            model.register_forward_hook(self._after_forward),
+        ):
+            self.hooks.callback(handle.remove)
+
+    @_harmless
+    def begin_step(self) -> None:
+        """An optimizer step begins: what follows, up to the model's forward, makes the batch."""
+        self._number += 1
+        if self._number == self._steps:
+            self._follow()
+        self._began = time.perf_counter()
+        self._begin_phase("batch")
+
+    @_harmless
+    def begin_phase(self, phase: str) -> None:
+        """One of `memprof.training.step.PHASES` begins."""
+        if self._phase != phase:
+            self._begin_phase(phase)
+
+    @_harmless
+    def end_step(self) -> None:
+        """The step has ended; the last one ends the recording and saves the document."""
+        self._meter.synchronize()
+        if 1 < self._number < self._steps:
+            self._seconds.append(time.perf_counter() - self._began)
+        if self._number == self._steps:
+            self._label_end()
+            self._finish()
+
+    @_harmless
+    def end(self) -> None:
+        """The training has ended: save what there is, if it was too short for all steps."""
+        self._finish()
+
+    def _begin_phase(self, phase: str) -> None:
+        self._label_end()
+        self._phase = phase
+        self._meter.begin_phase(self._number, phase)
+
+    def _on_forward(self, model: nn.Module, args: Any, keywords: Any) -> None:
+        if model.training and self.recording:
+            if self._number == self._steps:
+                self._meter.mark(label_tensors("inputs", (args, keywords)))
+            self.begin_phase("forward")
+
+    def _after_forward(self, model: nn.Module, args: Any, output: Any) -> None:
+        if model.training:
+            self.begin_phase("backward")
+
+    def _follow(self) -> None:
+        """The last step: operators and modules are recorded, and marks say who holds what."""
+        self._meter.begin_attribution()
+        for mark in (
+            self._labels.buffers(),
+            self._labels.optimizer_state(self._optimizer),
+            self._labels.gradients(),
+            self._labels.parameters(),
+        ):
+            self._meter.mark(mark)
+        if not compiled_graphs():
+            self.hooks.enter_context(followed_modules(self._model, self._meter.mark))
+
+    def _label_end(self) -> None:
+        if self._number < self._steps:
+            return
+        if self._phase == "backward":
+            self._meter.mark(self._labels.gradients())
+        elif self._phase == "optimizer":
+            self._meter.mark(self._labels.optimizer_state(self._optimizer))
+
+    def _finish(self) -> None:
+        self.recording = False
+        self.hooks.close()
+        reading = self._meter.finish()
+        self._document(self._run(reading)).save(self._path)
+
+    def _run(self, reading: Reading) -> Run:
+        state = measure_state(self._optimizer, self._model.parameters())
+        parameters = list(self._model.parameters())
+        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        return Run(
+            optimizer=self._describe(reading),
+            device=str(self._device),
+            status="ok",
+            parameters=Parameters(
+                count=sum(p.numel() for p in parameters),
+                trainable=trainable,
+                bytes=sum(p.numel() * p.element_size() for p in parameters),
+            ),
+            state=State(
+                bytes=state.bytes,
+                bytes_per_parameter=state.bytes / trainable,
+                by_dtype=state.by_dtype,
+                by_device=state.device_bytes,
+            ),
+            peak=reading.peak,
+            breakdown=reading.breakdown,
+            phases=reading.phases,
+            steps=Steps(seconds=self._seconds, losses=[], allocated_bytes=reading.step_peaks),
+            timeline=reading.timeline,
+            notes=[*reading.notes, _NOTE],
+        )
+
+    def _describe(self, reading: Reading) -> OptimizerInfo:
+        kind = type(self._optimizer)
+        known = kind.__module__.startswith("torch.optim.")
+        name = kind.__name__.lower() if known else kind.__name__
+        plain = {k: v for k, v in self._optimizer.defaults.items() if isinstance(v, (bool, int, float, str))}
+        return OptimizerInfo(
+            spec=name if known else f"{kind.__module__}:{kind.__qualname__}",
+            name=name,
+            options=plain,
+            implementation=implementation_name(self._optimizer, reading.operators.get("optimizer", set())),
+        )
+
+    def _document(self, run: Run) -> Comparison:
+        name = type(self._model).__name__
+        device = str(self._device)
+        return Comparison(
+            environment=describe_environment(None, device),
+            workload=WorkloadInfo(model=name, name=name, knobs={}, batch_size=self._batch_size),
+            recipe=self._recipe,
+            capacity=Capacity(bytes=device_memory_bytes(device), source="device"),
+            runs=[run],
+        )
