@@ -46,6 +46,7 @@ class Blocks:
         sizes: bytes of each block.
         order: by event, the number of the block that is allocated or freed.
         allocates: by event, whether it is allocated.
+        returned: by block, whether an operator returned it; the others are scratch of kernels.
         streams: by block, the CUDA stream.
         spans: of the phases.
     """
@@ -54,6 +55,7 @@ class Blocks:
     sizes: NDArray[np.int64]
     order: NDArray[np.int64]
     allocates: NDArray[np.bool_]
+    returned: NDArray[np.bool_]
     streams: list[int]
     spans: list[PhaseSpan]
 
@@ -64,7 +66,25 @@ class Blocks:
         first = np.zeros(len(order), dtype=np.bool_)
         first[np.unique(order, return_index=True)[1]] = True
         sizes = np.array([block.size for block in trace.blocks], dtype=np.int64)
-        return cls(value, sizes, order, first, [block.stream for block in trace.blocks], list(trace.spans))
+        returned = np.array([block.tensor for block in trace.blocks], dtype=np.bool_)
+        streams = [block.stream for block in trace.blocks]
+        return cls(value, sizes, order, first, returned, streams, list(trace.spans))
+
+    @cached_property
+    def bare(self) -> Blocks:
+        """The same without the scratch of kernels, which comes and goes with thresholds of their own."""
+        kept = self.returned[self.order]
+        chosen, order = np.unique(self.order[kept], return_inverse=True)
+        before = np.concatenate(([0], np.cumsum(kept)))
+        return Blocks(
+            value=self.value,
+            sizes=self.sizes[chosen],
+            order=order,
+            allocates=self.allocates[kept],
+            returned=self.returned[chosen],
+            streams=[self.streams[number] for number in chosen],
+            spans=[replace(span, start=int(before[span.start])) for span in self.spans],
+        )
 
     @cached_property
     def signature(self) -> int:
@@ -132,7 +152,7 @@ class Blocks:
 
 
 def blocks_at(value: int, traced: Sequence[Blocks]) -> Blocks | None:
-    """Return the blocks at a value, by the polynomial through the nearest traces of the order most common there.
+    """Return the blocks at a value, by the polynomial through the nearest traces that have one order.
 
     None where no two of the traces have the same order.
     """

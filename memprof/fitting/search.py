@@ -14,7 +14,7 @@ from memprof.fitting.vary import Vary
 # Refused values in a row after which there are taken to be no more.
 _LONGEST_GAP = 1024
 # Guesses that may be wrong before the search halves and doubles by itself.
-_GUESSES = 4
+_GUESSES = 5
 
 Guess = Callable[[int, int], int]
 
@@ -38,6 +38,7 @@ class Search:
         self._fits: dict[int, bool] = {}
         self.refused: set[int] = set()
         self._guesses = 0
+        self._guessed: tuple[int | None, int | None] | None = None
 
     def note(self, value: int, fits: bool | None) -> None:
         """Take down that a value fits, does not, or is refused (None)."""
@@ -98,7 +99,8 @@ class Search:
             return lowest
         highest = self._vary.last if failing is None else failing - self._vary.step
         floor = fitting or self._vary.low
-        self._guesses += 1
+        if self._guessed != (fitting, failing):  # a value that was refused costs no guess
+            self._guessed, self._guesses = (fitting, failing), self._guesses + 1
         if self._guesses <= _GUESSES:
             wanted = guess(floor, highest)
         elif failing is not None:

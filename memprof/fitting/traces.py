@@ -102,23 +102,35 @@ class Traces:
         return self._step_down(optimizer, capacity_bytes, low, bound)
 
     def _least(self, optimizer: int, value: int) -> int:
-        """Return what must be there at least: the blocks in use, rounded by nobody."""
-        blocks = blocks_at(value, list(self.blocks[optimizer].values()))
-        return self._by_line(optimizer, value) if blocks is None else blocks.allocated_bytes()
+        """Return what must be there at least: the tensors in use, rounded by nobody."""
+        bare = blocks_at(value, [blocks.bare for blocks in self.blocks[optimizer].values()])
+        return self._guessed_need(optimizer, value) if bare is None else bare.allocated_bytes()
 
     def _guessed_need(self, optimizer: int, value: int) -> int:
-        traced = self.blocks[optimizer]
-        key = optimizer, value, len(traced)
+        key = optimizer, value, len(self.blocks[optimizer])
         if key not in self._guessed:
-            blocks = blocks_at(value, list(traced.values()))
-            guessed = self._by_line(optimizer, value) if blocks is None else blocks.need(self.target).bytes
-            self._guessed[key] = guessed
+            self._guessed[key] = self._guess_need(optimizer, value)
         return self._guessed[key]
 
-    def _by_line(self, optimizer: int, value: int) -> int:
-        """Return the height of the line through the two nearest traces."""
+    def _guess_need(self, optimizer: int, value: int) -> int:
+        """Replay the blocks as they should be; where kernels take other scratch, the tensors, and scratch by a line."""
+        traced = self.blocks[optimizer]
+        blocks = blocks_at(value, list(traced.values()))
+        if blocks is not None:
+            return blocks.need(self.target).bytes
+        bare = blocks_at(value, [one.bare for one in traced.values()])
+        if bare is None:
+            return self._by_line(optimizer, value, lambda one, at: self.need(one, at).bytes)
+        return bare.need(self.target).bytes + self._by_line(optimizer, value, self._scratch)
+
+    def _scratch(self, optimizer: int, value: int) -> int:
+        """Return how much more a traced training takes for the scratch of its kernels."""
+        return self.need(optimizer, value).bytes - self.blocks[optimizer][value].bare.need(self.target).bytes
+
+    def _by_line(self, optimizer: int, value: int, height: Callable[[int, int], int]) -> int:
+        """Return the height at a value of the line through the two nearest traces."""
         first, second = sorted(self.blocks[optimizer], key=lambda traced: abs(traced - value))[:2]
-        begin, end = self.need(optimizer, first).bytes, self.need(optimizer, second).bytes
+        begin, end = height(optimizer, first), height(optimizer, second)
         return begin + round((end - begin) / (second - first) * (value - first))
 
     def _step_down(self, optimizer: int, capacity_bytes: int, low: int, bound: int) -> int:

@@ -1,0 +1,93 @@
+"""The blocks of a training at a value that was not traced, against the trace of that value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from memprof.fitting.blocks import Blocks, blocks_at
+from memprof.fitting.traces import Traces
+from memprof.fitting.vary import Vary
+from memprof.optimizers.spec import parse_optimizer
+from memprof.simulation.catalog import find_device
+from memprof.simulation.predict import predict_runs, target_of
+from memprof.simulation.settings import SMALLEST_BLOCK
+from memprof.simulation.target import Target
+from memprof.tracing.events import Block, Event, PhaseSpan, Trace
+from memprof.training.recipe import Recipe
+from memprof.workloads.spec import WorkloadSpec
+
+GPU = target_of(find_device("rtx-4090"))
+SMALL = {"n_layers": 2, "d_model": 96, "n_heads": 2, "vocab_size": 500, "seq_len": 32}
+OPTIMIZERS = [parse_optimizer(text) for text in ("sm3", "adam", "adafactor")]
+
+
+def traces(target: Target, vary: Vary, *values: int) -> Traces:
+    made = Traces(WorkloadSpec(model="gpt2", knobs=SMALL), OPTIMIZERS, Recipe(), 4, vary, target)
+    for value in values:
+        made.take(value)
+    assert not made.refused
+    return made
+
+
+@pytest.mark.parametrize(
+    ("knob", "known", "value"),
+    [("batch_size", (4, 8), 137), ("d_model", (96, 192, 64), 320), ("seq_len", (32, 64, 128), 512)],
+)
+def test_tensors_follow_from_two_or_three_traces(knob: str, known: tuple[int, ...], value: int):
+    made = traces(GPU, Vary(knob=knob), *known, value)
+    for number in range(len(OPTIMIZERS)):
+        guessed = blocks_at(value, [made.blocks[number][one].bare for one in known])
+        traced = made.blocks[number][value].bare
+        assert guessed is not None
+        assert guessed.signature == traced.signature
+        np.testing.assert_allclose(guessed.sizes, traced.sizes, atol=SMALLEST_BLOCK)
+        assert guessed.need(GPU) == traced.need(GPU)
+
+
+def test_guess_is_near_where_kernels_take_other_scratch():
+    made = traces(GPU, Vary(), 4, 8)
+    for number in range(len(OPTIMIZERS)):
+        guess = made.guess(number, 1 << 26, 1, 65_536)
+        assert guess > 8
+        for value, fits in ((guess * 9 // 10, True), (guess * 11 // 10, False)):
+            made.take(value)
+            assert made.need_within(number, value, 1 << 26).fits is fits
+
+
+def test_another_number_of_layers_is_another_order():
+    made = traces(GPU, Vary(knob="n_layers"), 1, 2)
+    assert blocks_at(3, list(made.blocks[0].values())) is None
+    assert made.guess(0, 1 << 30, 1, 100) > 2  # by the line through both
+
+
+@pytest.mark.parametrize("target", [Target(), GPU], ids=["cpu", "gpu"])
+def test_need_is_what_a_prediction_says(target: Target):
+    made = traces(target, Vary(), 4)
+    workload = WorkloadSpec(model="gpt2", knobs=SMALL)
+    for number, run in enumerate(predict_runs(workload, OPTIMIZERS, Recipe(), 4, target)):
+        need = made.need(number, 4)
+        assert need.bytes == (run.peak.reserved_bytes or run.peak.allocated_bytes)
+        assert need.fits
+        if target.kind == "cpu":
+            assert need.phase == run.peak.phase
+
+
+def blocks_of(*sizes: int) -> Blocks:
+    """Three blocks one after the other, each freed before the next: what is in use is less than what is cached."""
+    events = [event for number, size in enumerate(sizes) for event in (Event(number, size), Event(number, -size))]
+    spans = [PhaseSpan(0, 0, "build"), PhaseSpan(2, 1, "forward"), PhaseSpan(4, 1, "backward")]
+    return Blocks.of(1, Trace(blocks=[Block(size, "", tensor=True) for size in sizes], events=events, spans=spans))
+
+
+def test_cached_memory_is_given_back_before_it_runs_out():
+    mib = 1 << 20
+    blocks = blocks_of(40 * mib, 60 * mib, 80 * mib)
+    at_will = blocks.need(GPU)
+    assert (at_will.bytes, at_will.phase) == (180 * mib, "backward")
+    assert blocks.allocated_bytes() == 80 * mib
+    within = blocks.need_within(GPU, 90 * mib, at_will)
+    assert (within.fits, within.bytes) == (True, 80 * mib)
+    over = blocks.need_within(GPU, 70 * mib, at_will)
+    assert (over.fits, over.bytes, over.phase) == (False, 180 * mib, "backward")
+    assert not blocks.need_within(Target(), 70 * mib, blocks.need(Target())).fits
