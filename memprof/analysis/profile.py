@@ -72,15 +72,20 @@ def step_levels(trace: Trace, step: int) -> dict[str, list[int]]:
 
 
 def holdings_at(trace: Trace, event: int) -> Holdings:
-    """Return who holds the memory right after the event of that index (-1: before the first)."""
-    live: set[int] = set()
-    for index in range(event + 1):
-        number, size = trace.events[index]
-        (live.add if size > 0 else live.discard)(number)
+    """Return who holds the memory right after the event of that index (-1: before the first).
+
+    A block counts with the size of its event, which in a replayed trace is what the allocator gave for it.
+    """
+    live: dict[int, int] = {}
+    for number, size in trace.events[: event + 1]:
+        if size > 0:
+            live[number] = size
+        else:
+            live.pop(number, None)
     both: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for number in live:
+    for number, size in live.items():
         block = trace.blocks[number]
-        both[block.category][block.module] += block.size
+        both[block.category][block.module] += size
     by_category = {category: modules.total() for category, modules in both.items()}
     by_module = sum(both.values(), Counter())
     table = {category: dict(modules) for category, modules in both.items()}

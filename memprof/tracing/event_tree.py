@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch._C._profiler import RecordScope, _ExtraFields_Allocation, _ExtraFields_TorchOp
 
+from memprof.tracing.cuda_events import Loose
 from memprof.tracing.events import (
     Allocation,
     Entry,
@@ -28,16 +30,24 @@ from memprof.tracing.marks import MARK_BYTES
 _NODE_PREFIX = "autograd::engine::evaluate_function"
 
 
-def flatten(trees: Iterable[Sequence[Any]], device_type: str) -> Iterator[Entry | ProfiledOperator]:
+def flatten(
+    trees: Sequence[Sequence[Any]], device_type: str, loose: Sequence[Sequence[Loose]] = ()
+) -> Iterator[Entry | ProfiledOperator]:
     """Yield the allocations, frees and operators of the profiler's trees in order.
 
     Args:
         trees: roots of each session's events, sessions in order.
         device_type: whose allocations to yield; those of a mark's size are yielded of the CPU as well.
+        loose: for each session, what happened outside of operators and is not in its tree.
     """
-    for roots in trees:
-        for root in sorted(roots, key=lambda node: node.start_time_ns):
-            yield from _visit(root, device_type, node_sequence=None)
+    for index, roots in enumerate(trees):
+        timed: list[tuple[int, Any]] = [(node.start_time_ns, node) for node in roots]
+        timed += loose[index] if loose else ()
+        for _, item in sorted(timed, key=itemgetter(0)):
+            if isinstance(item, (Allocation, Free)):
+                yield item
+            else:
+                yield from _visit(item, device_type, node_sequence=None)
 
 
 def _visit(node: Any, device_type: str, node_sequence: int | None) -> Iterator[Entry | ProfiledOperator]:

@@ -20,6 +20,8 @@ import torch
 from torch._C._autograd import _disable_profiler, _enable_profiler, _prepare_profiler
 from torch._C._profiler import ProfilerActivity, ProfilerConfig, ProfilerState, _ExperimentalConfig
 
+from memprof.tracing.cuda_events import Loose, loose_events
+from memprof.tracing.cuda_history import HistoryEvent, start_history, stop_history
 from memprof.tracing.event_tree import flatten, name_modules
 from memprof.tracing.events import Entry, Mark
 from memprof.tracing.marks import MARK_BYTES, place_marks
@@ -29,19 +31,27 @@ _MEMORY_ONLY = ProfilerActivity.MTIA
 
 
 class ProfilerRecorder:
-    """Records one kind of device's allocator, from `start` to `stop`.
+    """Records one device's allocator, from `start` to `stop`.
 
     Args:
         device_type: `cpu` or `cuda`.
+        device_index: of the CUDA device.
+
+    Attributes:
+        history: what the CUDA allocator recorded itself; there after `stop`, empty on the CPU.
     """
 
-    def __init__(self, device_type: str) -> None:
+    def __init__(self, device_type: str, device_index: int = 0) -> None:
+        self.history: list[HistoryEvent] = []
         self._device_type = device_type
+        self._device_index = device_index
         self._marks: list[tuple[int, Mark]] = []
         self._sessions: list[Any] = []
 
     def start(self) -> None:
         """Begin to record; blocks that live already are never seen, so start before the model is built."""
+        if self._device_type == "cuda":
+            start_history()
         _begin_session(_MEMORY_ONLY)
 
     def follow_operators(self) -> None:
@@ -57,7 +67,11 @@ class ProfilerRecorder:
         """End recording and return the events with the marks in their places."""
         self._sessions.append(_disable_profiler())
         trees = [session.experimental_event_tree() for session in self._sessions]
-        return name_modules(place_marks(flatten(trees, self._device_type), self._marks))
+        loose: list[list[Loose]] = []
+        if self._device_type == "cuda":
+            self.history = stop_history(self._device_index)
+            loose = loose_events(self._sessions, self.history, self._device_index)
+        return name_modules(place_marks(flatten(trees, self._device_type, loose), self._marks))
 
 
 def _begin_session(activity: ProfilerActivity) -> None:

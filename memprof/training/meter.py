@@ -12,9 +12,11 @@ from memprof.analysis.timeline import make_timeline
 from memprof.results import Breakdown, Peak, PhasePeak
 from memprof.timeline import Timeline
 from memprof.tracing.attribution import build_trace
+from memprof.tracing.cuda_events import as_requested
 from memprof.tracing.events import Entry, Mark, PhaseMark, Trace
 from memprof.tracing.profiler import ProfilerRecorder
 from memprof.training.probes import make_probe
+from memprof.trust import AllocatorHistory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +31,7 @@ class Reading:
         levels: by phase, the bytes that count against a capacity as they rise and fall through the last step, and
             last the phase's peak over all steps.
         operators: by phase, the operators of the attributed step.
+        allocator_history: what the CUDA allocator recorded, None on the CPU.
         timeline: of the attributed step, None where there was none.
         trace: that all of this was computed from.
         notes: what the reader of these figures must know.
@@ -41,6 +44,7 @@ class Reading:
     levels: dict[str, list[int]]
     operators: dict[str, set[str]]
     trace: Trace
+    allocator_history: AllocatorHistory | None = None
     timeline: Timeline | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -60,7 +64,7 @@ class Meter:
         self._device = device
         self._before = before
         self._probe = make_probe(device)
-        self._recorder = ProfilerRecorder(device.type)
+        self._recorder = ProfilerRecorder(device.type, device.index or 0)
         self._phase = "build"
         self._process_bytes: int | None = None
         self._attributed = False
@@ -97,11 +101,15 @@ class Meter:
     def finish(self) -> Reading:
         """End recording and analyse the trace."""
         self._probe.end_phase(self._phase)
-        trace = build_trace([*self._before, *self._recorder.stop()])
+        entries = self._recorder.stop()
+        trace = build_trace([*self._before, *entries])
+        history = self._recorder.history
         spans = [span for span in span_peaks(trace) if span.step > 0]
         top = max(spans, key=lambda span: span.peak_bytes)
         step_peaks = [max(s.peak_bytes for s in spans if s.step == step) for step in sorted({s.step for s in spans})]
-        tensors = self._tensor_peaks(trace)
+        requested = build_trace([*self._before, *as_requested(entries, history)]) if history else trace
+        label_workspaces(trace, requested, self._probe.workspace_bytes())
+        tensors = self._tensor_peaks(requested)
         reserved = self._probe.reserved
         return Reading(
             peak=Peak(
@@ -118,15 +126,14 @@ class Meter:
             levels=self._levels(trace, spans),
             operators=trace.operators,
             trace=trace,
+            allocator_history=self._probe.described(history, entries) if history else None,
             timeline=make_timeline(trace) if self._attributed else None,
             notes=self._probe.notes + repeatability_note(step_peaks),
         )
 
     def _tensor_peaks(self, trace: Trace) -> dict[str, int]:
-        """Return the tensors' peak in each phase of the attributed step; a GPU's blocks are rounded, so none there."""
-        if not self._attributed or self._device.type != "cpu":
-            return {}
-        return tensor_peaks(trace, trace.spans[-1].step)
+        """Return the tensors' peak in each phase of the attributed step, of a trace with sizes as requested."""
+        return tensor_peaks(trace, trace.spans[-1].step) if self._attributed else {}
 
     def _levels(self, trace: Trace, spans: list[SpanPeak]) -> dict[str, list[int]]:
         if self._probe.reserved:
@@ -135,6 +142,20 @@ class Meter:
             phase: [*levels, max(span.peak_bytes for span in spans if span.phase == phase)]
             for phase, levels in step_levels(trace, spans[-1].step).items()
         }
+
+
+def label_workspaces(trace: Trace, requested: Trace, size: int | None) -> None:
+    """Name what libraries keep: blocks of their workspaces' size that nobody has, and that are never given back.
+
+    Args:
+        trace: whose blocks to name.
+        requested: the same trace with sizes as requested.
+        size: of a workspace; None where there is none.
+    """
+    freed = {number for number, change in trace.events if change < 0}
+    for number, block in enumerate(trace.blocks):
+        if block.category == "unattributed" and requested.blocks[number].size == size and number not in freed:
+            block.category = "workspace"
 
 
 def tensor_peaks(trace: Trace, step: int) -> dict[str, int]:

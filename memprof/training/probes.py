@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 
-from memprof.machine import nvml
+from memprof.errors import UsageError
+from memprof.machine import allocator_conf, nvml
+from memprof.tracing.cuda_history import HistoryEvent
+from memprof.tracing.events import Entry
 from memprof.training.process_memory import peak_rss_bytes, reset_peak_rss
+from memprof.trust import AllocatorHistory
 
 
 class Probe(Protocol):
@@ -37,6 +42,12 @@ class Probe(Protocol):
     def process_bytes(self) -> int | None:
         """Return the memory of the process, None where it cannot be had."""
 
+    def workspace_bytes(self) -> int | None:
+        """Return the size of a workspace that a library keeps for good, None where there is none."""
+
+    def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
+        """Return what the device's allocator recorded of itself, None where it records nothing."""
+
 
 class CpuProbe:
     """The CPU: the kernel's high-water mark of resident memory."""
@@ -64,6 +75,14 @@ class CpuProbe:
         """Return the high-water resident size."""
         return peak_rss_bytes()
 
+    def workspace_bytes(self) -> int | None:
+        """Return None: what libraries keep on the CPU is not the allocator's."""
+        return None
+
+    def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
+        """Return None: the CPU's allocator records nothing."""
+        return None
+
 
 class CudaProbe:
     """A CUDA device: the caching allocator's reserved bytes, and NVML's used memory of the process.
@@ -78,6 +97,10 @@ class CudaProbe:
 
     def start(self) -> None:
         """Create the context, so that its memory is there before the model's."""
+        if torch.cuda.get_allocator_backend() != "native":
+            raise UsageError(
+                "the allocator cudaMallocAsync keeps no history to measure by; take it out of PYTORCH_ALLOC_CONF"
+            )
         torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(self._device)
 
@@ -113,6 +136,23 @@ class CudaProbe:
             self.notes.append("NVML does not list this process (a container hides its number): no process figure.")
             return None
         return int(used[0])
+
+    def workspace_bytes(self) -> int | None:
+        """Return the size of cuBLAS's workspace, which each thread that multiplies matrices has."""
+        from memprof.simulation.target import Target
+        from memprof.simulation.workspaces import cublas_bytes
+
+        return cublas_bytes(Target(capability=torch.cuda.get_device_capability(self._device)))
+
+    def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
+        """Return the recording's peaks and its replay's."""
+        from memprof.analysis.allocator_history import describe_history
+        from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
+
+        conf = allocator_conf()
+        settings = parse_alloc_conf(conf) if conf else AllocatorSettings()
+        total = torch.cuda.get_device_properties(self._device).total_memory
+        return describe_history(history, entries, settings, total)
 
 
 def make_probe(device: torch.device) -> Probe:

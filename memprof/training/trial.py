@@ -223,6 +223,7 @@ class _Session:
             peak=reading.peak,
             breakdown=reading.breakdown,
             phases=reading.phases,
+            allocator_history=reading.allocator_history,
             steps=Steps(seconds=self._seconds, losses=self._losses, allocated_bytes=reading.step_peaks),
             timeline=reading.timeline,
             notes=reading.notes + _compilation_note(),

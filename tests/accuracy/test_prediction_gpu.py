@@ -32,6 +32,7 @@ def check_run(run: Run) -> None:
     assert run.device == "a100-40gb"
     assert sum(run.breakdown.by_category.values()) == run.breakdown.total_bytes == sum(run.breakdown.by_module.values())
     assert set(run.breakdown.by_category) <= set(CATEGORIES)
+    assert run.breakdown.total_bytes == run.steps.allocated_bytes[-1]
     assert run.breakdown.by_category["parameters"] >= run.parameters.bytes  # blocks are rounded
     assert run.peak.tensor_bytes <= run.peak.allocated_bytes <= run.peak.reserved_bytes
     assert run.peak.allocated_bytes == max(run.steps.allocated_bytes)

@@ -1,0 +1,34 @@
+"""What PyTorch's CUDA caching allocator records of itself: every request and free, and what it takes from the driver.
+
+The record is a list in the host's memory; nothing is allocated on the device for it, and no stack traces are taken.
+
+Private API of PyTorch, checked on 2.8.0 and 2.15.0: `torch.cuda.memory._record_memory_history` and `_snapshot`
+(torch/cuda/memory.py, torch/csrc/cuda/memory_snapshot.cpp).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+HistoryEvent = Mapping[str, Any]
+_WANTED = ("action", "addr", "size", "stream", "pool_id")
+
+
+def start_history() -> None:
+    """Begin to record on every device; CUDA is initialised already, and nothing is allocated yet."""
+    torch.cuda.memory._record_memory_history("all", context=None, stacks="python", clear_history=True)
+
+
+def stop_history(device_index: int) -> list[HistoryEvent]:
+    """End recording and return the events of a device, oldest first.
+
+    Each has `action`, `addr`, `size` (as requested, before rounding) and `stream`, from PyTorch 2.13 on also `pool_id`;
+    the actions are those of `torch.cuda.memory._snapshot`.
+    """
+    traces: Sequence[Sequence[HistoryEvent]] = torch.cuda.memory._snapshot()["device_traces"]
+    torch.cuda.memory._record_memory_history(None, context=None, stacks="python")
+    recorded = traces[device_index] if device_index < len(traces) else ()
+    return [{name: event[name] for name in _WANTED if name in event} for event in recorded]
