@@ -23,6 +23,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memprof.errors import UsageError
+from memprof.simulation.late_memory import late_bytes, threads_per_sm
 from memprof.units import format_size, parse_size
 
 OWN_DEVICES = "MEMPROF_DEVICES"
@@ -98,8 +99,13 @@ class SimulatedDevice:
 
     @property
     def capacity_bytes(self) -> int:
-        """What is left for the caching allocator beside the context."""
-        return self.total_bytes - self.context_bytes
+        """What is left for the caching allocator beside the context and what is loaded later."""
+        return self.total_bytes - self.context_bytes - self.late_bytes
+
+    @property
+    def late_bytes(self) -> int:
+        """What a training adds to the context (`memprof.simulation.late_memory`)."""
+        return late_bytes(self.sm_count, self.compute_capability)
 
 
 @cache
@@ -205,7 +211,7 @@ def device_here(device: str) -> SimulatedDevice:
 
 def _device(entry: _Entry) -> SimulatedDevice:
     major, minor = map(int, entry.compute_capability.split("."))
-    by_rule = entry.sm_count * _threads_per_sm(major, minor) * _LOCAL_BYTES_PER_THREAD
+    by_rule = entry.sm_count * threads_per_sm((major, minor)) * _LOCAL_BYTES_PER_THREAD
     context = entry.context_bytes or by_rule
     return SimulatedDevice(
         name=entry.name,
@@ -221,13 +227,6 @@ def _device(entry: _Entry) -> SimulatedDevice:
         context_range_bytes=(min(context, by_rule), context + _EAGER_LOADING_BYTES),
         context_source=entry.context_source or _CONTEXT_RULE,
     )
-
-
-def _threads_per_sm(major: int, minor: int) -> int:
-    """Return how many threads a multiprocessor holds (CUDA C++ programming guide, compute capabilities)."""
-    if (major, minor) == (7, 5):
-        return 1024
-    return 1536 if major == 12 or (major == 8 and minor > 0) else 2048
 
 
 @cache

@@ -57,6 +57,7 @@ def target_of(
         context_bytes=device.context_bytes,
         context_range_bytes=device.context_range_bytes,
         context_source=device.context_source,
+        late_bytes=device.late_bytes,
         generic=device.generic,
     )
 
@@ -164,8 +165,9 @@ def _peak(
         "reserved_upper_bytes": reserved,
     }
     if target.context_bytes is not None:
-        uppers["process_bytes"] = peak.reserved_bytes + target.context_bytes
-        uppers["process_upper_bytes"] = reserved + max(target.context_range_bytes[1], target.context_bytes)
+        context = max(target.context_range_bytes[1], target.context_bytes)
+        uppers["process_bytes"] = peak.reserved_bytes + target.context_bytes + target.late_bytes
+        uppers["process_upper_bytes"] = reserved + context + target.late_bytes
     return peak.model_copy(update=uppers)
 
 

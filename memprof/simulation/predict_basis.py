@@ -70,7 +70,11 @@ def _cuda_basis(trace: Trace, target: Target) -> list[str]:
     if target.context_bytes is not None:
         high = format_size(max(target.context_range_bytes[1], target.context_bytes), 0)
         context = format_size(target.context_bytes, 0)
-        found.append(f"The process is what is reserved and the CUDA context, estimated at {context}, at most {high}.")
+        late = format_size(target.late_bytes, 0)
+        found.append(
+            f"The process is what is reserved, the CUDA context (estimated at {context}, at most {high}) and what is "
+            f"loaded after it ({late})."
+        )
     return found
 
 
@@ -86,7 +90,15 @@ def _context_range(target: Target) -> list[SizeRange]:
             bytes=target.context_bytes,
             high_bytes=max(high, target.context_bytes),
             source=target.context_source,
-        )
+        ),
+        SizeRange(
+            what="kernels and handles loaded late",
+            layer="process",
+            low_bytes=0,
+            bytes=target.late_bytes,
+            high_bytes=target.late_bytes,
+            source="measured above the bare context on three GPUs (memprof/simulation/late_memory.py)",
+        ),
     ]
 
 

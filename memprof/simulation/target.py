@@ -26,6 +26,7 @@ class Target:
             said of the process.
         context_range_bytes: from what to what it was seen to lie.
         context_source: where that comes from.
+        late_bytes: what a training adds to the context outside the allocator.
         generic: no GPU of the catalog, but a size that stands for one.
     """
 
@@ -39,6 +40,7 @@ class Target:
     context_bytes: int | None = None
     context_range_bytes: tuple[int, int] = (0, 0)
     context_source: str = ""
+    late_bytes: int = 0
     generic: bool = False
 
     @property

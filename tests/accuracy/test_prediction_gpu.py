@@ -45,8 +45,9 @@ def check_run(run: Run) -> None:
 def check_bounds(run: Run) -> None:
     """Every figure of the allocator has its bound, and the process is what is reserved and the context."""
     device = find_device(run.device)
-    assert run.peak.process_bytes == run.peak.reserved_bytes + device.context_bytes
-    assert run.peak.process_upper_bytes == run.peak.reserved_upper_bytes + device.context_range_bytes[1]
+    assert run.peak.process_bytes == run.peak.reserved_bytes + device.context_bytes + device.late_bytes
+    most = device.context_range_bytes[1] + device.late_bytes
+    assert run.peak.process_upper_bytes == run.peak.reserved_upper_bytes + most
     for figures in (run.peak, *run.phases.values()):
         assert figures.allocated_bytes <= figures.allocated_upper_bytes <= figures.reserved_upper_bytes
         assert figures.reserved_bytes <= figures.reserved_upper_bytes

@@ -46,7 +46,8 @@ def test_every_gpu_is_found_by_every_name_and_its_figures_are_possible(device) -
     assert len(device.memory_source) > 10
     low, high = device.context_range_bytes
     assert 40 * MIB < low <= device.context_bytes < high < 1.2 * GIB
-    assert device.capacity_bytes == device.total_bytes - device.context_bytes
+    assert device.capacity_bytes == device.total_bytes - device.context_bytes - device.late_bytes
+    assert 18 * MIB < device.late_bytes < low
     assert device.bandwidth_gb_per_second
 
 
