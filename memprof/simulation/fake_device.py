@@ -145,9 +145,9 @@ def _readable_only(mode: FakeOperators) -> Iterator[None]:
     def shown(tensor: torch.Tensor, **kwargs: Any) -> str:
         if is_fake(tensor) and tensor.numel():
             return f"tensor(..., size={tuple(tensor.shape)}, dtype={tensor.dtype})"
-        return plain(tensor, **kwargs)
+        return str(plain(tensor, **kwargs))
 
-    plain = torch.Tensor.__repr__
+    plain: Any = torch.Tensor.__repr__
     names = ("numpy", "tolist", "__array__")
     with patch.multiple(torch.Tensor, __repr__=shown, **{name: guarded(name) for name in names}):
         yield

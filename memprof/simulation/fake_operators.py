@@ -34,6 +34,7 @@ Plan = Callable[[Any, Args, Kwargs], Any]
 _T = TypeVar("_T")
 
 _PLAIN = (Tensor, nn.Parameter)
+_OUT = getattr(torch.Tag, "out", None)  # not in 2.8
 
 
 class FakeOperators(TorchDispatchMode):
@@ -77,6 +78,7 @@ class FakeOperators(TorchDispatchMode):
         ):  # a tensor subclass takes itself apart, and what it is made of comes here again
             return NotImplemented
         if func in IN_PLACE and self.accumulation.is_in_place(func, args):
+            self._take_scratch(func, args, kwargs or {})
             return args[0]
         plan = self._plans.get(func)
         if plan is None:
@@ -141,13 +143,10 @@ class FakeOperators(TorchDispatchMode):
             return self._run(func, args, kwargs, tensors)
         written = [args[place] if place < len(args) else kwargs.get(name) for place, name in written_places(func)]
         forget(func, tensors_in(written))
-        if torch.Tag.out in func.tags:
+        if _OUT in func.tags:
             for place, layout in self._result(func, args, kwargs).resized:
                 self._move(tensors[place], layout)
-        if self._workspaces is not None and func in self._workspaces.operators:
-            self._begin(func)
-            self._with_scratch(func, args, kwargs, lambda: None)
-            self.log.mark(OperatorEnd([]))
+        self._take_scratch(func, args, kwargs)
         returns = len(func._schema.returns)
         return tuple(written[:returns]) if returns > 1 else written[0] if returns else None
 
@@ -215,8 +214,11 @@ class FakeOperators(TorchDispatchMode):
         fresh = [tensor for tensor in tensors_in((output,)) if self._is_new(tensor)]
         if fresh:
             self._begin(func)
+            host = self._on_host(tensors) if self._host is None else self._host
             for tensor in fresh:
-                self._watch(tensor, self._on_host(tensors) if self._host is None else self._host)
+                self._watch(tensor, host)
+            if tensors and not host:
+                self._with_scratch(func, args, kwargs, lambda: None)
             self.log.mark(OperatorEnd([tensor.untyped_storage().data_ptr() for tensor in fresh]))
         return output
 
@@ -229,6 +231,13 @@ class FakeOperators(TorchDispatchMode):
             output, addresses = self._with_scratch(func, args, kwargs, lambda: self._tensors.build(result))
         self.log.mark(OperatorEnd(addresses))
         return output
+
+    def _take_scratch(self, func: Any, args: Args, kwargs: Kwargs) -> None:
+        """Take what an operator takes for itself that makes nothing."""
+        if self._workspaces is not None and func in self._workspaces.operators:
+            self._begin(func)
+            self._with_scratch(func, args, kwargs, lambda: None)
+            self.log.mark(OperatorEnd([]))
 
     def _with_scratch(self, func: Any, args: Args, kwargs: Kwargs, make: Callable[[], _T]) -> _T:
         """Make the outputs, and take what the kernel takes for itself; give back what it does not keep."""

@@ -6,7 +6,9 @@
   main one and the backward pass's. From 2.15 on taken and given back by each product | `CublasHandlePool.cpp`,
   `parseChosenWorkspaceSize`; `CUBLAS_WORKSPACE_CONFIG` is honoured |
 | cuBLASLt | 1 MiB for each linear layer with a bias | `CublasHandlePool.cpp`, `CUDABlas.cpp`, `gemm_and_bias` |
+| copies for cuBLAS | of matrices of which no dimension is dense, such as expanded gradients | `Blas.cpp` |
 | attention | `workspaces_attention` | |
+| sums | `workspaces_reductions` | |
 | everything else | `workspaces_kernels` | |
 
 What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
@@ -25,6 +27,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from memprof.simulation.fake_events import Steps
 from memprof.simulation.target import Target
@@ -102,12 +105,13 @@ class Workspaces:
         return cublas_bytes(self._target)
 
     def _product(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+        copies = [_bytes(tensor) for tensor in args[-2:] if not _is_blas_matrix(tensor)]
         if len(args) == 3 and args[0].dim() == 1 and args[1].dim() == 2 and min(args[2].shape) > 1:
-            return [_MIB]
+            return [None, *copies, _MIB]
         version = self._target.torch_version
         if version >= (2, 15) and os.environ.get("TORCH_CUBLAS_WORKSPACE_CACHE") != "1":
-            return [cublas_bytes(self._target)]
-        return []
+            return [None, *copies, cublas_bytes(self._target)]
+        return [None, *copies]
 
     def _reduction(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
         tensor = args[0]
@@ -125,3 +129,15 @@ class Workspaces:
         wanted = dtype or (tensor.dtype if tensor.is_floating_point() or tensor.is_complex() else torch.int64)
         within = tensor.dtype in (torch.float16, torch.bfloat16) and wanted is torch.float32
         return None if wanted is tensor.dtype or within else wanted
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _is_blas_matrix(tensor: Tensor) -> bool:
+    """Say whether cuBLAS can read the last two dimensions as they lie (`prepare_matrix_for_cublas` in Blas.cpp)."""
+    if tensor.dim() < 2:
+        return True
+    (rows, columns), (down, along) = tensor.shape[-2:], tensor.stride()[-2:]
+    return bool((along == 1 and down >= max(1, columns)) or (down == 1 and along >= max(1, rows)))

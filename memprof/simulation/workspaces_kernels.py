@@ -12,7 +12,7 @@
 | cumulative sum of one row | 1,023 bytes | `cuda/ScanUtils.cuh` |
 | group norm | factors for each channel | `cuda/group_norm_kernel.cu` |
 | sums of integers and booleans | the input in the type of the result | `ReduceOpsUtils.h`, `make_reduction` |
-| norms of lists of tensors | one number per 65,536 entries of the largest, a pointer for each | `cuda/ForeachReduceOp.cu` |
+| norms of lists of tensors | one number per 65,536 entries of the largest | `cuda/ForeachReduceOp.cu` |
 
 The room that CUB's radix sort takes depends on its version: here it is known to within a third of a byte per entry.
 """
@@ -34,6 +34,7 @@ aten = torch.ops.aten
 _FLOAT, _INDEX = 4, 8
 _SORTED_BY_BLOCK = 1024  # at most that many entries are sorted without room
 _SCAN = 1023
+_MAXIMUM = 2  # mode of an embedding bag
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -79,7 +80,9 @@ def _embedding_backward(args: Args, kwargs: Kwargs) -> Steps:
 
 
 def _embedding_bag_backward(args: Args, kwargs: Kwargs) -> Steps:
-    gradient, indices, rows = args[0], args[1], args[6]
+    gradient, indices, rows, mode = args[0], args[1], args[6], args[8]
+    if mode == _MAXIMUM:
+        return []
     count = indices.numel()
     return [*_sorted_pairs(count), None, *_segments(count, rows, gradient.shape[-1])]
 
@@ -120,8 +123,10 @@ def _sort(args: Args, kwargs: Kwargs) -> Steps:
         return [None, length * _INDEX]
     if count == length:
         return [None, length * _INDEX, _radix_sort(count, _INDEX + tensor.element_size())]
+    copies = [] if place in (-1, tensor.dim() - 1) else [_bytes(tensor), _bytes(tensor), count * _INDEX]
+    first = len(copies) + 1
     pairs = [count * _INDEX, count * _INDEX, _bytes(tensor), _radix_sort(count, _INDEX + tensor.element_size())]
-    return [None, *pairs, -4, -3]
+    return [None, *copies, *pairs, -(first + 3), -(first + 2)]
 
 
 def _cumulative_sum(args: Args, kwargs: Kwargs) -> Steps:
@@ -144,7 +149,7 @@ def _group_norm_backward(args: Args, kwargs: Kwargs) -> Steps:
 def _foreach_norm(args: Args, kwargs: Kwargs) -> Steps:
     tensors = args[0]
     chunks = max((math.ceil(tensor.numel() / 65536) for tensor in tensors), default=0)
-    return [len(tensors) * chunks * _FLOAT, None, len(tensors) * _INDEX]
+    return [len(tensors) * chunks * _FLOAT, None]
 
 
 KERNELS: Mapping[Any, Callable[[Args, Kwargs], Steps]] = {

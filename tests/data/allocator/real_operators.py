@@ -18,7 +18,6 @@ from operator_cases import Case, cases
 
 
 def history(case: Case) -> str | None:
-    gc.collect()
     torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.memory._record_memory_history(context=None, max_entries=10**6)
     try:
@@ -43,6 +42,8 @@ def history(case: Case) -> str | None:
 
 def main(prefix: str) -> None:
     torch.cuda.init()
+    gc.collect()
+    gc.freeze()  # what was imported need not be looked at after every case
     torch.backends.cudnn.enabled = False
     torch.backends.cuda.enable_cudnn_sdp(False)
     found = {name: history(case) for name, case in cases().items() if name.startswith(prefix)}

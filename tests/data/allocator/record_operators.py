@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.data.allocator.operator_cases import cases
 from tests.data.allocator.programs import HERE, cuda_python, without_gpu
 
 COMMAND = "python -m tests.data.allocator.record_operators"
@@ -45,8 +46,9 @@ def add(document: dict[str, Any], answer: dict[str, Any]) -> None:
             histories[history] = [other for other in places if other != place]
             if not histories[history]:
                 del histories[history]
+    document["cases"] = {name: histories for name, histories in document["cases"].items() if name in cases()}
     for name, history in answer["cases"].items():
-        if history is not None:
+        if history is not None and name in cases():
             document["cases"].setdefault(name, {}).setdefault(history, []).append(place)
 
 
