@@ -60,6 +60,7 @@ class ShardedTask:
             kept = _accumulator(state, f"accumulator_{number}", param, grid)
             accumulators.append(GridAccumulator(kept.to_local().view(grid_shape(local.shape, grid)), grid))
             self.groups.append(_groups(param, grid))
+            accumulators[-1].exchanged = bool(self.groups[-1])
         task = Task(local, _gradient(param), accumulators, _momentum(state, group, param), Options.of(group))
         self.task = task.in_memory_order()
 

@@ -15,8 +15,8 @@ from .covers import Cover
 class IndexSets(Cover):
     """Any collection of index sets of one shape, overlapping ones included. State: one number per set.
 
-    The memberships are kept as two int64 numbers each, beside the optimizer's state, and a step's temporaries
-    grow with the memberships of one tile: meant for studies and for small, oddly structured parameters.
+    The memberships are kept as two int64 numbers each, beside the optimizer's state, and a step makes a second
+    copy of the accumulators: meant for studies and for small, oddly structured parameters.
 
     Args:
         sets: each a 1-D tensor or sequence of flat (row-major) indices, or a boolean mask of the shape.

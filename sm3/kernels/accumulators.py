@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from ..covers import Grid
 from .tiles import Tile, owned_by_tiles
+
+MEMBERSHIPS = 1 << 15
+"""Memberships of index sets that are read at a time."""
 
 
 class Accumulator(ABC):
@@ -22,6 +26,10 @@ class Accumulator(ABC):
         self.old = old
         self.new: Tensor | None = None
         """Where this step's maxima gather: a second tensor, or `old` where tiles share no accumulator."""
+        self.beta: float | None = None
+        """In SM3-I, where `new` is `old`: maxima are added to it at once, or averaged in where beta is not 0."""
+        self.exchanged = False
+        """Whether other ranks hold a part of its sets."""
 
     @abstractmethod
     def read(self, tile: Tile, like: Tensor) -> Tensor:
@@ -58,35 +66,56 @@ class GridAccumulator(Accumulator):
         """See `Accumulator.owned`."""
         return 0 not in shape and owned_by_tiles(shape, steps, self.grid)
 
-    def _region(self, tile: Tile) -> Tile:
-        blocks = zip(tile, self.grid, strict=True)
-        return tuple(slice(part.start // b, -(-part.stop // b)) if b else slice(0, 1) for part, b in blocks)
-
-    def _partial(self) -> list[int]:
-        """Return the dimensions cut in blocks longer than one entry and shorter than the dimension."""
-        return [dim for dim, block in enumerate(self.grid) if block > 1 and self.old.shape[dim] > 1]
+    def permuted(self, order: Sequence[int]) -> GridAccumulator:
+        """Return the same accumulators for a parameter whose dimensions come in another order."""
+        same = GridAccumulator(self.old.permute(*order), tuple(self.grid[dim] for dim in order))
+        same.exchanged = self.exchanged
+        return same
 
     def read(self, tile: Tile, like: Tensor) -> Tensor:
         """See `Accumulator.read`."""
-        value = self.old[self._region(tile)]
-        for dim in self._partial():
-            part, block = tile[dim], self.grid[dim]
-            numbers = torch.arange(part.start, part.stop, device=value.device) // block - part.start // block
-            value = value.index_select(dim, numbers)
-        return value
+        return spread(self.old[region(tile, self.grid)], tile, self.grid)
 
     def fold(self, tile: Tile, nu: Tensor) -> None:
         """See `Accumulator.fold`."""
-        whole = [dim for dim, count in enumerate(self.old.shape) if count == 1 and nu.shape[dim] > 1]
-        value = nu.amax(whole, keepdim=True) if whole else nu
-        for dim in self._partial():
-            value = block_maxima(value, dim, tile[dim], self.grid[dim])
         assert self.new is not None
-        target = self.new[self._region(tile)]
+        target = self.new[region(tile, self.grid)]
+        value = maxima(nu, tile, self.grid)
         if self.new is self.old:
-            target.copy_(value)
+            target.copy_(value if self.beta is None else added(target, value, self.beta))
         else:
             torch.maximum(target, value, out=target)
+
+
+def added(old: Tensor, maxima: Tensor, beta: float) -> Tensor:
+    """SM3-I, in place: mu <- mu + max g^2, or their average where beta is not 0."""
+    return old.mul_(beta or 1.0).add_(maxima * (1 - beta))
+
+
+def region(tile: Tile, grid: Grid) -> Tile:
+    """Return which blocks of a grid a tile meets."""
+    blocks = zip(tile, grid, strict=True)
+    return tuple(slice(part.start // b, -(-part.stop // b)) if b else slice(0, 1) for part, b in blocks)
+
+
+def spread(value: Tensor, tile: Tile, grid: Grid) -> Tensor:
+    """Give each index of a tile the value of its block: broadcastable to the tile."""
+    for dim, (part, block) in enumerate(zip(tile, grid, strict=True)):
+        if block > 1 and value.shape[dim] > 1:
+            numbers = torch.arange(part.start, part.stop, device=value.device) // block - part.start // block
+            value = value.index_select(dim, numbers)
+    return value
+
+
+def maxima(nu: Tensor, tile: Tile, grid: Grid) -> Tensor:
+    """Return the maxima of a tile's values over each block that it meets; dimensions of length 1 are as they are."""
+    met = [part.stop - part.start for part in region(tile, grid)]
+    whole = [dim for dim, count in enumerate(met) if count == 1 and nu.shape[dim] > 1]
+    value = nu.amax(whole, keepdim=True) if whole else nu
+    for dim, (part, block) in enumerate(zip(tile, grid, strict=True)):
+        if block > 1 and met[dim] > 1 and nu.shape[dim] > 1:
+            value = block_maxima(value, dim, part, block)
+    return value
 
 
 def block_maxima(value: Tensor, dim: int, part: slice, block: int) -> Tensor:
@@ -109,19 +138,23 @@ class IndexSetAccumulator(Accumulator):
         super().__init__(old)
         self.index, self.number = index, number
 
-    def _members(self, tile: Tile) -> tuple[Tensor, Tensor]:
+    def _members(self, tile: Tile) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the memberships of a tile, some at a time: index, from the tile's start, and number of the set."""
         ends = torch.tensor([tile[0].start, tile[0].stop], device=self.index.device)
         first, last = torch.searchsorted(self.index, ends).tolist()
-        return self.index[first:last] - tile[0].start, self.number[first:last]
+        for start in range(first, last, MEMBERSHIPS):
+            part = slice(start, min(start + MEMBERSHIPS, last))
+            yield self.index[part] - tile[0].start, self.number[part]
 
     def read(self, tile: Tile, like: Tensor) -> Tensor:
         """See `Accumulator.read`."""
-        index, number = self._members(tile)
         least = torch.full_like(like, torch.inf)
-        return least.scatter_reduce_(0, index, self.old[number], "amin")
+        for index, number in self._members(tile):
+            least.scatter_reduce_(0, index, self.old[number], "amin")
+        return least
 
     def fold(self, tile: Tile, nu: Tensor) -> None:
         """See `Accumulator.fold`."""
         assert self.new is not None
-        index, number = self._members(tile)
-        self.new.scatter_reduce_(0, number, nu[index], "amax")
+        for index, number in self._members(tile):
+            self.new.scatter_reduce_(0, number, nu[index], "amax")

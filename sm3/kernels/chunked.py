@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import inner
-from .accumulators import GridAccumulator
+from .accumulators import GridAccumulator, added
 from .matrix import is_singleton
 from .target import Target, float32
 from .task import Scratch, Task
@@ -51,11 +51,11 @@ def finish(task: Task, scratch: Scratch) -> None:
 
 def add_maxima(task: Task) -> None:
     """SM3-I: mu(r) <- mu(r) + max g^2 over S_r, or their average where beta is not 0."""
-    beta = task.options.beta
     for accumulator in task.accumulators:
         assert accumulator.new is not None
-        accumulator.old.mul_(beta or 1.0).add_(accumulator.new.mul_(1 - beta))
-        accumulator.new = None
+        if accumulator.new is not accumulator.old:
+            added(accumulator.old, accumulator.new, task.options.beta)
+        accumulator.new = accumulator.beta = None
 
 
 def prepare(task: Task) -> None:
@@ -65,8 +65,10 @@ def prepare(task: Task) -> None:
     for accumulator in task.accumulators:
         if accumulator.new is not None:
             continue
-        owned = not in_two_passes(task) and accumulator.owned(task.param.shape, task.steps)
+        twice = in_two_passes(task)
+        owned = accumulator.owned(task.param.shape, task.steps) and not (twice and accumulator.exchanged)
         accumulator.new = accumulator.old if owned else torch.zeros_like(accumulator.old)
+        accumulator.beta = task.options.beta if owned and twice else None
 
 
 def _cut(task: Task) -> None:

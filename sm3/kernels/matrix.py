@@ -61,6 +61,8 @@ def is_matrix(task: Task) -> bool:
     grids = [a.grid for a in task.accumulators if isinstance(a, GridAccumulator)]
     if sorted(grids, reverse=True) != slice_grids(len(shape), tuple(range(len(shape)))):
         return False
+    if task.options.variant == "I" and sum(shape) > VECTORS:
+        return False  # all maxima wait in a second copy
     return len(shape) == 2 or sum(_sides(shape, _cut(shape))) <= VECTORS
 
 

@@ -89,9 +89,7 @@ class Task:
         if order == sorted(order) or not isinstance(self.momentum, FloatMomentum | None):
             return self
         accumulators: list[Accumulator] = [
-            GridAccumulator(a.old.permute(order), tuple(a.grid[dim] for dim in order))
-            for a in self.accumulators
-            if isinstance(a, GridAccumulator)
+            a.permuted(order) for a in self.accumulators if isinstance(a, GridAccumulator)
         ]
         momentum = FloatMomentum(self.momentum.buffer.permute(order)) if self.momentum else None
         param, grad = self.param.permute(order), self.grad.permute(order)

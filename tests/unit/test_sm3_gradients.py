@@ -8,6 +8,8 @@ from torch import nn
 
 from sm3 import SM3, IndexSets
 from sm3.covers import NAMED, Blocks, Slices, Union
+from sm3.kernels import entries
+from sm3.kernels import sparse as sparse_kernel
 
 
 def steps(param: nn.Parameter, grads, **options) -> SM3:
@@ -83,6 +85,29 @@ def test_sparse_equals_dense_bit_for_bit(shape, sparse_dim, cover, variant) -> N
     assert found.kernel == "sparse"
     assert torch.equal(dense, sparse)
     assert all(map(torch.equal, state_of(expected, dense), state_of(found, sparse)))
+
+
+def exact(gradient: torch.Tensor) -> torch.Tensor:
+    """Round its values so that sums of duplicates are exact, in whatever order `coalesce` adds them."""
+    values = (gradient._values() * 16).round() / 16
+    return torch.sparse_coo_tensor(gradient._indices(), values, gradient.shape, check_invariants=True)
+
+
+@pytest.mark.parametrize("variant", ["I", "II"])
+@pytest.mark.parametrize("cover", SPARSE_COVERS.values(), ids=SPARSE_COVERS.keys())
+@pytest.mark.parametrize(("group", "chunk"), [(2, 3), (5, 16), (100, 2)])
+def test_how_sparse_entries_are_grouped_changes_no_bit(group, chunk, cover, variant, monkeypatch) -> None:
+    """Many duplicates of a row, rows longer than a chunk, groups that bisection finds."""
+    monkeypatch.setattr(entries, "GROUP", group)
+    monkeypatch.setattr(sparse_kernel, "CHUNK", chunk)
+    for shape, sparse_dim, count in [((9, 5), 1, 16), ((5, 4), 2, 16), ((6, 3, 2), 2, 12)]:
+        grads = [exact(sparse_gradient(shape, sparse_dim, count, seed)) for seed in range(2)]
+        start = torch.randn(shape)
+        dense, sparse = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+        expected = steps(dense, [g.coalesce().to_dense() for g in grads], variant=variant, cover=cover)
+        found = steps(sparse, grads, variant=variant, cover=cover)
+        assert torch.equal(dense, sparse)
+        assert all(map(torch.equal, state_of(expected, dense), state_of(found, sparse)))
 
 
 def test_sparse_keeps_rows_that_are_absent() -> None:

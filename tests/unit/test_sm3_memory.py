@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from sm3 import SM3
+from sm3 import SM3, Blocks, IndexSets, Slices, Union
 from sm3.kernels import tiles
 
 MIB = 2**20
@@ -55,10 +57,11 @@ def second_step_peak(shape, dtype=torch.float32, **options) -> int:
     return peak_bytes(optimizer.step)
 
 
+@pytest.mark.parametrize("variant", ["I", "II"])
 @pytest.mark.parametrize("kernel", ["auto", "chunked"])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_temporaries_of_a_step_stay_below_4_mib(shape, kernel) -> None:
-    assert second_step_peak(shape, kernel=kernel) < 4 * MIB
+def test_temporaries_of_a_step_stay_below_4_mib(shape, kernel, variant) -> None:
+    assert second_step_peak(shape, kernel=kernel, variant=variant) < 4 * MIB
 
 
 @pytest.mark.parametrize(
@@ -76,6 +79,48 @@ def test_temporaries_of_a_step_stay_below_4_mib(shape, kernel) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_so_do_those_of_every_option(options, dtype, kernel) -> None:
     assert second_step_peak((3000, 1500), dtype, kernel=kernel, **options) < 4 * MIB
+
+
+@pytest.mark.parametrize("momentum_dtype", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("shape", [(2, 2_000_000), (3, 40_000, 20), (600, 6000), (200, 30, 300), (1_000_001,)], ids=str)
+def test_so_do_those_of_momentum_on_any_shape(shape, momentum_dtype) -> None:
+    options = {"momentum": 0.9, "momentum_dtype": momentum_dtype}
+    assert second_step_peak(shape, kernel="chunked", **options) < 4 * MIB
+
+
+def overlapping_sets(shape) -> IndexSets:
+    """Eight sets for each index."""
+    every = torch.arange(math.prod(shape))
+    return IndexSets([every[every // 2**bit % 2 == side] for bit in range(8) for side in (0, 1)], shape)
+
+
+@pytest.mark.parametrize("options", [{}, {"variant": "I"}, {"momentum": 0.9}], ids=str)
+def test_so_do_those_of_index_sets(options) -> None:
+    assert second_step_peak((600, 1000), cover=overlapping_sets((600, 1000)), **options) < 4 * MIB
+
+
+@pytest.mark.parametrize(
+    "cover", [Slices(), Union((Slices(), Blocks((64, 64)))), Blocks((3, 5)), Blocks((-1, 7))], ids=str
+)
+@pytest.mark.parametrize("shape", [(2, 2_000_000), (600, 6000), (20_000, 3, 60)], ids=str)
+def test_so_do_those_of_blocks(shape, cover) -> None:
+    assert second_step_peak(shape, cover=cover) < 4 * MIB
+
+
+SPARSE = [((600_000, 16), 1, 100_000), ((40, 100_000), 1, 50), ((500, 2000), 2, 100_000)]
+
+
+@pytest.mark.parametrize("variant", ["I", "II"])
+@pytest.mark.parametrize("spread", [1.0, 1e-4], ids=["few duplicates", "many duplicates"])
+@pytest.mark.parametrize(("shape", "sparse_dim", "count"), SPARSE, ids=str)
+def test_so_do_those_of_sparse_gradients(shape, sparse_dim, count, spread, variant) -> None:
+    param = nn.Parameter(torch.zeros(shape))
+    places = [torch.randint(max(1, int(size * spread)), (count,)) for size in shape[:sparse_dim]]
+    values = torch.ones(count, *shape[sparse_dim:])
+    param.grad = torch.sparse_coo_tensor(torch.stack(places), values, shape, check_invariants=True)
+    optimizer = SM3([param], variant=variant)
+    optimizer.step()
+    assert peak_bytes(optimizer.step) < 4 * MIB
 
 
 def test_the_cut_changes_no_bit(monkeypatch) -> None:
