@@ -22,6 +22,9 @@ from memprof.trust import Validation
 from memprof.units import parse_size
 from memprof.workloads.spec import KnobValue, WorkloadSpec
 
+# From the third step on every phase finds the memory reserved that all phases have needed.
+_SETTLED = 3
+
 
 def compare(
     model: str | Callable[..., Any],
@@ -254,10 +257,11 @@ class _Study:
         from memprof.analysis.validation import validate
 
         unpredictable: Validation | None = None
+        steps = min(self._recipe.warmup + self._recipe.steps, _SETTLED)
         for index, spec in enumerate(self._optimizers):
             run = self.comparison.runs[index]
             try:
-                found = unpredictable or validate(run, self._forecast(self._trial(spec)).run)
+                found = unpredictable or validate(run, self._forecast(self._trial(spec), steps).run)
             except MemprofError as error:
                 found = unpredictable = Validation(reason=str(error))
             runs = [*self.comparison.runs]
@@ -357,7 +361,7 @@ class _Study:
             told = Progress(trial=self._started, trials=self._trials, label=label, purpose=purpose, **details)
             self._on_progress(told)
 
-    def _forecast(self, trial: Trial) -> Outcome:
+    def _forecast(self, trial: Trial, steps: int | None = None) -> Outcome:
         """Return what is predicted for a trial; all optimizers are predicted when the first of them asks."""
         forecast = Forecast(
             workload=trial.workload,
@@ -368,6 +372,7 @@ class _Study:
             capacity_bytes=self.comparison.capacity.bytes if self._found.simulated else None,
             timeline=trial.purpose == "measure",
             trace_folder=trial.trace_folder,
+            steps=steps,
         )
         key = forecast.model_dump_json()
         if key not in self._forecasts:

@@ -42,7 +42,7 @@ class Forecast(_Message):
     """One workload and several optimizers on a simulated device: predicted together, from one forward and backward.
 
     `capacity_bytes` takes the place of the device's memory, for a smaller card; `timeline` asks for each run's,
-    and `trace_folder` is where to write the whole traces.
+    and `trace_folder` is where to write the whole traces. `steps` are those to train on fake tensors, two if not given.
     """
 
     job: Literal["forecast"] = "forecast"
@@ -54,6 +54,7 @@ class Forecast(_Message):
     capacity_bytes: int | None = None
     timeline: bool = False
     trace_folder: str | None = None
+    steps: int | None = None
 
 
 class DeviceInquiry(_Message):
