@@ -20,7 +20,7 @@ COLOURS = {
     "unattributed": "dark",
 }
 _ROW, _BAR = 30, 18
-_NAMES, _TOTALS = 170, 86
+_NAMES, _TOTALS, _RESERVED = 170, 86, 110
 # A capacity further off than this many times the largest peak would leave no room for the bars.
 _FAR = 2.5
 
@@ -41,6 +41,9 @@ class _Peaks:
         self._categories = sections.present_categories(comparison)
         self._capacity = comparison.capacity.bytes
         self._most = max(1, *(_top(run) for run in comparison.runs))
+        self._right = _NAMES + _TOTALS  # what is not for the bars
+        if any(run.peak is not None and run.peak.reserved_bytes is not None for run in comparison.runs):
+            self._right += _RESERVED
         self._near = self._capacity <= _FAR * self._most
         self._ticks = byte_ticks(max(self._most, self._capacity) if self._near else self._most)
         title = f"Who holds the memory at the peak: {comparison.workload.name}"
@@ -59,7 +62,7 @@ class _Peaks:
         return self._text, drawing.to_svg(bottom + 30)
 
     def _x(self, size: int) -> float:
-        return _NAMES + (WIDTH - _NAMES - _TOTALS) * size / self._ticks[-1]
+        return _NAMES + (WIDTH - self._right) * size / self._ticks[-1]
 
     def _axis(self, top: float, bottom: float) -> None:
         for tick in self._ticks:
@@ -85,7 +88,13 @@ class _Peaks:
         reserved = run.peak.reserved_bytes if run.peak is not None else None
         if reserved is not None:
             drawing.line(self._x(reserved), y + 3, self._x(reserved), y + _ROW - 3, "thin")
-        drawing.text(max(x, self._x(reserved or 0)) + 6, base, format_size(run.breakdown.total_bytes), "onpaper strong")
+        self._totals(max(x, self._x(reserved or 0)) + 6, base, run.breakdown.total_bytes, reserved)
+
+    def _totals(self, x: float, base: float, total: int, reserved: int | None) -> None:
+        words = format_size(total)
+        self._drawing.text(x, base, words, "onpaper strong")
+        if reserved is not None:
+            self._drawing.text(x + text_width(words) + 12, base, f"{format_size(reserved)} reserved", "onpaper muted")
 
     def _limit(self, top: float, bottom: float) -> None:
         words = f"capacity {format_size(self._capacity)}"
@@ -95,7 +104,7 @@ class _Peaks:
             self._drawing.text(min(x, WIDTH - 12 - text_width(words) / 2), top + 4, words, "muted", "middle")
         else:
             self._drawing.text(WIDTH - 12, top + 4, f"{words} →", "muted", "end")
-        if any(run.peak is not None and run.peak.reserved_bytes is not None for run in self._comparison.runs):
+        if self._right > _NAMES + _TOTALS:
             self._drawing.line(13, top - 6, 13, top + 8, "thin")
             self._drawing.text(20, top + 4, "reserved", "muted")
 
