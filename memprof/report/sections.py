@@ -72,12 +72,16 @@ def basis(comparison: Comparison) -> list[str]:
 
 
 def range_table(comparison: Comparison) -> Table:
-    """Return a row per term of the upper bounds and optimizer: the sizes it was taken to lie between."""
+    """Return a row per term of the upper bounds: the sizes it was taken to lie between, and for which optimizers."""
+    whose: dict[tuple[str, ...], list[str]] = {}
+    bounded = [(run.optimizer.spec, run.confidence.ranges) for run in comparison.runs if run.confidence is not None]
+    for spec, ranges in bounded:
+        for one in ranges:
+            sizes = map(format_size, (one.low_bytes, one.bytes, one.high_bytes))
+            whose.setdefault((one.what, *sizes), []).append(spec)
     rows = [
-        (run.optimizer.spec, one.what, *map(format_size, (one.low_bytes, one.bytes, one.high_bytes)))
-        for run in comparison.runs
-        if run.confidence is not None
-        for one in run.confidence.ranges
+        ("all" if len(specs) == len(bounded) > 1 else ", ".join(specs), *row)
+        for row, specs in sorted(whose.items(), key=lambda found: found[0][0])
     ]
     titles = ("optimizer", "estimate", "low", "taken", "high")
     right = (False, False, True, True, True)
