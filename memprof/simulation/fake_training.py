@@ -251,11 +251,16 @@ class _FakeTraining:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Keep the collector from ending storages at odd moments, and from walking the model over and over."""
+    """Keep the collector from ending storages at odd moments, and from walking the model over and over.
+
+    What was there before is left out meanwhile: libraries bring a million objects, a training few.
+    """
     enabled = gc.isenabled()
     gc.disable()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         if enabled:
             gc.enable()
