@@ -44,7 +44,7 @@ class Prediction:
         bytes: the point estimate; None if there is none.
         upper_bytes: the upper bound.
         oom: it would run out of memory.
-        seconds: that the estimate took, imports apart.
+        seconds: of processor time that the estimate took, imports apart.
         reason: why there is no estimate.
         shuffles: the estimates that the point estimate is the median of.
     """
@@ -74,17 +74,17 @@ def predict_row(row: Row, shuffles: int) -> Prediction:
 @cache
 def _predict(row: Row, shuffles: int) -> Prediction:
     """Predict what is trained in a row; what was measured has been taken out."""
-    start = time.perf_counter()
+    start = time.process_time()
     seeds = _seeds(row, shuffles)
     try:
         found = {seed: _shuffle(row, seed) for seed in set(seeds)}
     except MemprofError as error:
-        return Prediction(row, None, None, False, time.perf_counter() - start, str(error))
+        return Prediction(row, None, None, False, time.process_time() - start, str(error))
     estimates = [found[seed] for seed in seeds]
     sizes = tuple(estimate.bytes for estimate in estimates)
     upper = max(estimate.upper_bytes for estimate in estimates)
     oom = sum(estimate.oom for estimate in estimates) > len(seeds) / 2
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     return Prediction(row, statistics.median_low(sizes), upper, oom, seconds, None, sizes)
 
 
