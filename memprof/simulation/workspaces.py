@@ -32,6 +32,7 @@ from torch import Tensor
 from memprof.simulation.fake_events import Steps
 from memprof.simulation.target import Target
 from memprof.simulation.workspaces_attention import attention_scratch
+from memprof.simulation.workspaces_convolution import convolution_scratch
 from memprof.simulation.workspaces_kernels import KERNELS
 from memprof.simulation.workspaces_reductions import part_bytes, reduction_buffers
 
@@ -84,6 +85,7 @@ class Workspaces:
             **dict.fromkeys(_PRODUCTS, self._product),
             **{operator: partial(self._reduction, operator) for operator in _REDUCTIONS},
             **attention_scratch(target),
+            **convolution_scratch(target),
             **KERNELS,
         }
 
