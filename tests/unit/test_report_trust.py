@@ -80,7 +80,7 @@ def test_reports_say_what_a_prediction_rests_on_once_and_warn_by_operator() -> N
     for text in (to_markdown(comparison), on_a_terminal(comparison)):
         assert text.count("What the prediction rests on") == text.count("Replayed.") == 1
         assert text.count("mylib::op in head: unknown scratch.") == 1
-    assert "| adam | CUDA context | 300.00 MiB | 400.00 MiB | 800.00 MiB |" in to_markdown(comparison)
+    assert "| all | CUDA context | 300.00 MiB | 400.00 MiB | 800.00 MiB |" in to_markdown(comparison)
 
 
 def test_measured_runs_have_no_such_section() -> None:
