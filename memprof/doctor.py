@@ -6,25 +6,15 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Literal
 
+from memprof.doctor_check import Check
+from memprof.doctor_predictions import prediction_checks
 from memprof.machine import allocator_conf, cpu_memory_bytes, nvml, usable_cores
 from memprof.units import format_size
 
-Level = Literal["pass", "warn", "fail"]
 OLDEST_TORCH, NEWEST_TORCH = (2, 8), (2, 15)
 _PROBE_BYTES = 1_234_560
-
-
-@dataclass(frozen=True)
-class Check:
-    """A finding: `pass`, `warn` (a figure is missing or may mislead), `fail` (memprof does not work)."""
-
-    name: str
-    level: Level
-    finding: str
 
 
 def examine() -> list[Check]:
@@ -35,7 +25,7 @@ def examine() -> list[Check]:
     version = check_torch()
     checks = [version, check_fork()]
     if "torch" in sys.modules:
-        checks += [check() for check in _WITH_TORCH]
+        checks += [*(check() for check in _WITH_TORCH), *prediction_checks()]
     return [
         *checks,
         check_nvml(),
@@ -139,7 +129,7 @@ def check_allocator() -> Check:
     if conf is None:
         return Check("allocator", "pass", "PyTorch's default settings")
     if "cudaMallocAsync" in conf:
-        found = f"{conf}: this backend keeps no history, so GPU memory is not attributed"
+        found = f"{conf}: this backend keeps no history, so GPU memory cannot be measured"
         return Check("allocator", "warn", found)
     return Check("allocator", "pass", conf)
 

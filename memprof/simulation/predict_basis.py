@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memprof.simulation.accuracy import accuracy
 from memprof.simulation.fake_training import FakeRun
 from memprof.simulation.predict_bounds import Bounds
 from memprof.simulation.target import Target
@@ -75,6 +76,10 @@ def _cuda_basis(trace: Trace, target: Target) -> list[str]:
             f"The process is what is reserved, the CUDA context (estimated at {context}, at most {high}) and what is "
             f"loaded after it ({late})."
         )
+    checked = accuracy()
+    if checked is not None:
+        errors = ", ".join(f"{one.name} {100 * one.median_error:.2g} %" for one in checked.families)
+        found.append(f"Median error on measured runs: {errors} (`memprof doctor` says whose).")
     return found
 
 

@@ -176,7 +176,7 @@ def _as_range(source: _Source) -> SizeRange:
     return SizeRange(
         what=source.name,
         layer="allocated",
-        low_bytes=source.low,
+        low_bytes=min(source.low, source.point),
         bytes=source.point,
         high_bytes=source.point + max(source.high - source.point, *source.reserved.values()),
         source="the table of workspaces (memprof/simulation/workspaces.py)",

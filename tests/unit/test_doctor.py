@@ -106,4 +106,4 @@ def test_allocator_settings(monkeypatch: pytest.MonkeyPatch, conf: str | None, l
 
 def test_every_check_has_a_name_of_its_own() -> None:
     names = [check.name for check in doctor.examine()]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 14
