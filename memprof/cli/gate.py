@@ -181,9 +181,9 @@ def _run(session: Session, outputs: GateOutputs) -> Report:
 
 
 def _judge_saved(session: Session, path: Path) -> Report:
-    from memprof.gate.document import load_report
+    from memprof.gate.document import Report
 
-    figures = load_report(path).figures
+    figures = Report.load(path).figures
     session.refuse_other_setups(path.name, figures)
     return session.report(figures)
 

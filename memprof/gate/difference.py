@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
+from memprof.documents import Saved
 from memprof.gate.baseline import within_noise
 from memprof.gate.explain import explain
 from memprof.gate.figures import Figures, figures_of
@@ -48,17 +48,13 @@ class RunChange(Document):
     why: list[str] = Field(default_factory=list)
 
 
-class Difference(Document):
+class Difference(Saved):
     """What changed from one comparison to another."""
 
     schema_: Literal["memprof.difference/1"] = Field(default=SCHEMA, alias="schema")
     old: str
     new: str
     runs: list[RunChange]
-
-    def to_json(self) -> str:
-        """Return the document as indented JSON, ending in a newline."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1) + "\n"
 
 
 def compare_documents(old: Comparison, new: Comparison, names: tuple[str, str]) -> Difference:

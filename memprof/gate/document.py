@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from memprof.errors import ExitCode, UsageError
+from memprof.documents import Saved
+from memprof.errors import ExitCode
 from memprof.gate.baseline import Change
 from memprof.gate.figures import Figures
 from memprof.gate.verdicts import Verdict, counts
@@ -25,7 +24,7 @@ class Place(Document):
     line: int | None = None
 
 
-class Report(Document):
+class Report(Saved):
     """What a gate found.
 
     Attributes:
@@ -63,10 +62,6 @@ class Report(Document):
         """The verdicts that warn."""
         return [verdict for verdict in self.verdicts if verdict.weight == "warning"]
 
-    def to_json(self) -> str:
-        """Return the document as indented JSON, ending in a newline."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
-
 
 def exit_code(verdicts: Sequence[Verdict], figures: Iterable[Figures]) -> ExitCode:
     """Return what the verdicts come to: a mistake (2) before a failed trial (3) before an exceeded budget (1).
@@ -91,29 +86,3 @@ def summary(report: Report) -> str:
     parts = [f"{number[weight]} {word}" for weight, word in words.items() if number[weight]]  # type: ignore[index]
     parts.append(f"{number['ok']} passed")
     return f"{checks} {'check' if checks == 1 else 'checks'}: {', '.join(parts)}"
-
-
-def load_report(path: Path) -> Report:
-    """Read a saved report.
-
-    Raises:
-        UsageError: the file is missing, is no JSON, or is no report of a schema this version knows.
-    """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}:{error.lineno}: not JSON ({error.msg}); is the file cut off?") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UsageError(f"cannot read {path}: {reason}; give a file saved by `memprof gate --export-json`") from None
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if schema != SCHEMA:
-        raise UsageError(
-            f"{path} has schema {schema!r}, not {SCHEMA!r}; give a file saved by `memprof gate --export-json`"
-        )
-    try:
-        return Report.model_validate(document)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path} is no valid report: {where}: {first['msg']}; run the gate again") from None

@@ -25,19 +25,21 @@ class Cause:
         category: of the breakdown, or what lies between two layers.
         change_bytes: signed.
         module: the innermost module, blocks folded, that holds most of the change; "" for none.
-        module_bytes: its own part of the change.
+        module_bytes: its own part of the change; None where only that it is most of it is known.
     """
 
     category: str
     change_bytes: int
     module: str = ""
-    module_bytes: int = 0
+    module_bytes: int | None = 0
 
     def sentence(self) -> str:
         """Return `activations +1.20 GiB in model.layers.*.mlp`."""
         text = f"{category_title(self.category)} {signed(self.change_bytes)}"
         if not self.module:
             return text
+        if self.module_bytes is None:
+            return f"{text}, most of it in {self.module}"
         part = "" if self.module_bytes == self.change_bytes else f", {signed(self.module_bytes)} of it"
         return f"{text}{part} in {self.module}"
 
@@ -67,8 +69,9 @@ def explain(metric: Metric, old: Record, new: Record) -> list[str]:
     """
     before, after = old.values.get(metric.name), new.values.get(metric.name)
     rising = before is None or after is None or (after > before) is not metric.lower
-    found = [cause for cause in causes(old.holders, new.holders) if metric.category in (None, cause.category)]
-    found += _between_layers(metric, old, new)
+    found = causes(old.holders, new.holders) + _between_layers(metric, old, new)
+    if metric.category is not None and before is not None and after is not None:
+        found = [_exactly(cause, after - before) for cause in found if cause.category == metric.category]
     found.sort(key=lambda cause: -cause.change_bytes if rising else cause.change_bytes)
     largest = max((abs(cause.change_bytes) for cause in found), default=0)
     told = [cause for cause in found if abs(cause.change_bytes) >= _MINOR * largest][:_MOST]
@@ -99,6 +102,13 @@ def largest_holders(metric: Metric, record: Record) -> list[str]:
         where = f", {format_size(part)} of it in {module}" if module else ""
         sentences.append(f"{category_title(category)} {format_size(total)}{where}")
     return sentences
+
+
+def _exactly(cause: Cause, change_bytes: int) -> Cause:
+    """Return a cause with its figure's own change: holders are known in the allocator's blocks, which are larger."""
+    if cause.change_bytes == change_bytes:
+        return cause
+    return Cause(cause.category, change_bytes, cause.module, None)
 
 
 def _between_layers(metric: Metric, old: Record, new: Record) -> list[Cause]:

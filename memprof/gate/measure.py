@@ -11,6 +11,7 @@ from typing import Any
 from memprof.errors import ExitCode, MemprofError
 from memprof.gate.config import Budget
 from memprof.gate.figures import Figures, Fingerprint, Setup, best_of, figures_of
+from memprof.gate.fits import add_fits, is_here, largest_batch
 from memprof.progress import OnProgress
 from memprof.results import Comparison
 from memprof.training.launcher import Launcher
@@ -53,29 +54,21 @@ class Gauge:
             keep(figures_of(budget.name, comparison))
 
         try:
-            found = figures_of(budget.name, self._compare(budget, keep_comparison))
+            comparison = self._compare(budget, keep_comparison)
+            found = figures_of(budget.name, comparison)
             if any(figures.source == "measured" for figures in found):
                 found = self._repeated(budget, found)
             found = self._beyond(budget, found)
+            if budget.needs_fit and not is_here(budget.settings.device):
+                found = add_fits(budget, found, comparison.workload.scale, self._on_progress)
         except MemprofError as error:
             found = [_broken(budget, optimizer, error) for optimizer in budget.optimizers]
         keep(found)
         return found
 
-    def largest_batch(self, budget: Budget, optimizer: str, bound: int) -> tuple[int, bool] | None:
-        """Return the largest batch size whose peak stays within a bound, and whether it was tried or extrapolated.
-
-        None where there is none below the entry's own, or the search fails: this is advice, not a verdict.
-        """
-        try:
-            comparison = self._compare(budget, optimizers=[optimizer], capacity=bound, fit=True)
-        except MemprofError:
-            return None
-        fit = comparison.runs[0].fit
-        answer = fit.batch_size if fit is not None else None
-        if answer is None or answer.value is None or not 0 < answer.value < budget.settings.batch_size:
-            return None
-        return answer.value, answer.method != "extrapolated"
+    def largest_batch(self, budget: Budget, optimizer: str, bound: int) -> int | None:
+        """Return the largest batch size that meets a bound; None where there is none below the entry's own."""
+        return largest_batch(budget, optimizer, bound, self._on_progress)
 
     def _compare(
         self,
@@ -83,7 +76,7 @@ class Gauge:
         on_comparison: Callable[[Comparison], None] | None = None,
         optimizers: Sequence[str] = (),
         capacity: int | None = None,
-        fit: bool | None = None,
+        again: bool = False,
     ) -> Comparison:
         from memprof.api import compare
 
@@ -98,7 +91,7 @@ class Gauge:
             device=settings.device,
             recipe=budget.recipe,
             budget=budget.capacity_bytes if capacity is None else capacity,
-            fit=budget.needs_fit if fit is None else fit,
+            fit=budget.needs_fit and is_here(settings.device) and not again,
             on_progress=self._on_progress,
             on_comparison=on_comparison,
             launcher=self._launcher,
@@ -106,7 +99,7 @@ class Gauge:
 
     def _repeated(self, budget: Budget, first: list[Figures]) -> list[Figures]:
         """Measure again as often as asked; what a search found is not searched again."""
-        repeats = [figures_of(budget.name, self._compare(budget, fit=False)) for _ in range(budget.repeats - 1)]
+        repeats = [figures_of(budget.name, self._compare(budget, again=True)) for _ in range(budget.repeats - 1)]
         best = [best_of(same) for same in zip(first, *repeats, strict=True)]
         return [
             one.model_copy(update={"values": {**begun.values, **one.values}}) if one.status == "ok" else one
@@ -118,7 +111,7 @@ class Gauge:
         short = [one.optimizer for one in found if one.status == "oom" and one.source == "predicted"]
         if not short:
             return found
-        comparison = self._compare(budget, optimizers=short, capacity=_WITHOUT_LIMIT, fit=False)
+        comparison = self._compare(budget, optimizers=short, capacity=_WITHOUT_LIMIT, again=True)
         needs = {one.optimizer: one for one in figures_of(budget.name, comparison)}
         kept = ("values", "phase", "holders", "notes")
         return [

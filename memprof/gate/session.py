@@ -23,7 +23,7 @@ from memprof.progress import OnProgress
 # What a smaller batch helps against: the figures that grow with it and that a search can fill.
 _BATCHED = ("peak_allocated_bytes", "peak_reserved_bytes")
 OnReport = Callable[[Report], None]
-Largest = Callable[[Budget, str, int], "tuple[int, bool] | None"]
+Largest = Callable[[Budget, str, int], "int | None"]
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Session:
     accept: str
     baseline: Baseline = field(init=False)
     had_baseline: bool = field(init=False)
-    _searched: dict[tuple[str, str, int], tuple[int, bool] | None] = field(init=False, default_factory=dict)
+    _searched: dict[tuple[str, str, int], int | None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check all that can be checked without running anything.
@@ -173,7 +173,7 @@ class Session:
             self._searched[asked] = largest(budget, verdict.optimizer, bound)
         found = self._searched[asked]
         if found is not None:
-            remedies.append(f"batch_size = {found[0]}{'' if found[1] else ' (extrapolated)'}")
+            remedies.append(f"batch_size = {found}{' (predicted)' if own.source == 'measured' else ''}")
         return remedies
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from memprof.gate.document import load_report
+from memprof.gate.document import Report
 from memprof.gate.formats.markdown import MARKER
 from tests.cli.conftest import ROOT, Command
 from tests.gates import GIB, baseline_of, make_figures, report_of, with_values
@@ -232,7 +232,7 @@ def test_files_are_written_beside_the_output_and_github_gets_its_summary(inside:
     after = lines[lines.index(f"::{token}::") + 1 :]
     assert [line.split(",")[0] for line in after] == ["::error file=memprof.toml"] * 2
     assert "line=7," in after[0]
-    assert load_report(tmp_path / "o.json").exit_code == 1
+    assert Report.load(tmp_path / "o.json").exit_code == 1
     assert (tmp_path / "o.markdown").read_text().startswith(MARKER)
     assert (tmp_path / "summary.md").read_text() == f"# Before\n{(tmp_path / 'o.markdown').read_text()}\n"
     assert (tmp_path / "o.junit").read_text().startswith("<?xml")
@@ -272,7 +272,7 @@ def test_what_was_finished_is_kept_where_it_is_cut_short(tmp_path: Path, error: 
     done = script(tmp_path, INTERRUPTED.format(error=error), "--export-json", "part.json")
     assert done.returncode == code
     assert "Traceback" not in done.stderr
-    report = load_report(tmp_path / "part.json")
+    report = Report.load(tmp_path / "part.json")
     assert [figures.optimizer for figures in report.figures] == ["sm3"]
     assert report.exit_code == 130  # the report is that of a gate that was cut short
     assert [verdict.optimizer for verdict in report.failures] == ["adam"]

@@ -57,6 +57,9 @@ def test_causes_in_the_direction_of_the_change_come_first() -> None:
 def test_a_figure_of_one_category_is_explained_by_it_alone() -> None:
     old, new = grown({"optimizer_state": {"head": GIB}, "activations": {"a": 9 * GIB}}, state_bytes=2 * GIB)
     assert explain(METRICS["state_bytes"], old, new) == ["optimizer state +1.00 GiB in head"]
+    # Where the allocator's blocks are larger than what is in them, the figure itself says how much.
+    less = with_values(new, state_bytes=GIB + 900 * MIB)
+    assert explain(METRICS["state_bytes"], old, less) == ["optimizer state +900.00 MiB, most of it in head"]
 
 
 def test_reserved_memory_beyond_the_allocated_is_a_cause_of_its_own() -> None:

@@ -11,7 +11,7 @@ import pytest
 import xmlschema
 from rich.console import Console
 
-from memprof.gate.document import Report, load_report
+from memprof.gate.document import Report
 from memprof.gate.formats import FORMATS
 from memprof.gate.formats.markdown import LONGEST, MARKER
 from memprof.gate.formats.table import render
@@ -73,7 +73,7 @@ def test_the_report_has_everything_that_can_happen() -> None:
 def test_every_format_keeps_to_its_schema(report: Report, tmp_path: Path) -> None:
     jsonschema.validate(json.loads(report.to_json()), Report.model_json_schema(by_alias=True))
     (tmp_path / "report.json").write_text(report.to_json())
-    assert load_report(tmp_path / "report.json") == report
+    assert Report.load(tmp_path / "report.json") == report
     XSD.validate(FORMATS["junit"](report))
     assert all(ANNOTATION.fullmatch(line) for line in FORMATS["github"](report).splitlines())
     jsonschema.validate(json.loads(FORMATS["gha-benchmark"](report)), POINTS)
