@@ -17,6 +17,7 @@ from memprof.tracing.events import Entry, Mark, PhaseMark, Trace
 from memprof.tracing.profiler import ProfilerRecorder
 from memprof.training.probes import make_probe
 from memprof.trust import AllocatorHistory
+from memprof.units import format_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,12 +183,13 @@ def attributed_breakdown(trace: Trace) -> Breakdown:
 
 
 def repeatability_note(step_peaks: list[int]) -> list[str]:
-    """Say so where steps that should be alike (all after the first two) needed different amounts."""
+    """Say so where steps that should be alike (all after the first, which makes the state) needed different amounts."""
     steady = step_peaks[1:]
     if len(steady) < 2 or min(steady) == max(steady):
         return []
-    spread = (max(steady) - min(steady)) / max(steady)
-    return [f"The allocator's peak differs between steps by {max(steady) - min(steady)} bytes ({spread:.2%})."]
+    least, most = min(steady), max(steady)
+    spread = f"{format_size(least)} to {format_size(most)}, {100 * (most - least) / most:.2g} %"
+    return [f"Measured again, the peak differs: steps after the first needed {spread} apart; the highest is shown."]
 
 
 def _phase_peaks(spans: list[SpanPeak], tensors: dict[str, int], reserved: dict[str, int]) -> dict[str, PhasePeak]:
