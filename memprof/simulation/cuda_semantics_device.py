@@ -35,6 +35,8 @@ _NAMES = (
     *("hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window", "from_numpy"),
 )
 _FACTORIES = frozenset(getattr(torch, name) for name in _NAMES)
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_RECURRENT_GUESS = "on a GPU that is cuDNN's, whose reserve is not known; predicted is what a CPU keeps"
 _IS_CUDA = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
 
 
@@ -61,6 +63,8 @@ class CudaIsHere(TorchFunctionMode):
             return copy_to(args[0], self._mode, host=True)
         if func is Tensor.cuda:
             return copy_to(args[0], self._mode, host=False)
+        if func.__name__ in _RECURRENT:
+            self._mode.reads.guess(self._mode.place()[0], f"runs {func.__name__}: {_RECURRENT_GUESS}")
         if func == _IS_CUDA:
             return not self._on_host(args[0])
         if func is Tensor.get_device:

@@ -63,7 +63,7 @@ class CpuSemantics:
         def skip(function: str, *arguments: object) -> None:
             """The compiled kernel allocates nothing; it would read memory that is not there."""
 
-        with patch.object(native, "_call", skip), _readable_only(mode):
+        with patch.object(native, "_call", skip), _readable_only(mode), _eager(mode):
             yield
 
     def workspaces(self) -> Workspaces | None:
@@ -121,6 +121,21 @@ def _saved_as_input(args: tuple[Any, ...], result: Result, weight: int) -> Resul
     shapes = (output, *(replace(layout, dtype=dtype) for layout in saved))
     sizes = (result.storages[0], *(math.prod(layout.size) * dtype.itemsize for layout in saved))
     return replace(result, storages=sizes, shape=shapes)
+
+
+@contextmanager
+def _eager(mode: FakeOperators) -> Iterator[None]:
+    """Leave models as they are that ask to be compiled: what a compiler fuses is not known."""
+
+    def compile_(model: Any = None, *args: Any, **options: Any) -> Any:
+        mode.reads.guess(mode.place()[0], "uses torch.compile: it is predicted as if it were not compiled")
+        return (lambda function: function) if model is None else model
+
+    def compile_module(module: nn.Module, *args: Any, **options: Any) -> None:
+        compile_(module)
+
+    with patch.object(torch, "compile", compile_), patch.object(nn.Module, "compile", compile_module):
+        yield
 
 
 @contextmanager

@@ -25,10 +25,12 @@ class Reads:
 
     Attributes:
         assumed: the operators whose answer was assumed, with the phase.
+        guesses: sentences about what was predicted as something else than it is.
     """
 
     def __init__(self) -> None:
         self.assumed: set[tuple[str, str]] = set()
+        self.guesses: set[str] = set()
         self._count = 0
 
     def value(self, dtype: torch.dtype, operator: str, module: str, phase: str) -> bool | int | float | complex:
@@ -45,6 +47,11 @@ class Reads:
         if dtype is torch.bool:
             return phase != "build"
         return 1.0 if dtype.is_floating_point else 1
+
+    def guess(self, module: str, what: str) -> None:
+        """Note that a module, "" for the training step, `what`."""
+        place = _place(module)
+        self.guesses.add(f"{place[0].upper()}{place[1:]} {what}.")
 
     @contextmanager
     def explained(self, operator: str, module: str) -> Iterator[None]:
@@ -66,5 +73,8 @@ class Reads:
 
 
 def _sentence(what: str, module: str) -> str:
-    where = f"module {module!r}" if module else "the training step"
-    return f"{where} {what}, so its memory cannot be predicted: measure it with --device cpu or cuda"
+    return f"{_place(module)} {what}, so its memory cannot be predicted: measure it with --device cpu or cuda"
+
+
+def _place(module: str) -> str:
+    return f"module {module!r}" if module else "the training step"

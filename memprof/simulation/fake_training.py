@@ -47,6 +47,7 @@ class FakeRun:
         implementation: of the optimizer that ran.
         failure: why there is nothing, or None.
         assumed: operators whose answer was assumed, with the phase.
+        guesses: sentences about what was predicted as something else than it is.
     """
 
     entries: list[Entry]
@@ -55,6 +56,7 @@ class FakeRun:
     implementation: str | None
     failure: str | None
     assumed: frozenset[tuple[str, str]]
+    guesses: frozenset[str] = frozenset()
 
 
 def fake_runs(
@@ -246,6 +248,7 @@ class _FakeTraining:
             implementation=implementation_name(contender.one, contender.operators),
             failure=None,
             assumed=assumed,
+            guesses=frozenset(self._reads.guesses),
         )
 
 
