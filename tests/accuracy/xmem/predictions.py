@@ -13,7 +13,6 @@ from memprof.optimizers.spec import parse_optimizer
 from memprof.plan import Trial
 from memprof.results import Run
 from memprof.simulation.catalog import find_device
-from memprof.simulation.late_memory import late_bytes
 from memprof.simulation.predict import predict_run, target_of
 from memprof.training.recipe import Recipe, ZeroGrad
 from memprof.workloads.spec import WorkloadSpec
@@ -121,8 +120,7 @@ def _late(row: Row) -> int:
     The rows without a recorded `zero_grad` come from older code. There the truth is the reserved memory to within a few
     MiB, for every model on both GPUs, so the first sample must have been taken once everything was loaded.
     """
-    device = find_device(row.device)
-    return 0 if row.zero_grad is None else late_bytes(device.sm_count, device.compute_capability)
+    return 0 if row.zero_grad is None else find_device(row.device).late_bytes
 
 
 def _run(row: Row, seed: int, limited: bool) -> Run:
