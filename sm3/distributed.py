@@ -1,12 +1,13 @@
 """SM3 on DTensor parameters: FSDP2's `fully_shard`, tensor parallelism, and meshes of both.
 
-An accumulator along a sharded dimension is sharded with it, so each rank keeps the rows it owns. Every other one is
-replicated: ranks take the maximum over their own parts, and one all-reduce (MAX) per process group and step, over all
-parameters at once, makes it whole. A maximum is exact in any order, hence the result is that of a single process.
+Accumulators of single rows (or columns) of a dimension that is sharded are sharded with it, so each rank keeps those it
+owns. Every other accumulator is replicated: ranks take maxima over their own parts, and one collective per step joins
+them (`exchange.py`).
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,13 @@ import torch
 from torch import Tensor
 
 from .covers import Cover, Grid, GridCover, grid_shape, stored_shape
-from .kernels.accumulators import Accumulator, GridAccumulator
-from .kernels.momentum import FloatMomentum
+from .exchange import Waiting
+from .index_sets import IndexSets
+from .kernels.accumulators import Accumulator, GridAccumulator, IndexSetAccumulator
+from .kernels.momentum import INT8_BLOCK, FloatMomentum, Int8Momentum, Momentum, first_inner, scale_shape
 from .kernels.task import Options, Task
 
 if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
     from torch.distributed.tensor import DTensor, Placement
 
 
@@ -29,15 +31,6 @@ def is_dtensor(tensor: Tensor) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
-def _grids(cover: Cover, group: dict[str, Any], param: Tensor) -> list[Grid]:
-    grids = cover.grids(param.shape) if isinstance(cover, GridCover) else []
-    if not grids or any(block > 1 for grid in grids for block in grid):
-        raise ValueError(f"cover {cover.name} does not work on DTensor parameters: use slices, singleton or whole")
-    if group["momentum"] and group["momentum_dtype"] == "int8":
-        raise ValueError("int8 momentum does not work on DTensor parameters: use bfloat16")
-    return grids
-
-
 class ShardedTask:
     """This rank's part of one parameter's step, and which of its accumulators wait for other ranks.
 
@@ -45,46 +38,72 @@ class ShardedTask:
         state: the parameter's state; accumulators are created in it as DTensors.
         group: its parameter group.
         param: the parameter.
-        cover: its cover; each dimension cut into single entries or not at all.
+        cover: its cover.
 
     Raises:
-        ValueError: a cover by blocks or index sets, int8 momentum, or a sparse gradient.
+        ValueError: a gradient that is no DTensor (PyTorch 2.13 has no sparse ones); int8 momentum of a
+            parameter whose blocks of 256 entries cross ranks; a cover by blocks or index sets on a dimension that is
+            sharded in a strided way (tensor parallelism and FSDP along the same one), where a rank has no single range.
     """
 
     def __init__(self, state: dict[str, Any], group: dict[str, Any], param: DTensor, cover: Cover) -> None:
-        grids = _grids(cover, group, param)
+        self._state, self._param, self._kept = state, param, list[tuple["DTensor", Grid]]()
         local = param.to_local()
-        accumulators: list[Accumulator] = []
-        self.groups: list[list[ProcessGroup]] = []
-        for number, grid in enumerate(grids):
-            kept = _accumulator(state, f"accumulator_{number}", param, grid)
-            accumulators.append(GridAccumulator(kept.to_local().view(grid_shape(local.shape, grid)), grid))
-            self.groups.append(_groups(param, grid))
-            accumulators[-1].exchanged = bool(self.groups[-1])
+        accumulators = self._index_sets(cover) if isinstance(cover, IndexSets) else self._grids(cover)
+        for accumulator, (_, grid) in zip(accumulators, self._kept, strict=True):
+            accumulator.exchanged = any(_over(param, grid))
         task = Task(local, _gradient(param), accumulators, _momentum(state, group, param), Options.of(group))
-        self.task = task.in_memory_order()
+        self.task = task.flattened() if isinstance(cover, IndexSets) else task.in_memory_order()
 
-    def waiting(self) -> list[tuple[ProcessGroup, Tensor]]:
-        """Return each tensor of maxima that is not whole yet, with a group over which to make it so."""
-        pairs = zip(self.task.accumulators, self.groups, strict=True)
-        return [(group, a.old if a.new is None else a.new) for a, groups in pairs for group in groups]
+    def _grids(self, cover: Cover) -> list[Accumulator]:
+        assert isinstance(cover, GridCover)
+        param, local, found = self._param, self._param.to_local(), list[Accumulator]()
+        for number, grid in enumerate(cover.grids(param.shape)):
+            cut = [dim for dim, block in enumerate(grid) if block > 1]
+            starts = [_start(param, dim) if dim in cut else 0 for dim in range(param.dim())]
+            sizes = [param.shape[dim] if dim in cut else local.shape[dim] for dim in range(param.dim())]
+            kept = self._accumulator(number, sizes, grid)
+            found.append(GridAccumulator(kept.to_local().view(grid_shape(sizes, grid)), grid, starts))
+        return found
+
+    def _index_sets(self, cover: IndexSets) -> list[Accumulator]:
+        param, local = self._param, self._param.to_local()
+        (count,) = cover.state_shapes(param.shape)[0]
+        kept = self._accumulator(0, (count,), (0,) * param.dim(), (count,))
+        box = tuple((_start(param, dim), local.shape[dim]) for dim in range(param.dim()))
+        return [IndexSetAccumulator(kept.to_local(), *cover.memberships(param.device, box))]
+
+    def _accumulator(self, number: int, sizes: Any, grid: Grid, stored: tuple[int, ...] | None = None) -> DTensor:
+        """Return one accumulator tensor, zero if this is the first step; `sizes` are the dimensions it is cut from."""
+        key = f"accumulator_{number}"
+        if key not in self._state:
+            whole, part = stored or stored_shape(self._param.shape, grid), stored or stored_shape(sizes, grid)
+            placements = [_placement(placement, grid) for placement in self._param.placements]
+            self._state[key] = _zeros(self._param, part, whole, placements, torch.float32)
+        kept: DTensor = self._state[key]
+        self._kept.append((kept, grid))
+        return kept
+
+    def waiting(self) -> list[Waiting]:
+        """Return each tensor of maxima that is not whole yet."""
+        found = []
+        for accumulator, (kept, grid) in zip(self.task.accumulators, self._kept, strict=True):
+            over = tuple(dim for dim, joins in enumerate(_over(self._param, grid)) if joins)
+            along = tuple(dim for dim, placement in enumerate(kept.placements) if not placement.is_replicate())
+            if over:
+                values = accumulator.old if accumulator.new is None else accumulator.new
+                found.append(Waiting(values, _largest_part(kept), kept.device_mesh, over, along))
+        return found
 
 
-def exchange(tasks: list[ShardedTask]) -> None:
-    """Make the maxima of all parameters whole: one all-reduce for each process group.
-
-    Memory: a second copy of the accumulators that are exchanged.
-    """
-    waiting: dict[ProcessGroup, list[Tensor]] = {}
-    for task in tasks:
-        for group, tensor in task.waiting():
-            waiting.setdefault(group, []).append(tensor)
-    for group, tensors in waiting.items():
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        torch.distributed.all_reduce(flat, torch.distributed.ReduceOp.MAX, group)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view(tensor.shape))
+def _largest_part(tensor: DTensor) -> int:
+    """Return the entries of the rank that has most."""
+    sizes = list(tensor.shape)
+    for mesh_dim, placement in enumerate(tensor.placements):
+        dim = _shard_dim(placement)
+        if dim is not None:
+            sizes[dim] = -(-sizes[dim] // tensor.device_mesh.size(mesh_dim))
+    return math.prod(sizes)
 
 
 def _shard_dim(placement: Placement) -> int | None:
@@ -96,41 +115,47 @@ def _shard_dim(placement: Placement) -> int | None:
     return int(dim)
 
 
-def _accumulator(state: dict[str, Any], key: str, param: DTensor, grid: Grid) -> DTensor:
-    if key not in state:
-        state[key] = _zeros(param, grid)
-    kept: DTensor = state[key]
-    return kept
+def _over(param: DTensor, grid: Grid) -> list[bool]:
+    """Say, for each mesh dimension, whether ranks along it hold other parts of the sets of a grid."""
+    dims = [_shard_dim(placement) for placement in param.placements]
+    return [dim is not None and grid[dim] != 1 for dim in dims]
 
 
-def _zeros(param: DTensor, grid: Grid) -> DTensor:
+def _start(param: DTensor, dim: int) -> int:
+    """Return where this rank's part of a dimension begins; each mesh dimension cuts what the one before left."""
+    from torch.distributed.tensor import Shard
+
+    start, size = 0, param.shape[dim]
+    for mesh_dim, placement in enumerate(param.placements):
+        if _shard_dim(placement) != dim:
+            continue
+        if type(placement) is not Shard:
+            raise ValueError(f"a cover by blocks or index sets does not work on a parameter placed as {placement}")
+        length = -(-size // param.device_mesh.size(mesh_dim))
+        before = min(length * param.device_mesh.get_local_rank(mesh_dim), size)
+        start, size = start + before, min(length, size - before)
+    return start
+
+
+def _zeros(param: DTensor, local: Any, whole: Any, placements: list[Placement], dtype: torch.dtype) -> DTensor:
     from torch.distributed.tensor import DTensor
 
-    local = torch.zeros(stored_shape(param.to_local().shape, grid), device=param.device)
-    shape = torch.Size(stored_shape(param.shape, grid))
-    placements = [_placement(placement, grid) for placement in param.placements]
+    values, shape = torch.zeros(local, device=param.device, dtype=dtype), torch.Size(whole)
     stride = torch.empty(shape, device="meta").stride()
-    return DTensor.from_local(local, param.device_mesh, placements, run_check=False, shape=shape, stride=stride)
+    return DTensor.from_local(values, param.device_mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
 def _placement(placement: Placement, grid: Grid) -> Placement:
-    """Return how an accumulator lies on one mesh dimension: sharded along what it is cut along, or whole."""
+    """Return how an accumulator lies on one mesh dimension: sharded where it is cut into single entries, or whole."""
     from torch.distributed.tensor import Replicate, Shard
 
     dim = _shard_dim(placement)
-    if dim is None or not grid[dim]:
+    if dim is None or grid[dim] != 1:
         return Replicate()
     kept = dim if sum(block > 0 for block in grid) > 1 else 0
     if type(placement) is Shard:
         return Shard(kept)
     return type(placement)(kept, split_factor=placement.split_factor)  # type: ignore[call-arg, attr-defined]
-
-
-def _groups(param: DTensor, grid: Grid) -> list[ProcessGroup]:
-    """Return the groups that hold other parts of the sets of a grid."""
-    dims = [_shard_dim(placement) for placement in param.placements]
-    mesh = param.device_mesh
-    return [mesh.get_group(m) for m, dim in enumerate(dims) if dim is not None and not grid[dim]]
 
 
 def _gradient(param: DTensor) -> Tensor:
@@ -143,9 +168,28 @@ def _gradient(param: DTensor) -> Tensor:
     return local
 
 
-def _momentum(state: dict[str, Any], group: dict[str, Any], param: DTensor) -> FloatMomentum | None:
+def _momentum(state: dict[str, Any], group: dict[str, Any], param: DTensor) -> Momentum | None:
     if not group["momentum"]:
         return None
+    dtype = getattr(torch, group["momentum_dtype"])
+    if dtype == torch.int8:
+        _check_blocks(param)
     if "momentum_buffer" not in state:
-        state["momentum_buffer"] = torch.zeros_like(param, dtype=getattr(torch, group["momentum_dtype"]))
-    return FloatMomentum(state["momentum_buffer"].to_local())
+        state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
+    buffer = state["momentum_buffer"].to_local()
+    if dtype != torch.int8:
+        return FloatMomentum(buffer)
+    if "momentum_scale" not in state:
+        local, whole = scale_shape(buffer.shape), scale_shape(param.shape)
+        state["momentum_scale"] = _zeros(param, local, whole, list(param.placements), torch.float32)
+    return Int8Momentum(buffer, state["momentum_scale"].to_local())
+
+
+def _check_blocks(param: DTensor) -> None:
+    inner = first_inner(param.shape)
+    if any(dim is not None and dim >= inner for dim in map(_shard_dim, param.placements)):
+        raise ValueError(
+            f"int8 momentum shares a scale among {INT8_BLOCK} entries, which here lie on several ranks: give "
+            f"parameters such as this one, of shape {tuple(param.shape)} placed as {param.placements}, a group with "
+            "momentum_dtype='bfloat16'"
+        )

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .covers import Cover
 
+Box = tuple[tuple[int, int], ...]
+
 
 class IndexSets(Cover):
     """Any collection of index sets of one shape, overlapping ones included. State: one number per set.
@@ -42,6 +44,7 @@ class IndexSets(Cover):
         number = torch.repeat_interleave(torch.tensor([len(members) for members in self.sets], dtype=torch.int64))
         order = torch.argsort(index, stable=True)
         self._memberships = (index[order], number[order])
+        self._placed: dict[tuple[torch.device, Box | None], tuple[Tensor, Tensor]] = {}
 
     @property
     def name(self) -> str:
@@ -64,11 +67,30 @@ class IndexSets(Cover):
         """Return the sets."""
         return list(self.sets)
 
-    def memberships(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return the flat index, ascending, and the set number of each membership, on a device."""
-        if self._memberships[0].device != device:
-            self._memberships = (self._memberships[0].to(device), self._memberships[1].to(device))
-        return self._memberships
+    def memberships(self, device: torch.device, box: Box | None = None) -> tuple[Tensor, Tensor]:
+        """Return the flat index, ascending, and the set number of each membership, on a device.
+
+        Args:
+            device: where to.
+            box: for each dimension the start and length of a part of the parameter; then only the memberships of its
+                indices are returned, which count from its first.
+        """
+        key = (device, box)
+        if key not in self._placed:
+            index, number = self._memberships if box is None else self._inside(box)
+            self._placed[key] = (index.to(device), number.to(device))
+        return self._placed[key]
+
+    def _inside(self, box: Box) -> tuple[Tensor, Tensor]:
+        index, number = self._memberships
+        inside, local, left = torch.ones_like(index, dtype=torch.bool), torch.zeros_like(index), index
+        stride = 1
+        for size, (start, length) in zip(reversed(self.shape), reversed(box), strict=True):
+            place = left % size - start
+            inside &= (place >= 0) & (place < length)
+            local += place * stride
+            left, stride = left // size, stride * length
+        return local[inside], number[inside]
 
 
 def _flat_indices(members: Tensor | Sequence[int], shape: tuple[int, ...]) -> Tensor:

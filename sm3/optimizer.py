@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from .covers import Cover
-from .distributed import ShardedTask, exchange, is_dtensor
+from .distributed import ShardedTask, is_dtensor
+from .exchange import exchange
 from .index_sets import IndexSets
 from .kernels import Kernel, choose, sparse
 from .kernels.task import MIN_EPS, Options, Scratch, Task
@@ -35,7 +36,8 @@ class SM3(Optimizer):
     temporaries.
 
     Sparse COO gradients update only the entries they hold, without momentum, as in the authors' code. DTensor
-    parameters (`fully_shard`) keep their accumulators sharded; see `sm3.distributed`.
+    parameters (`fully_shard`) keep their accumulators sharded, and a step takes one collective for each device
+    mesh; see `sm3.distributed`.
 
     Args:
         params: parameters, groups, or the pairs of `model.named_parameters()`.
@@ -148,7 +150,7 @@ class SM3(Optimizer):
                 sharded.append(self._begin(group, param, cover, scratch))
             else:
                 self._ran.add(self._update(self._task(group, param, cover), group["kernel"], scratch))
-        exchange([part for part, _ in sharded])
+        exchange([one for part, _ in sharded for one in part.waiting()])
         for part, kernel in sharded:
             kernel.finish(part.task, scratch)
         return loss

@@ -56,29 +56,39 @@ class GridAccumulator(Accumulator):
     Args:
         old: the values before this step, float32, with as many blocks along each dimension as the grid has.
         grid: the block length along each dimension, 0 for the whole of it.
+        starts: where the parameter begins along each dimension, if it is a part of a larger one.
     """
 
-    def __init__(self, old: Tensor, grid: Grid) -> None:
+    def __init__(self, old: Tensor, grid: Grid, starts: Sequence[int] = ()) -> None:
         super().__init__(old)
         self.grid = grid
+        self.starts = tuple(starts) or (0,) * len(grid)
 
     def owned(self, shape: torch.Size, steps: tuple[int, ...]) -> bool:
         """See `Accumulator.owned`."""
-        return 0 not in shape and owned_by_tiles(shape, steps, self.grid)
+        mine = not (self.exchanged and any(block > 1 for block in self.grid))
+        return mine and 0 not in shape and owned_by_tiles(shape, steps, self.grid)
+
+    def _in_whole(self, tile: Tile) -> Tile:
+        return tuple(slice(t.start + at, t.stop + at) for t, at in zip(tile, self.starts, strict=True))
 
     def permuted(self, order: Sequence[int]) -> GridAccumulator:
         """Return the same accumulators for a parameter whose dimensions come in another order."""
-        same = GridAccumulator(self.old.permute(*order), tuple(self.grid[dim] for dim in order))
+        same = GridAccumulator(
+            self.old.permute(*order), tuple(self.grid[dim] for dim in order), [self.starts[dim] for dim in order]
+        )
         same.exchanged = self.exchanged
         return same
 
     def read(self, tile: Tile, like: Tensor) -> Tensor:
         """See `Accumulator.read`."""
+        tile = self._in_whole(tile)
         return spread(self.old[region(tile, self.grid)], tile, self.grid)
 
     def fold(self, tile: Tile, nu: Tensor) -> None:
         """See `Accumulator.fold`."""
         assert self.new is not None
+        tile = self._in_whole(tile)
         target = self.new[region(tile, self.grid)]
         value = maxima(nu, tile, self.grid)
         if self.new is self.old:

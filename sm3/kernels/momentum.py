@@ -77,7 +77,7 @@ class Int8Momentum(Momentum):
 
     def __init__(self, buffer: Tensor, scale: Tensor) -> None:
         self.buffer, self.scale = buffer, scale
-        self._from = _first_inner(buffer.shape)
+        self._from = first_inner(buffer.shape)
 
     def decayed(self, tile: Tile, like: Tensor, momentum: float, scratch: Scratch) -> Tensor:
         """See `Momentum.decayed`."""
@@ -120,7 +120,7 @@ def _is_run(values: Tensor) -> bool:
     return values.dtype == torch.float32 and values.is_contiguous()
 
 
-def _first_inner(shape: Sequence[int]) -> int:
+def first_inner(shape: Sequence[int]) -> int:
     """Return the dimension from which on entries count as consecutive: at least a block of them."""
     dim = max(len(shape) - 1, 0)
     while dim > 0 and math.prod(shape[dim:]) < INT8_BLOCK:
@@ -130,5 +130,5 @@ def _first_inner(shape: Sequence[int]) -> int:
 
 def scale_shape(shape: Sequence[int]) -> tuple[int, ...]:
     """Return the shape of the int8 momentum's scales for a parameter of this shape."""
-    dim = _first_inner(shape)
+    dim = first_inner(shape)
     return (*shape[:dim], -(-math.prod(shape[dim:]) // INT8_BLOCK))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import multiprocessing
 import os
 import tempfile
@@ -17,14 +18,23 @@ import torch.distributed.checkpoint as dcp
 import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from sm3 import SM3, Blocks
+from sm3 import SM3, Blocks, IndexSets, Slices, Union
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 SHAPES = [(7, 5), (16, 8), (3, 9), (11,), (1,), (4, 6, 5), (1, 10)]
+
+
+def overlapping(shape: tuple[int, ...]) -> IndexSets:
+    """Every third index, and runs of two."""
+    every = torch.arange(math.prod(shape))
+    sets = [every[every % 3 == left] for left in range(3)] + [every[every // 2 == pair] for pair in range(len(every))]
+    return IndexSets([members for members in sets if len(members)], shape)
+
+
 OPTIONS = [
     {},
     {"variant": "I"},
@@ -35,6 +45,9 @@ OPTIONS = [
     {"cover": "whole"},
     {"cover": "singleton"},
     {"kernel": "chunked"},
+    {"cover": Blocks((3, 2))},
+    {"cover": Union((Slices(), Blocks((2, -1)))), "variant": "I"},
+    {"cover": {f"{number}": overlapping(shape) for number, shape in enumerate(SHAPES)}, "momentum": 0.9},
 ]
 
 
@@ -61,7 +74,7 @@ def gradients(step: int) -> list[torch.Tensor]:
 
 def alone(options: dict[str, Any], steps: int) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
     params = [nn.Parameter(torch.full(shape, 0.5)) for shape in SHAPES]
-    optimizer = SM3(params, lr=0.3, **options)
+    optimizer = SM3([(str(number), param) for number, param in enumerate(params)], lr=0.3, **options)
     for step in range(steps):
         for param, grad in zip(params, gradients(step), strict=True):
             param.grad = grad
@@ -108,12 +121,12 @@ def _equals_single_process(placed: str, mesh_shape: tuple[int, ...]) -> None:
         for shape in SHAPES:
             placements = _placements(placed, len(shape))
             params.append(nn.Parameter(distribute_tensor(torch.full(shape, 0.5), mesh, placements)))
-        optimizer = SM3(params, lr=0.3, **options)
-        for step in range(4):
+        optimizer = SM3([(str(number), param) for number, param in enumerate(params)], lr=0.3, **options)
+        for step in range(3):
             for param, grad in zip(params, gradients(step), strict=True):
                 param.grad = distribute_tensor(grad, mesh, param.placements)
             optimizer.step()
-        expected, states = alone(options, 4)
+        expected, states = alone(options, 3)
         for param, weights, state in zip(params, expected, states, strict=True):
             assert torch.equal(_whole(param.detach()), weights), (placed, options, param.shape)
             for key, value in state.items():
@@ -127,28 +140,80 @@ def test_every_placement_equals_a_single_process_bit_for_bit(world) -> None:
     on_ranks(world, _all_placements)
 
 
-def _rows_stay_with_their_shard(rank: int, world: int) -> None:
-    mesh = init_device_mesh("cpu", (world,))
-    param = nn.Parameter(distribute_tensor(torch.zeros(9, 5), mesh, [Shard(0)]))
-    param.grad = distribute_tensor(torch.ones(9, 5), mesh, [Shard(0)])
-    calls = []
+def sharded(shape: tuple[int, ...], mesh: DeviceMesh, placements: list[Any]) -> nn.Parameter:
+    """Return a parameter with a gradient of ones."""
+    param = nn.Parameter(distribute_tensor(torch.zeros(shape), mesh, placements))
+    param.grad = distribute_tensor(torch.ones(shape), mesh, placements)
+    return param
+
+
+def collectives_of(step: Callable[[], None]) -> int:
+    """Return how often a step communicates."""
+    calls: list[int] = []
     original = dist.all_reduce
     dist.all_reduce = lambda *arguments, **options: calls.append(1) or original(*arguments, **options)
-    others = [nn.Parameter(param.detach().clone()) for _ in range(3)]
-    for other in others:
-        other.grad = param.grad.clone()
-    optimizer = SM3([param, *others])
-    optimizer.step()
-    dist.all_reduce = original
-    assert len(calls) == 1
-    rows, columns = optimizer.state[param].values()
+    try:
+        step()
+    finally:
+        dist.all_reduce = original
+    return len(calls)
+
+
+def _rows_stay_with_their_shard(rank: int, world: int) -> None:
+    mesh = init_device_mesh("cpu", (world,))
+    params = [sharded((9, 5), mesh, [Shard(0)]) for _ in range(4)]
+    optimizer = SM3(params)
+    assert collectives_of(optimizer.step) == 1
+    rows, columns = optimizer.state[params[0]].values()
     assert (rows.placements, columns.placements) == ((Shard(0),), (Replicate(),))
-    assert rows.to_local().shape == (param.to_local().shape[0],)
+    assert rows.to_local().shape == (params[0].to_local().shape[0],)
     assert columns.to_local().shape == (5,)
 
 
 def test_sharded_accumulators_stay_and_one_collective_joins_the_others() -> None:
     on_ranks(2, _rows_stay_with_their_shard)
+
+
+def _one_collective(rank: int, world: int) -> None:
+    mesh = init_device_mesh("cpu", (2, 2))
+    placements = [[Shard(0), Shard(1)], [Shard(1), Shard(0)], [Shard(0), Shard(0)], [Replicate(), Shard(0)]]
+    params = [sharded((7, 5), mesh, placed) for placed in placements]
+    assert collectives_of(SM3(params).step) == 1
+    assert collectives_of(SM3(params, cover=Blocks((2, 2))).step) == 1
+    assert collectives_of(SM3(params, cover="singleton").step) == 0
+    part = init_device_mesh("cpu", (2, 1, 2), mesh_dim_names=("a", "b", "c"))["b", "c"]
+    narrow = [sharded((7, 5), part, [Shard(0), Shard(1)]), sharded((7, 5), part, [Shard(1), Shard(0)])]
+    optimizer = SM3(narrow)
+    assert [collectives_of(optimizer.step) for _ in range(2)] == [1, 1]
+    assert collectives_of(SM3([*narrow, *params]).step) == 2  # one for each mesh
+    assert torch.equal(narrow[0].detach().full_tensor(), narrow[1].detach().full_tensor())
+
+
+def test_a_mesh_of_two_dimensions_takes_one_collective_too() -> None:
+    on_ranks(4, _one_collective)
+
+
+WIDE = [(9, 300), (4, 3, 100), (5, 257)]
+
+
+def _int8(rank: int, world: int) -> None:
+    mesh = init_device_mesh("cpu", (world,))
+    for shape in WIDE:
+        single = nn.Parameter(torch.zeros(shape))
+        param = nn.Parameter(distribute_tensor(torch.zeros(shape), mesh, [Shard(0)]))
+        one, many = (SM3([p], momentum=0.9, momentum_dtype="int8") for p in (single, param))
+        for step in range(4):
+            single.grad = torch.randn(shape, generator=torch.Generator().manual_seed(step))
+            param.grad = distribute_tensor(single.grad, mesh, [Shard(0)])
+            one.step()
+            many.step()
+        assert torch.equal(param.detach().full_tensor(), single.detach())
+        for key, value in one.state[single].items():
+            assert torch.equal(_whole(many.state[param][key]), value), key
+
+
+def test_int8_momentum_of_sharded_rows_equals_a_single_process_bit_for_bit() -> None:
+    on_ranks(2, _int8)
 
 
 def _model() -> nn.Module:
@@ -220,11 +285,10 @@ def test_a_checkpoint_reloads_onto_another_world_size(before, after, tmp_path: P
 
 def _refusals(rank: int, world: int) -> None:
     mesh = init_device_mesh("cpu", (world,))
-    for options in ({"cover": Blocks((2, 2))}, {"momentum": 0.9, "momentum_dtype": "int8"}):
-        param = nn.Parameter(distribute_tensor(torch.zeros(4, 4), mesh, [Shard(0)]))
-        param.grad = distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)])
-        with pytest.raises(ValueError, match="DTensor"):
-            SM3([param], **options).step()
+    for shape, placement in [((300,), Shard(0)), ((4, 300), Shard(1)), ((4, 4), Shard(0))]:
+        param = sharded(shape, mesh, [placement])
+        with pytest.raises(ValueError, match=r"entries, which here lie on several ranks.*bfloat16"):
+            SM3([param], momentum=0.9, momentum_dtype="int8").step()
 
 
 def test_what_cannot_be_sharded_is_a_sentence() -> None:
