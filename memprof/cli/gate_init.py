@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli.compare import Precision, make_recipe
+from memprof.cli import model_options as asked
 from memprof.cli.gate import ConfigOption
 from memprof.cli.options import DebugOption
 from memprof.cli.output import tell
@@ -28,34 +28,55 @@ def init(
     name: Annotated[
         str | None, typer.Option("--name", help="Of the entry (default: the model's).", metavar="NAME")
     ] = None,
-    batch_size: Annotated[int, typer.Option("-b", "--batch-size", help="Samples per micro-batch.")] = 8,
-    knobs: Annotated[
-        list[str] | None, typer.Option("--set", help="Set a knob; repeatable.", metavar="KEY=VALUE")
-    ] = None,
+    config: ConfigOption = None,
+    batch_size: asked.BatchSizeOption = 8,
+    knobs: asked.KnobsOption = None,
+    inputs: asked.InputsOption = None,
+    target: asked.TargetOption = None,
     optimizers: Annotated[
-        list[str] | None, typer.Option("-o", "--optimizer", help="As in compare; repeatable.", metavar="SPEC")
+        list[str] | None,
+        asked.option("-o", "--optimizer", panel=asked.OPTIMIZERS, text="As in compare; repeatable.", metavar="SPEC"),
     ] = None,
     device: Annotated[
-        str, typer.Option("--device", help="auto, cpu, cuda:N, or a GPU to predict for.", metavar="NAME")
+        str,
+        asked.option(
+            "--device", panel=asked.RECIPE, text="auto, cpu, cuda:N, a GPU to predict for, or a size.", metavar="NAME"
+        ),
     ] = "auto",
-    precision: Annotated[
-        Precision, typer.Option("--precision", help="fp32, bf16, amp-bf16 or amp-fp16.", metavar="NAME")
-    ] = Precision.FP32,
-    config: ConfigOption = None,
+    precision: asked.PrecisionOption = asked.Precision.FP32,
+    accumulate: asked.AccumulateOption = 1,
+    checkpoint_activations: asked.CheckpointOption = False,
+    clip_grad: asked.ClipOption = None,
+    zero_grad: asked.ZeroGradOption = asked.ZeroGrad.AFTER_STEP,
+    step_in_backward: asked.InBackwardOption = False,
+    seed: asked.SeedOption = 0,
     debug: DebugOption = False,
 ) -> None:
     """Write budgets to start from, and the baseline, from a comparison."""
     from memprof.files import check_writable
 
-    target = _target(config)
-    check_writable(target, force=True)
-    if Path(source).suffix == ".json":
-        from memprof.results import Comparison
-
-        comparison = Comparison.load(source)
-    else:
-        comparison = _run(source, batch_size, knobs, optimizers, device, precision)
-    _write(target, name or _name_of(comparison), comparison)
+    file = _target(config)
+    check_writable(file, force=True)
+    recipe = asked.make_recipe(
+        precision=precision.value,
+        accumulate=accumulate,
+        checkpoint_activations=checkpoint_activations,
+        clip_grad=clip_grad,
+        zero_grad=zero_grad.value,
+        step_in_backward=step_in_backward,
+        seed=seed,
+    )
+    arguments = {
+        "batch_size": batch_size,
+        "knobs": knobs,
+        "inputs": inputs or [],
+        "target": target,
+        "optimizers": optimizers,
+        "device": device,
+        "recipe": recipe,
+    }
+    comparison = _load(source) if Path(source).suffix == ".json" else _run(source, arguments)
+    _write(file, name or _name_of(comparison), comparison)
 
 
 def _target(config: str | None) -> Path:
@@ -78,30 +99,24 @@ def _name_of(comparison: Comparison) -> str:
     return re.sub(r"[^\w-]+", "-", tail).strip("-_") or "training"
 
 
-def _run(
-    model: str,
-    batch_size: int,
-    knobs: list[str] | None,
-    optimizers: list[str] | None,
-    device: str,
-    precision: Precision,
-) -> Comparison:
+def _load(source: str) -> Comparison:
+    from memprof.results import Comparison
+
+    return Comparison.load(source)
+
+
+def _run(model: str, arguments: dict[str, Any]) -> Comparison:
     from memprof.api import compare
     from memprof.cli.watch import make_watcher
     from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
     from memprof.workloads.spec import parse_knobs
 
+    parsed = {
+        "knobs": parse_knobs(arguments["knobs"] or []),
+        "optimizers": arguments["optimizers"] or DEFAULT_OPTIMIZERS,
+    }
     with make_watcher() as watcher:
-        return compare(
-            model,
-            batch_size=batch_size,
-            knobs=parse_knobs(knobs or []),
-            optimizers=optimizers or DEFAULT_OPTIMIZERS,
-            device=device,
-            recipe=make_recipe(precision=precision.value),
-            fit=False,
-            on_progress=watcher,
-        )
+        return compare(model, fit=False, on_progress=watcher, **{**arguments, **parsed})
 
 
 def _write(target: Path, name: str, comparison: Comparison) -> None:
