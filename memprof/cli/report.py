@@ -16,10 +16,13 @@ from memprof.cli.output import tell
 from memprof.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from memprof.advice.document import AdviceReport
     from memprof.fitting.document import FitReport
     from memprof.results import Comparison
 
-    Saved = Comparison | FitReport
+    Saved = Comparison | FitReport | AdviceReport
 
 
 class Format(str, Enum):
@@ -47,7 +50,11 @@ _SUFFIXES = {
 
 def report(
     result: Annotated[
-        str, typer.Argument(metavar="RESULT.json", help="Saved by --export-json of `memprof compare` or `memprof fit`.")
+        str,
+        typer.Argument(
+            metavar="RESULT.json",
+            help="Saved by --export-json of `memprof compare`, `memprof fit` or `memprof advise`.",
+        ),
     ],
     output: Annotated[
         str | None,
@@ -75,31 +82,35 @@ def report(
     writers = _writers(document)
     if chosen not in writers:
         known = ", ".join(form.value for form in writers)
-        raise UsageError(f"{result} can be made into {known}; {chosen.value} is for results of `memprof compare`")
+        raise UsageError(f"{result} can be made into {known}; {chosen.value} is for others")
     if target is not None:
         _check(_paths(document, chosen, target), Path(result), force)
         written = _write(document, chosen, target, Path(result))
         tell(f"wrote {', '.join(map(str, written))}")
     elif chosen is Format.TEXT:
-        _show(document)
+        from memprof.report.terminal import make_console
+
+        _show(document, make_console())
     else:
         sys.stdout.write(writers[chosen](document))
 
 
 def load(path: str) -> Saved:
-    """Read what `memprof compare` or `memprof fit` saved.
+    """Read what `memprof compare`, `memprof fit` or `memprof advise` saved.
 
     Raises:
         UsageError: the file is missing, cut off, or of a schema that this version does not know.
     """
+    from memprof.advice.document import AdviceReport
     from memprof.fitting.document import FitReport
     from memprof.results import Comparison
 
     try:
-        schema = json.loads(Path(path).read_text(encoding="utf-8")).get("schema")
+        schema = str(json.loads(Path(path).read_text(encoding="utf-8")).get("schema"))
     except (OSError, ValueError, AttributeError):
-        schema = None  # the comparison's reader says what is wrong
-    return FitReport.load(path) if str(schema).startswith("memprof.fit/") else Comparison.load(path)
+        schema = ""  # the comparison's reader says what is wrong
+    kinds: dict[str, type[Saved]] = {"memprof.fit": FitReport, "memprof.advice": AdviceReport}
+    return kinds.get(schema.partition("/")[0], Comparison).load(path)
 
 
 def _format_of(target: Path | None) -> Format:
@@ -116,10 +127,12 @@ def _paths(document: Saved, chosen: Format, target: Path) -> list[Path]:
     """Return the files that would be written."""
     from memprof.fitting.document import FitReport
     from memprof.report.files import MATRIX, report_paths
+    from memprof.results import Comparison
 
-    if chosen is not Format.MARKDOWN:
-        return [target]
-    return report_paths(target, [MATRIX]) if isinstance(document, FitReport) else report_paths(target)
+    if chosen is Format.MARKDOWN and isinstance(document, Comparison):
+        return report_paths(target)
+    drawn = chosen is Format.MARKDOWN and isinstance(document, FitReport)
+    return report_paths(target, [MATRIX] if drawn else [])
 
 
 def _check(paths: list[Path], result: Path, force: bool) -> None:
@@ -131,27 +144,31 @@ def _check(paths: list[Path], result: Path, force: bool) -> None:
         check_writable(path, force)
 
 
-def _show(document: Saved) -> None:
+def _show(document: Saved, console: Console) -> None:
+    from memprof.advice.document import AdviceReport
     from memprof.fitting.document import FitReport
-    from memprof.report import fits, terminal
+    from memprof.report import advice, fits, terminal
 
-    console = terminal.make_console()
     if isinstance(document, FitReport):
         fits.show(document, console)
+    elif isinstance(document, AdviceReport):
+        advice.show(document, console)
     else:
         terminal.render(document, console)
 
 
 def _write(document: Saved, chosen: Format, target: Path, result: Path) -> list[Path]:
+    from memprof.advice.document import AdviceReport
     from memprof.files import write_text
     from memprof.fitting.document import FitReport
     from memprof.report.files import write_fit_report, write_report
+    from memprof.results import Comparison
 
-    if chosen is Format.MARKDOWN:
-        if isinstance(document, FitReport):
-            return write_fit_report(document, target, result)
+    if chosen is Format.MARKDOWN and isinstance(document, FitReport):
+        return write_fit_report(document, target, result)
+    if chosen is Format.MARKDOWN and isinstance(document, Comparison):
         return write_report(document, target, result)
-    if chosen is Format.PARQUET:
+    if chosen is Format.PARQUET and not isinstance(document, AdviceReport):
         from memprof.report.frame import write_parquet
 
         write_parquet(document.to_frame(), target)
@@ -162,20 +179,22 @@ def _write(document: Saved, chosen: Format, target: Path, result: Path) -> list[
 
 def _writers(document: Saved) -> dict[Format, Callable[[Any], str]]:
     """Return what a document can be made into, and how; Parquet is not text and has a way of its own."""
+    from memprof.advice.document import AdviceReport
     from memprof.fitting.document import FitReport
-    from memprof.report import brief, fits, html, terminal
+    from memprof.report import brief, html
+    from memprof.report.terminal import captured
 
-    writers: dict[Format, Callable[[Any], str]] = {
-        Format.TEXT: terminal.to_text,
+    words: dict[Format, Callable[[Any], str]] = {
+        Format.TEXT: lambda document: captured(lambda console: _show(document, console)),
         Format.MARKDOWN: lambda document: str(document.to_markdown()),
+    }
+    if isinstance(document, AdviceReport):
+        return words
+    figures: dict[Format, Callable[[Any], str]] = {
         Format.CSV: lambda document: str(document.to_frame().to_csv(index=False, lineterminator="\n")),
         Format.PARQUET: lambda document: "",
     }
     if isinstance(document, FitReport):
-        return {**writers, Format.TEXT: fits.to_text}
-    return {
-        **writers,
-        Format.HTML: html.to_page,
-        Format.SUMMARY: brief.to_step_summary,
-        Format.COMMENT: brief.to_comment,
-    }
+        return {**words, **figures}
+    pages = {Format.HTML: html.to_page, Format.SUMMARY: brief.to_step_summary, Format.COMMENT: brief.to_comment}
+    return {**words, **figures, **pages}

@@ -9,7 +9,6 @@ from memprof.fitting.document import FitCell, FitDevice, FitReport
 from memprof.report.columns import fit_text
 from memprof.report.parts import Part, render_parts
 from memprof.report.table import Table, number_table
-from memprof.report.terminal import captured
 from memprof.report.text import ABSENT, format_count, phase_words
 from memprof.units import format_size
 
@@ -76,11 +75,6 @@ def show(report: FitReport, console: Console) -> None:
     parts: list[Part] = [matrix(report)] if len(report.devices) > 1 else []
     parts += [details(report), notes(report), *sentences(report)]
     render_parts(heading(report), parts, console)
-
-
-def to_text(report: FitReport) -> str:
-    """Return what `show` prints, without colours, as wide as a log takes."""
-    return captured(lambda console: show(report, console))
 
 
 def to_markdown(report: FitReport, figure: str = "") -> str:

@@ -50,11 +50,6 @@ def render(comparison: Comparison, console: Console) -> None:
         console.print(part)
 
 
-def to_text(comparison: Comparison) -> str:
-    """Return what `render` prints, without colours, as wide as a log takes."""
-    return captured(lambda console: render(comparison, console))
-
-
 def captured(show: Callable[[Console], None]) -> str:
     """Return what is printed to a console as plain text."""
     stream = io.StringIO()

@@ -143,7 +143,7 @@ def test_a_fit_becomes_a_report_with_its_matrix(memprof: Command, tmp_path: Path
     assert memprof("report", "fit.json", "--format", "csv").stdout.startswith("model,")
     page = memprof("report", "fit.json", "--format", "html")
     assert page.returncode == 2
-    assert "html is for results of `memprof compare`" in page.stderr
+    assert "fit.json can be made into text, markdown, csv, parquet; html is for others" in page.stderr
 
 
 def test_rendering_does_not_import_torch(saved: Path, tmp_path: Path) -> None:
@@ -187,3 +187,13 @@ def test_traces_are_exported_for_other_tools(memprof: Command, tmp_path: Path) -
     assert measured.returncode == 0, measured.stderr
     events = json.loads((tmp_path / "traces" / "sgd.perfetto.json").read_text())["traceEvents"]
     assert {"forward", "backward"} <= {event["name"] for event in events}
+
+
+def test_advice_becomes_a_report(memprof: Command, tmp_path: Path) -> None:
+    setup = ["advise", "mlp", "-b", "64", "-o", "adam", "--device", "24GiB", "--export-json", "advice.json"]
+    assert memprof(*setup).returncode == 0
+    done = memprof("report", "advice.json", "-o", "advice.md")
+    assert (done.returncode, done.stderr) == (0, "wrote advice.md\n")
+    assert (tmp_path / "advice.md").read_text().startswith("# What makes mlp fit 24GiB\n")
+    assert "mlp" in memprof("report", "advice.json").stdout
+    assert "text, markdown; csv is for others" in memprof("report", "advice.json", "--format", "csv").stderr
