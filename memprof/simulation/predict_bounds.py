@@ -14,8 +14,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memprof.simulation.allocator import CachingAllocator
-from memprof.simulation.predict_replay import Replayed, replay_blocks
+from memprof.simulation.allocator import CachingAllocator, Handle
+from memprof.simulation.predict_replay import Replayed
 from memprof.simulation.settings import LARGE_ROUNDING, AllocatorSettings
 from memprof.tracing.events import Block, Event, Trace
 from memprof.trust import SizeRange
@@ -142,7 +142,19 @@ def _resized(trace: Trace, sizes: Mapping[int, int]) -> Trace:
 
 
 def _reserved(trace: Trace, settings: AllocatorSettings) -> dict[str, int]:
-    return replay_blocks(trace, CachingAllocator(None, settings)).reserved
+    """Return what a replay without end reserves, by phase; it never gives memory back, so the end of a phase tells."""
+    allocator = CachingAllocator(None, settings)
+    handles: dict[int, Handle] = {}
+    reserved: dict[str, int] = {}
+    ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
+    for span, end in zip(trace.spans, ends, strict=True):
+        for number, size in trace.events[span.start : end]:
+            if size > 0:
+                handles[number] = allocator.allocate(size, trace.blocks[number].stream)
+            elif size < 0:
+                allocator.free(handles.pop(number))
+        reserved[span.phase] = allocator.reserved_bytes
+    return reserved
 
 
 def _allocated(trace: Trace, served: Trace, settings: AllocatorSettings) -> dict[str, int]:
