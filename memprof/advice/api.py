@@ -18,6 +18,7 @@ from memprof.optimizers.spec import OptimizerSpec, parse_optimizer
 from memprof.plan import DeviceFindings, DeviceInquiry, Findings, Inquiry
 from memprof.progress import OnProgress
 from memprof.results import WorkloadInfo
+from memprof.training.launcher import Launcher
 from memprof.training.recipe import Recipe
 from memprof.units import parse_size
 from memprof.workloads.spec import KnobValue, WorkloadSpec
@@ -37,6 +38,7 @@ def advise(
     margin: str = "0%",
     command: str | None = None,
     on_progress: OnProgress | None = None,
+    launcher: Launcher | None = None,
 ) -> AdviceReport:
     """Say what to change so that a training fits: each change with what it saves and how much it disturbs.
 
@@ -57,6 +59,7 @@ def advise(
         margin: memory to leave free: a share such as `5%`, or a size.
         command: the command line to record in the result.
         on_progress: told as recipes are weighed.
+        launcher: a fork server to share with other calls; started and ended here if not given.
 
     Raises:
         UsageError: an argument, the workload or the recipe is at fault.
@@ -66,7 +69,7 @@ def advise(
     check_arguments([spec], batch_size, recipe, None)
     workload = WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
     capacity = parse_size(budget) if isinstance(budget, str) else budget
-    with Workers(2) as workers:
+    with Workers(2, launcher) as workers:
         place, kernels = _device(workers, device, capacity, margin)
         found = _inquire(workers, workload, spec, place.name, command)
         scales = Scales(workload, place.name, place.usable_bytes, workers, Teller(on_progress))

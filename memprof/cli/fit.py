@@ -123,12 +123,13 @@ def fit(
             command=shlex.join(["memprof", *sys.argv[1:]]),
             on_progress=watcher,
         )
+    code = exit_code(report)
     if exports.show(report):
         from memprof.report.fits import show
         from memprof.report.terminal import make_console
 
         show(report, make_console())
-    raise typer.Exit(exit_code(report))
+    raise typer.Exit(code)
 
 
 def exit_code(report: FitReport) -> ExitCode:

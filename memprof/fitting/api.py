@@ -13,6 +13,7 @@ from memprof.fitting.study import find_fits
 from memprof.fitting.vary import parse_vary
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.progress import OnProgress
+from memprof.training.launcher import Launcher
 from memprof.training.recipe import Recipe
 from memprof.units import parse_size
 from memprof.workloads.spec import KnobValue, WorkloadSpec
@@ -34,6 +35,7 @@ def fit(
     confirm: bool = True,
     command: str | None = None,
     on_progress: OnProgress | None = None,
+    launcher: Launcher | None = None,
 ) -> FitReport:
     """Find the largest value of a knob for each optimizer on each device.
 
@@ -56,6 +58,7 @@ def fit(
         confirm: prove by training, on devices that are here.
         command: the command line to record in the result.
         on_progress: told about every evaluation.
+        launcher: a fork server to share with other calls; started and ended here if not given.
 
     Raises:
         UsageError: an argument, the workload or the recipe is at fault.
@@ -81,4 +84,4 @@ def fit(
         confirm=confirm,
         command=command,
     )
-    return find_fits(request, on_progress)
+    return find_fits(request, on_progress, launcher)

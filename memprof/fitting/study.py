@@ -22,18 +22,26 @@ from memprof.plan import (
 )
 from memprof.progress import OnProgress
 from memprof.results import FitAnswer, WorkloadInfo
+from memprof.training.launcher import Launcher
 
 UNPROVEN = "Predictions for a GPU have not yet been checked against measurements on one."
 
 
-def find_fits(request: FitRequest, on_progress: OnProgress | None = None) -> FitReport:
+def find_fits(
+    request: FitRequest, on_progress: OnProgress | None = None, launcher: Launcher | None = None
+) -> FitReport:
     """Return the largest value of a knob for each optimizer on each device.
+
+    Args:
+        request: what is to be found.
+        on_progress: told about every evaluation.
+        launcher: a fork server that runs already; those that are needed are started if not given.
 
     Raises:
         UsageError: an argument, the workload or the recipe is at fault.
         MemprofError: something failed that has to do with no single optimizer.
     """
-    with Workers(len(request.devices)) as workers:
+    with Workers(len(request.devices), launcher) as workers:
         return _Study(request, workers, on_progress).run()
 
 

@@ -20,12 +20,15 @@ class Workers:
 
     Args:
         most: servers to start at most; there is never one more than this process may use cores.
+        launcher: one that runs already, to be used alone; it is not ended.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, launcher: Launcher | None = None) -> None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         self._stack = ExitStack()
-        self.launchers = [self._stack.enter_context(Launcher()) for _ in range(max(1, min(most, cores)))]
+        count = max(1, min(most, cores)) if launcher is None else 0
+        started = [self._stack.enter_context(Launcher()) for _ in range(count)]
+        self.launchers = [launcher] if launcher is not None else started
 
     def __enter__(self) -> Workers:
         return self

@@ -24,6 +24,10 @@ def good(width: int = 8) -> Workload:
     return _linear_workload()
 
 
+def reads_data() -> Workload:
+    return _linear_workload(loss=lambda model, batch: model(batch).square().mean() / len(model(batch).tolist()))
+
+
 def builder_raises() -> Workload:
     def build() -> nn.Module:
         raise ValueError("no such layer")
