@@ -30,23 +30,30 @@ class Target:
             self._param.mul_(1 - options.lr * options.weight_decay)
         if task.momentum is None:
             self.rate = options.lr * options.sign
-            self.values = float32(self._param, scratch, "target")
+            self.values = self._values(scratch)
         else:
             self.rate = (options.momentum - 1) * options.sign
             self.values = task.momentum.decayed(tile, self._param, options.momentum, scratch)
+
+    def _values(self, scratch: Scratch) -> Tensor:
+        if self._param.dtype == torch.float64:  # its change alone: float32 could not hold it
+            return scratch.take("target", self._param).zero_()
+        return float32(self._param, scratch, "target")
 
     def store(self, scratch: Scratch) -> None:
         """Write the values back; with momentum, p <- p - lr m follows."""
         if self._task.momentum is not None:
             self._task.momentum.store(self._tile, self.values, scratch)
             self._add(torch.mul(self.values, -self._task.options.lr, out=scratch.take("nu", self.values)), scratch)
+        elif self._param.dtype == torch.float64:
+            self._param.add_(self.values)
         elif self.values is self._param:
             torch.autograd.graph.increment_version(self._param)  # as ordinary operations do
         else:
             self._param.copy_(self.values)
 
     def _add(self, update: Tensor, scratch: Scratch) -> None:
-        if self._param.dtype == torch.float32:
+        if self._param.dtype in (torch.float32, torch.float64):
             self._param.add_(update)
         else:  # PyTorch would make two temporaries
             self._param.copy_(update.add_(scratch.take("work", update).copy_(self._param)))

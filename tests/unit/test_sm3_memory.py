@@ -76,7 +76,7 @@ def test_temporaries_of_a_step_stay_below_4_mib(shape, kernel, variant) -> None:
     ids=str,
 )
 @pytest.mark.parametrize("kernel", ["auto", "chunked"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_so_do_those_of_every_option(options, dtype, kernel) -> None:
     assert second_step_peak((3000, 1500), dtype, kernel=kernel, **options) < 4 * MIB
 

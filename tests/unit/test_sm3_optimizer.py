@@ -168,3 +168,16 @@ def test_importing_sm3_imports_nothing_of_memprof() -> None:
     code = "import sys, sm3; print([m for m in sys.modules if m.startswith('memprof')])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_float64_parameters_keep_their_digits(momentum) -> None:
+    """Accumulators and steps are float32, the weights are not rounded to it."""
+    param = nn.Parameter(torch.full((3, 4), 1 / 3, dtype=torch.float64))
+    optimizer = SM3([param], lr=2.0**-10, momentum=momentum)
+    param.grad = torch.zeros(3, 4, dtype=torch.float64)
+    param.grad[0] = 1.0
+    optimizer.step()
+    assert (param[1:] == 1 / 3).all()
+    expected = 1 / 3 - 2.0**-10 * (1 - momentum)
+    torch.testing.assert_close(param[0].detach(), torch.full((4,), expected, dtype=torch.float64), rtol=1e-9, atol=0)
