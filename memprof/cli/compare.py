@@ -4,89 +4,30 @@ from __future__ import annotations
 
 import shlex
 import sys
-from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from memprof.cli import model_options as asked
 from memprof.cli.exports import Exports, make_trace_folder
+from memprof.cli.model_options import OPTIMIZERS, OUTPUT, Precision, ZeroGrad, make_recipe, option
 from memprof.cli.options import DebugOption, JsonOption
 from memprof.cli.output import tell
-from memprof.errors import ExitCode, UsageError
+from memprof.errors import ExitCode
 
 if TYPE_CHECKING:
     from memprof.results import Comparison
-    from memprof.training.recipe import Recipe
 
-MODEL, OPTIMIZERS, RECIPE, MEASURE, FIT, OUTPUT = (
-    "Model",
-    "Optimizers",
-    "Training recipe",
-    "Measurement",
-    "Largest batch and model",
-    "Output",
-)
-
-
-class Precision(str, Enum):
-    """`Recipe.precision`, spelled again because importing the recipe would slow `--help` down."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    AMP_BF16 = "amp-bf16"
-    AMP_FP16 = "amp-fp16"
-
-
-class ZeroGrad(str, Enum):
-    """`Recipe.zero_grad`."""
-
-    START = "start"
-    BEFORE_BACKWARD = "before-backward"
-    AFTER_STEP = "after-step"
-
-
-def option(*names: str, panel: str, text: str, metavar: str | None = None) -> Any:
-    """Return an option of a help panel."""
-    return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar)
+MEASURE, FIT = "Measurement", "Largest batch and model"
 
 
 def compare(
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="A built-in (see memprof models), path/to/file.py:attr, package.module:attr or hf:PATH.",
-        ),
-    ],
-    batch_size: Annotated[int, option("-b", "--batch-size", panel=MODEL, text="Samples per micro-batch.")] = 8,
-    knobs: Annotated[
-        list[str] | None,
-        option("--set", panel=MODEL, text="Set a knob of the model; repeatable.", metavar="KEY=VALUE"),
-    ] = None,
-    inputs: Annotated[
-        list[str] | None,
-        option(
-            "--input",
-            panel=MODEL,
-            text="An input of a plain module, e.g. float32[B,3,224,224]; repeatable.",
-            metavar="SPEC",
-        ),
-    ] = None,
-    target: Annotated[
-        str | None,
-        option("--target", panel=MODEL, text="What its loss compares with, e.g. int64[B]<1000.", metavar="SPEC"),
-    ] = None,
-    optimizers: Annotated[
-        list[str] | None,
-        option(
-            "-o",
-            "--optimizer",
-            panel=OPTIMIZERS,
-            text="NAME or import path, then ,key=value options; repeatable. "
-            "Default: sm3; sm3,momentum=0.9; adam; adagrad; adafactor; sgd.",
-            metavar="SPEC",
-        ),
-    ] = None,
+    model: asked.ModelArgument,
+    batch_size: asked.BatchSizeOption = 8,
+    knobs: asked.KnobsOption = None,
+    inputs: asked.InputsOption = None,
+    target: asked.TargetOption = None,
+    optimizers: asked.OptimizersOption = None,
     reference: Annotated[
         str | None,
         option(
@@ -108,31 +49,12 @@ def compare(
     steps: Annotated[int, option("--steps", panel=MEASURE, text="Counted steps, at least 2.")] = 3,
     warmup: Annotated[int, option("--warmup", panel=MEASURE, text="Steps before the counted ones.")] = 1,
     seed: Annotated[int, option("--seed", panel=MEASURE, text="Of the weights and the batches.")] = 0,
-    precision: Annotated[
-        Precision,
-        option("--precision", panel=RECIPE, text="fp32, bf16, amp-bf16 or amp-fp16.", metavar="NAME"),
-    ] = Precision.FP32,
-    accumulate: Annotated[int, option("--accumulate", panel=RECIPE, text="Micro-batches per optimizer step.")] = 1,
-    checkpoint_activations: Annotated[
-        bool,
-        option(
-            "--checkpoint-activations",
-            panel=RECIPE,
-            text="Recompute the model's blocks in the backward pass.",
-        ),
-    ] = False,
-    clip_grad: Annotated[
-        float | None,
-        option("--clip-grad", panel=RECIPE, text="Clip the total gradient norm.", metavar="NORM"),
-    ] = None,
-    zero_grad: Annotated[
-        ZeroGrad,
-        option("--zero-grad", panel=RECIPE, text="start, before-backward or after-step.", metavar="WHEN"),
-    ] = ZeroGrad.AFTER_STEP,
-    step_in_backward: Annotated[
-        bool,
-        option("--step-in-backward", panel=RECIPE, text="Step each parameter as its gradient is complete."),
-    ] = False,
+    precision: asked.PrecisionOption = Precision.FP32,
+    accumulate: asked.AccumulateOption = 1,
+    checkpoint_activations: asked.CheckpointOption = False,
+    clip_grad: asked.ClipOption = None,
+    zero_grad: asked.ZeroGradOption = ZeroGrad.AFTER_STEP,
+    step_in_backward: asked.InBackwardOption = False,
     budget: Annotated[
         str | None,
         option(
@@ -178,7 +100,7 @@ def compare(
             metavar="DIR",
         ),
     ] = None,
-    force: Annotated[bool, option("--force", panel=OUTPUT, text="Overwrite exports that exist.")] = False,
+    force: asked.ForceOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train one model with several optimizers, each in a fresh process, and compare what memory they take."""
@@ -218,25 +140,6 @@ def compare(
     comparison = watch(model, arguments, exports, as_json)
     show(comparison, exports, as_json)
     raise typer.Exit(exit_code(comparison))
-
-
-def make_recipe(**values: Any) -> Recipe:
-    """Return the recipe of the options.
-
-    Raises:
-        UsageError: a value is out of its range.
-    """
-    from pydantic import ValidationError
-
-    from memprof.training.recipe import Recipe
-
-    try:
-        return Recipe(**values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = str(first["loc"][0]).replace("_", "-")
-        wanted = first["msg"].removeprefix("Input ")
-        raise UsageError(f"--{flag} {first['input']}: the value {wanted}") from None
 
 
 def watch(model: str, arguments: dict[str, Any], exports: Exports, as_json: bool) -> Comparison:

@@ -56,17 +56,7 @@ def fit(
             text="Prove the answers by training under a cap, on devices that are here.",
         ),
     ] = True,
-    optimizers: Annotated[
-        list[str] | None,
-        asked.option(
-            "-o",
-            "--optimizer",
-            panel=asked.OPTIMIZERS,
-            text="NAME or import path, then ,key=value options; repeatable. "
-            "Default: sm3; sm3,momentum=0.9; adam; adagrad; adafactor; sgd.",
-            metavar="SPEC",
-        ),
-    ] = None,
+    optimizers: asked.OptimizersOption = None,
     batch_size: asked.BatchSizeOption = 8,
     knobs: asked.KnobsOption = None,
     inputs: asked.InputsOption = None,

@@ -2,13 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli.compare import Precision, ZeroGrad, make_recipe
+from memprof.errors import UsageError
+
+if TYPE_CHECKING:
+    from memprof.training.recipe import Recipe
 
 MODEL, OPTIMIZERS, RECIPE, OUTPUT = "Model", "Optimizers", "Training recipe", "Output"
+
+
+class Precision(str, Enum):
+    """`Recipe.precision`, spelled again because importing the recipe would slow `--help` down."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    AMP_BF16 = "amp-bf16"
+    AMP_FP16 = "amp-fp16"
+
+
+class ZeroGrad(str, Enum):
+    """`Recipe.zero_grad`."""
+
+    START = "start"
+    BEFORE_BACKWARD = "before-backward"
+    AFTER_STEP = "after-step"
 
 
 def option(*names: str, panel: str, text: str, metavar: str | None = None) -> Any:
@@ -39,6 +60,17 @@ InputsOption = Annotated[
 TargetOption = Annotated[
     str | None, option("--target", panel=MODEL, text="What its loss compares with, e.g. int64[B]<1000.", metavar="SPEC")
 ]
+OptimizersOption = Annotated[
+    list[str] | None,
+    option(
+        "-o",
+        "--optimizer",
+        panel=OPTIMIZERS,
+        text="NAME or import path, then ,key=value options; repeatable. "
+        "Default: sm3; sm3,momentum=0.9; adam; adagrad; adafactor; sgd.",
+        metavar="SPEC",
+    ),
+]
 PrecisionOption = Annotated[
     Precision, option("--precision", panel=RECIPE, text="fp32, bf16, amp-bf16 or amp-fp16.", metavar="NAME")
 ]
@@ -63,4 +95,21 @@ ExportMarkdownOption = Annotated[
 ]
 ForceOption = Annotated[bool, option("--force", panel=OUTPUT, text="Overwrite exports that exist.")]
 
-__all__ = ["Precision", "ZeroGrad", "make_recipe"]
+
+def make_recipe(**values: Any) -> Recipe:
+    """Return the recipe of the options.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    from pydantic import ValidationError
+
+    from memprof.training.recipe import Recipe
+
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = str(first["loc"][0]).replace("_", "-")
+        wanted = first["msg"].removeprefix("Input ")
+        raise UsageError(f"--{flag} {first['input']}: the value {wanted}") from None
