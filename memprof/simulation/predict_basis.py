@@ -108,16 +108,17 @@ def _context_range(target: Target) -> list[SizeRange]:
 
 
 def _guesses(fake: FakeRun) -> list[str]:
-    """Name the operators that read a value which only real data has."""
+    """Name the operators that read a value which only real data has, and all else that was guessed."""
     phases: dict[str, list[str]] = {}
     for operator, phase in sorted(fake.assumed):
         if phase != "build":
             phases.setdefault(phase, []).append(operator)
-    return [
+    reads = [
         f"The step reads values that a prediction does not have ({', '.join(operators)} in the {phase} phase): "
         "they were assumed."
         for phase, operators in phases.items()
     ]
+    return [*reads, *sorted(fake.guesses)]
 
 
 def _foreign_operators(trace: Trace) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -135,3 +136,49 @@ def test_a_bound_above_the_memory_there_is_a_warning() -> None:
     assert tight.status == "ok"
     assert "it may run out of memory" in tight.confidence.warnings[-1]
     assert not any("run out of memory" in warning for warning in run.confidence.warnings)
+
+
+LIBRARY = """
+import torch
+from torch import nn
+
+@torch.library.custom_op("elsewhere::halve", mutates_args=())
+def halve(x: torch.Tensor) -> torch.Tensor:
+    return x / 2
+
+@halve.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+halve.register_autograd(lambda ctx, grad: grad / 2)
+
+class Head(nn.Linear):
+    def forward(self, x):
+        return halve(super().forward(x))
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.LSTM(8, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.cells(x[:, None])[0][:, -1])
+
+def custom():
+    return nn.Sequential(nn.Linear(8, 8), Head(8, 3))
+
+def recurrent():
+    return Recurrent()
+"""
+
+
+@pytest.mark.parametrize(
+    ("attribute", "words"), [("custom", "elsewhere::halve in 1: its outputs are known"), ("recurrent", "cells")]
+)
+def test_a_guess_is_a_warning_with_operator_and_module(tmp_path: Path, attribute: str, words: str) -> None:
+    file = tmp_path / "library.py"
+    file.write_text(LIBRARY)
+    spec = WorkloadSpec(model=f"{file}:{attribute}", inputs=("float32[B,8]",), target="int64[B]<3")
+    (run,) = predict_runs(spec, [parse_optimizer("sgd")], Recipe(), 4, A100)
+    assert run.status == "ok", run.reason
+    assert any(words in warning for warning in run.confidence.warnings), run.confidence.warnings
