@@ -9,6 +9,7 @@
 | copies for cuBLAS | of matrices of which no dimension is dense, such as expanded gradients | `Blas.cpp` |
 | attention | `workspaces_attention` | |
 | sums | `workspaces_reductions` | |
+| layer norm, RMS norm | `workspaces_norms` | |
 | everything else | `workspaces_kernels` | |
 
 What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
@@ -34,6 +35,7 @@ from memprof.simulation.target import Target
 from memprof.simulation.workspaces_attention import attention_scratch
 from memprof.simulation.workspaces_convolution import convolution_scratch
 from memprof.simulation.workspaces_kernels import KERNELS
+from memprof.simulation.workspaces_norms import norm_scratch
 from memprof.simulation.workspaces_reductions import part_bytes, reduction_buffers
 
 Scratch = Callable[[tuple[Any, ...], dict[str, Any]], Steps]
@@ -86,6 +88,7 @@ class Workspaces:
             **{operator: partial(self._reduction, operator) for operator in _REDUCTIONS},
             **attention_scratch(target),
             **convolution_scratch(target),
+            **norm_scratch(target),
             **KERNELS,
         }
 

@@ -134,6 +134,7 @@ def _norm_cases() -> Iterable[tuple[str, Case]]:
             (128, 8192),
             (40000, 64),
             (1000, 1001),
+            (65537, 96),
         ):
             yield (
                 f"layer norm {name} {rows} {width}",
