@@ -12,14 +12,14 @@ from importlib import resources
 from string import Template
 from typing import Any
 
-from memprof.report import sections
+from memprof.report import sections, validation
 from memprof.report.columns import fit_text, main_table
 from memprof.report.facts import facts
 from memprof.report.figures.peak import COLOURS
 from memprof.report.levers import levers
 from memprof.report.summary import summarize
 from memprof.report.table import Table
-from memprof.report.tables import fit_table, history_remarks, validation_remarks, validation_table
+from memprof.report.tables import fit_table, history_remarks, validation_table
 from memprof.results import CATEGORIES, Comparison, FitAnswer, Run
 from memprof.timeline import Timeline
 
@@ -54,7 +54,7 @@ def _sections(comparison: Comparison) -> list[str]:
         "Who holds the memory at the peak": "".join(map(_table, categories)),
         "Peak within each phase": _table(sections.phase_table(comparison)),
         "Largest batch and model": _fits(comparison),
-        "Predicted against measured": _table(validation_table(comparison)) + _list(validation_remarks(comparison)),
+        "Predicted against measured": _validation(comparison),
         "What the prediction rests on": _list(sections.basis(comparison)) + _table(sections.range_table(comparison)),
         "What the allocator recorded": _list(history_remarks(comparison)),
         "Caveats": _list(sections.notes(comparison)),
@@ -62,6 +62,13 @@ def _sections(comparison: Comparison) -> list[str]:
         "Reproduce": f"<pre>{escape(comparison.environment.command)}</pre>" if comparison.environment.command else "",
     }
     return [f"<h2>{title}</h2>\n{body}" for title, body in parts.items() if body]
+
+
+def _validation(comparison: Comparison) -> str:
+    errors, every = _table(validation.layer_table(comparison)), _table(validation_table(comparison))
+    folded = f"<details><summary>Every figure</summary>{every}</details>" if every else ""
+    remark = "<p>The signed error of the prediction: + is too high.</p>" if errors else ""
+    return remark + errors + _list(validation.reasons(comparison)) + folded
 
 
 def _fits(comparison: Comparison) -> str:

@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from memprof.report import sections
+from memprof.report import sections, validation
 from memprof.report.columns import main_table
 from memprof.report.facts import facts
 from memprof.report.levers import levers
 from memprof.report.summary import summarize
 from memprof.report.table import Table
-from memprof.report.tables import fit_table, history_remarks, validation_remarks, validation_table
+from memprof.report.tables import fit_table, history_remarks, validation_table
 from memprof.results import Comparison, Environment
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~])")
@@ -110,7 +110,11 @@ def _fits(comparison: Comparison) -> str:
 
 
 def _validation(comparison: Comparison) -> str:
-    parts = render_table(validation_table(comparison)), _list(validation_remarks(comparison))
+    every = render_table(validation_table(comparison))
+    folded = f"<details><summary>Every figure</summary>\n\n{every}\n\n</details>" if every else ""
+    errors = render_table(validation.layer_table(comparison))
+    remark = "The signed error of the prediction: + is too high." if errors else ""
+    parts = remark, errors, _list(validation.reasons(comparison)), folded
     return "\n\n".join(part for part in parts if part)
 
 

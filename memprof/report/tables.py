@@ -38,21 +38,6 @@ def validation_table(comparison: Comparison) -> Table:
     return _table(("optimizer", "figure", "predicted", "measured", "error"), rows, ("optimizer", "figure"))
 
 
-def validation_remarks(comparison: Comparison) -> list[str]:
-    """Return what else is to be said of the predictions: why there is none, or whether an upper bound held."""
-    remarks = []
-    for run in comparison.runs:
-        found = run.validation
-        if found is None:
-            continue
-        if found.reason:
-            remarks.append(f"{run.optimizer.spec}: no prediction to compare with: {found.reason}")
-        elif found.upper_held is not None:
-            verdict = "held" if found.upper_held else "did not hold"
-            remarks.append(f"{run.optimizer.spec}: the upper bound of {format_size(found.upper_bytes)} {verdict}")
-    return remarks
-
-
 def history_remarks(comparison: Comparison) -> list[str]:
     """Return what each run's allocator recorded on a GPU, and whether memprof's own model of it agrees."""
     remarks = []

@@ -6,6 +6,7 @@ import pytest
 
 from memprof.report.markdown import escape, to_markdown
 from memprof.results import Comparison
+from memprof.trust import Deviation, Validation
 from tests.comparisons import COUNT, make_answer, make_broken_run, make_comparison, make_environment, make_run
 
 UNESCAPED_PIPE = re.compile(r"(?<!\\)\|")
@@ -95,3 +96,20 @@ def test_comparisons_without_figures_have_no_empty_sections() -> None:
     assert "Peak within" not in text
     assert "Largest" not in text
     assert "\n\n\n" not in text
+
+
+def test_predictions_stand_beside_what_was_measured_with_their_signed_error() -> None:
+    deviations = [
+        Deviation(layer="allocated", predicted_bytes=1100, measured_bytes=1000),
+        Deviation(layer="allocated", phase="forward", predicted_bytes=990, measured_bytes=1000),
+        Deviation(layer="state", predicted_bytes=8, measured_bytes=8),
+    ]
+    fine = Validation(upper_bytes=1200, upper_held=True, deviations=deviations)
+    none = Validation(reason="it reads the data")
+    comparison = make_comparison(make_run("adam", 8, validation=fine), make_run("sgd", 0, validation=none))
+    text = to_markdown(comparison).partition("## Predicted against measured")[2].partition("## ")[0]
+    assert "| optimizer | state | allocated | upper bound |" in text
+    assert "| adam | exact | +10 % | held |" in text
+    assert "- sgd: it reads the data" in text
+    assert "| adam | allocated, forward | 990 B | 1000 B | -1.0 % |" in text.partition("<details>")[2]
+    assert "Predicted against measured" not in to_markdown(make_comparison())
