@@ -10,6 +10,7 @@ from memprof.gate.config import Budget
 from memprof.gate.figures import Figures
 from memprof.progress import OnProgress
 from memprof.results import FitAnswer
+from memprof.training.launcher import Launcher
 
 
 def is_here(device: str) -> bool:
@@ -17,13 +18,16 @@ def is_here(device: str) -> bool:
     return device in ("auto", "cpu") or device.split(":", maxsplit=1)[0] == "cuda"
 
 
-def add_fits(budget: Budget, figures: Sequence[Figures], scale: str | None, told: OnProgress | None) -> list[Figures]:
+def add_fits(
+    budget: Budget, figures: Sequence[Figures], scale: str | None, launcher: Launcher | None, told: OnProgress | None
+) -> list[Figures]:
     """Return predicted figures with the fits that the entry limits.
 
     Args:
         budget: the entry.
         figures: of its optimizers.
         scale: the workload's scale knob.
+        launcher: the fork server.
         told: told about every evaluation.
 
     Raises:
@@ -35,12 +39,14 @@ def add_fits(budget: Budget, figures: Sequence[Figures], scale: str | None, told
     for name, knob in knobs.items():
         if name in limited:
             optimizers = [one.optimizer for one in figures if one.status != "failed"]
-            answers = _search(budget, knob, optimizers, told, budget.capacity_bytes)
+            answers = _search(budget, knob, optimizers, launcher, told, budget.capacity_bytes)
             done = [_with_fit(one, name, answers.get(one.optimizer)) for one in done]
     return done
 
 
-def largest_batch(budget: Budget, optimizer: str, bound: int, told: OnProgress | None) -> int | None:
+def largest_batch(
+    budget: Budget, optimizer: str, bound: int, launcher: Launcher | None, told: OnProgress | None
+) -> int | None:
     """Return the largest batch size, below the entry's own, whose peak is predicted to stay within a bound.
 
     None where there is none, or where the search fails: this is advice, not a verdict.
@@ -49,7 +55,7 @@ def largest_batch(budget: Budget, optimizer: str, bound: int, told: OnProgress |
         return None
     vary = f"batch_size=1:{budget.settings.batch_size - 1}"
     try:
-        answer = _search(budget, vary, [optimizer], told, bound).get(optimizer)
+        answer = _search(budget, vary, [optimizer], launcher, told, bound).get(optimizer)
     except MemprofError:
         return None
     return answer.value or None if answer is not None else None
@@ -59,6 +65,7 @@ def _search(
     budget: Budget,
     vary: str,
     optimizers: Sequence[str],
+    launcher: Launcher | None,
     told: OnProgress | None,
     capacity: int | None,
 ) -> dict[str, FitAnswer]:
@@ -80,6 +87,7 @@ def _search(
         budget=capacity,
         confirm=False,
         on_progress=told,
+        launcher=launcher,
         **arguments,
     )
     return {cell.optimizer: cell.answer for cell in report.cells if cell.answer is not None}

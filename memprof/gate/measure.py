@@ -60,7 +60,7 @@ class Gauge:
                 found = self._repeated(budget, found)
             found = self._beyond(budget, found)
             if budget.needs_fit and not is_here(budget.settings.device):
-                found = add_fits(budget, found, comparison.workload.scale, self._on_progress)
+                found = add_fits(budget, found, comparison.workload.scale, self._launcher, self._on_progress)
         except MemprofError as error:
             found = [_broken(budget, optimizer, error) for optimizer in budget.optimizers]
         keep(found)
@@ -68,7 +68,7 @@ class Gauge:
 
     def largest_batch(self, budget: Budget, optimizer: str, bound: int) -> int | None:
         """Return the largest batch size that meets a bound; None where there is none below the entry's own."""
-        return largest_batch(budget, optimizer, bound, self._on_progress)
+        return largest_batch(budget, optimizer, bound, self._launcher, self._on_progress)
 
     def _compare(
         self,
