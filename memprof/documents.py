@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from memprof.errors import UsageError
 from memprof.files import write_text
 
+# A list of numbers, as indented JSON has it: a number to a line. No JSON string holds a line break.
+_NUMBERS = re.compile(r"\[\n\s+-?\d[^\[\]{}\"]*\]")
+
 _Self = TypeVar("_Self", bound="Saved")
 
 
 class Saved(BaseModel):
-    """A document of its own, with a `schema`."""
+    """A document of its own, with a `schema`.
 
+    Attributes:
+        maker: the command that saves such a document.
+    """
+
+    maker: ClassVar[str] = "memprof"
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def to_json(self) -> str:
         """Return the document as indented JSON, ending in a newline."""
-        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False) + "\n"
+        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
+        return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
     def save(self, path: str | Path) -> None:
         """Write the document to a file, whole or not at all.
@@ -42,7 +52,7 @@ class Saved(BaseModel):
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise UsageError(f"cannot read {path}: {reason}; give a file that memprof saved") from None
+            raise UsageError(f"cannot read {path}: {reason}; give a file saved by `{cls.maker}`") from None
         return cls._parse(text, str(path))
 
     @classmethod
@@ -54,10 +64,13 @@ class Saved(BaseModel):
         wanted = cls.model_fields["schema_"].default
         schema = document.get("schema") if isinstance(document, dict) else None
         if schema != wanted:
-            raise UsageError(f"{origin} has schema {schema!r}, expected is {wanted!r}; upgrade memprof or run it again")
+            raise UsageError(
+                f"{origin} has schema {schema!r}, this version reads {wanted!r}; upgrade memprof or re-run"
+            )
         try:
             return cls.model_validate(document)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{origin} is not valid: {where}: {first['msg']}; run it again") from None
+            kind = wanted.partition(".")[2].partition("/")[0]
+            raise UsageError(f"{origin} is no valid {kind}: {where}: {first['msg']}; run it again") from None

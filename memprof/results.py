@@ -6,15 +6,11 @@ JSON Schema (`memprof schema` prints it).
 
 from __future__ import annotations
 
-import json
-import os
-import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from memprof.errors import UsageError
+from memprof.documents import Saved
 from memprof.timeline import Timeline
 from memprof.training.recipe import Recipe
 from memprof.trust import AllocatorHistory, Confidence, Document, Validation
@@ -23,8 +19,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA: Literal["memprof.comparison/1"] = "memprof.comparison/1"
-# A list of numbers, as indented JSON has it: a number to a line. No JSON string holds a line break.
-_NUMBERS = re.compile(r"\[\n\s+-?\d[^\[\]{}\"]*\]")
 CATEGORIES = (
     "parameters",
     "gradients",
@@ -192,7 +186,7 @@ class FitAnswer(Document):
     phase: str | None = None
     method: Literal["extrapolated", "confirmed", "predicted"]
     points: list[FitPoint]
-    notes: list[str] = []
+    notes: list[str] = Field(default=[])
 
 
 class Fit(Document):
@@ -239,9 +233,10 @@ class Capacity(Document):
     source: Literal["device", "budget"]
 
 
-class Comparison(Document):
+class Comparison(Saved):
     """Several optimizers on one workload."""
 
+    maker = "memprof compare --export-json"
     schema_: Literal["memprof.comparison/1"] = Field(default=SCHEMA, alias="schema")
     environment: Environment
     workload: WorkloadInfo
@@ -249,63 +244,6 @@ class Comparison(Document):
     capacity: Capacity
     reference: str | None = None
     runs: list[Run]
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
-    def to_json(self) -> str:
-        """Return the document as indented JSON, ending in a newline."""
-        text = json.dumps(self.model_dump(mode="json", by_alias=True), indent=1, allow_nan=False)
-        return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
-
-    def save(self, path: str | Path) -> None:
-        """Write the document to a file, whole or not at all.
-
-        Raises:
-            UsageError: the path cannot be written.
-        """
-        target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(self.to_json(), encoding="utf-8")
-            partial.replace(target)
-        except OSError as error:
-            raise UsageError(f"cannot write {target}: {error.strerror}; choose a writable folder") from None
-        finally:
-            partial.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Comparison:
-        """Read a saved document.
-
-        Raises:
-            UsageError: the file is missing, is no JSON, or is no comparison of a schema this version knows.
-        """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "not UTF-8 text"
-            raise UsageError(
-                f"cannot read {path}: {reason}; give a file saved by `memprof compare --export-json`"
-            ) from None
-        return cls._parse(text, str(path))
-
-    @classmethod
-    def _parse(cls, text: str, origin: str) -> Comparison:
-        try:
-            document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{origin}:{error.lineno}: not JSON ({error.msg}); is the file cut off?") from None
-        schema = document.get("schema") if isinstance(document, dict) else None
-        if schema != SCHEMA:
-            raise UsageError(
-                f"{origin} has schema {schema!r}, this version reads {SCHEMA!r}; upgrade memprof or re-run"
-            )
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise UsageError(f"{origin} is no valid comparison: {where}: {first['msg']}; run it again") from None
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per run with the columns of `memprof compare --export-csv`; sizes are bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from memprof.documents import Saved
 from memprof.fitting.document import FitDevice
@@ -67,6 +67,7 @@ class AdviceReport(Saved):
         evaluations: recipes that were traced.
     """
 
+    maker = "memprof advise --export-json"
     schema_: Literal["memprof.advice/1"] = Field(default="memprof.advice/1", alias="schema")
     environment: Environment
     workload: WorkloadInfo
@@ -78,8 +79,6 @@ class AdviceReport(Saved):
     suggestions: list[Suggestion]
     evaluations: int
     notes: list[str] = Field(default=[])
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def to_markdown(self) -> str:
         """Return the Markdown report."""

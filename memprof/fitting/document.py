@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from memprof.documents import Saved
 from memprof.fitting.vary import Vary
@@ -66,6 +66,7 @@ class Evaluations(Document):
 class FitReport(Saved):
     """The largest value of one knob, for optimizers and devices."""
 
+    maker = "memprof fit --export-json"
     schema_: Literal["memprof.fit/1"] = Field(default="memprof.fit/1", alias="schema")
     environment: Environment
     workload: WorkloadInfo
@@ -76,8 +77,6 @@ class FitReport(Saved):
     cells: list[FitCell]
     evaluations: Evaluations
     notes: list[str] = Field(default=[])
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     def cell(self, optimizer: str, device: str) -> FitCell:
         """Return the cell of an optimizer on a device."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _LENGTH = re.compile(r"seq_len|.*length|image_size|max_\w+")
-_TITLES = ("optimizer", "device", "largest", "parameters", "peak", "head-room", "bound by", "next", "needs", "how")
+_TITLES = ("optimizer", "largest", "parameters", "peak", "head-room", "bound by", "next", "needs", "how")
 
 
 def heading(report: FitReport) -> str:
@@ -41,11 +41,12 @@ def matrix(report: FitReport) -> Table:
 
 def details(report: FitReport) -> Table:
     """Return a row per cell: the value, its peak, what binds, and what the next would need."""
-    rows = tuple(_row(report, cell) for cell in report.cells)
+    several = len(report.devices) > 1
+    rows = tuple(_row(report, cell, several) for cell in report.cells)
     kept = [i for i, title in enumerate(_TITLES) if title != "parameters" or any(row[i] != ABSENT for row in rows)]
-    words = ("optimizer", "device", "bound by", "how")
+    words = ("optimizer", "bound by", "how")
     table = Table(
-        titles=_TITLES,
+        titles=("optimizer on device" if several else "optimizer", *_TITLES[1:]),
         rows=rows,
         ranks=tuple(range(len(_TITLES))),
         right=tuple(title not in words for title in _TITLES),
@@ -139,13 +140,13 @@ def _largest(cell: FitCell) -> str:
     return fit_text(cell.answer) if cell.reason is None else "failed"
 
 
-def _row(report: FitReport, cell: FitCell) -> tuple[str, ...]:
+def _row(report: FitReport, cell: FitCell, several: bool) -> tuple[str, ...]:
     answer = cell.answer
+    name = f"{cell.optimizer} on {cell.device}" if several else cell.optimizer
     if answer is None:
-        return (cell.optimizer, cell.device, _largest(cell), *[ABSENT] * (len(_TITLES) - 3))
+        return (name, _largest(cell), *[ABSENT] * (len(_TITLES) - 2))
     return (
-        cell.optimizer,
-        cell.device,
+        name,
         _largest(cell).partition(" (")[0],
         format_count(answer.parameters),
         format_size(answer.peak_bytes),

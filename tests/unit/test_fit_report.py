@@ -118,7 +118,7 @@ def test_document_survives_a_round_trip(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "not JSON"), ("[]", "has schema None"), ('{"schema": "memprof.fit/1"}', "is not valid: environment")],
+    [("{", "not JSON"), ("[]", "has schema None"), ('{"schema": "memprof.fit/1"}', "is no valid fit: environment")],
 )
 def test_other_files_are_refused(text: str, words: str, tmp_path):
     (tmp_path / "other.json").write_text(text)
