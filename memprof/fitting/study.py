@@ -79,6 +79,8 @@ class _Study:
     def run(self) -> FitReport:
         self._inquire()
         matrix, evaluations = self._predict()
+        if self._request.confirm:  # an answer and its successor
+            self._teller.expect(2 * len(self._numbers) * sum(not device.simulated for device in self._devices))
         cells = [self._cell(device, number, matrix) for device in self._devices for number in self._numbers]
         return FitReport(
             environment=self._found.environment,

@@ -185,6 +185,7 @@ class TrainedSearch:
                 "value": 0,
                 "next_value": smallest,
                 "next_peak_bytes": point.peak_bytes if point else self._predicted_peak(smallest),
+                "phase": point.phase if point else None,
             }
         )
 

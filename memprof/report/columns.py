@@ -74,7 +74,10 @@ def step_seconds(run: Run) -> float | None:
 
 
 def fit_text(answer: FitAnswer | None) -> str:
-    """Return a fit's answer: `~61` if extrapolated, `none` if not even 1 fits, `any` without a limit."""
+    """Return a fit's answer: `~61` if extrapolated, `none` if not even 1 fits, `any` without a limit.
+
+    `65536+` says that the values to try ended before the memory did.
+    """
     if answer is None:
         return ABSENT
     if answer.value is None:
@@ -83,7 +86,8 @@ def fit_text(answer: FitAnswer | None) -> str:
         return "none"
     mark = "~" if answer.method == "extrapolated" else ""
     size = f" ({format_count(answer.parameters)})" if answer.parameters is not None else ""
-    return f"{mark}{answer.value}{size}"
+    more = "+" if answer.next_value is None else ""
+    return f"{mark}{answer.value}{more}{size}"
 
 
 def _state_bytes(run: Run) -> int:

@@ -135,8 +135,6 @@ def _head_room(report: FitReport, cell: FitCell) -> int | None:
 
 
 def _largest(cell: FitCell) -> str:
-    if cell.answer is not None and cell.answer.value and cell.answer.next_value is None:
-        return f"{cell.answer.value} and more"
     return fit_text(cell.answer) if cell.reason is None else "failed"
 
 
