@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memprof.report import sections
 from memprof.results import Comparison, Environment
 from memprof.training.recipe import Recipe
 from memprof.units import format_size
@@ -26,6 +27,21 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
         "Date": environment.date,
     }
     return [(name, value) for name, value in lines.items() if value]
+
+
+def caveats(comparison: Comparison) -> list[str]:
+    """Return what a reader must not take the figures for: the runs' notes, and what holds for all of their kind."""
+    found = sections.notes(comparison)
+    if any(run.source == "measured" and run.device == "cpu" for run in comparison.runs):
+        found.append(
+            "Measured on a CPU: a GPU's allocator rounds up and keeps what it has reserved, kernels take other scratch "
+            "and optimizers run other implementations there; step times are this machine's."
+        )
+    if any(answer.method == "extrapolated" and answer.value for _, answer in sections.fit_answers(comparison)):
+        found.append(
+            "Values with ~ lie on straight lines through few trained ones; a kernel chosen by size bends them."
+        )
+    return found
 
 
 def _recipe(recipe: Recipe) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from memprof.report import sections, validation
 from memprof.report.columns import fit_text, main_table
-from memprof.report.facts import facts
+from memprof.report.facts import caveats, facts
 from memprof.report.figures.peak import COLOURS
 from memprof.report.levers import levers
 from memprof.report.summary import summarize
@@ -57,7 +57,7 @@ def _sections(comparison: Comparison) -> list[str]:
         "Predicted against measured": _validation(comparison),
         "What the prediction rests on": _list(sections.basis(comparison)) + _table(sections.range_table(comparison)),
         "What the allocator recorded": _list(history_remarks(comparison)),
-        "Caveats": _list(sections.notes(comparison)),
+        "Caveats": _list(caveats(comparison)),
         "Environment": _list([f"{name}: {value}" for name, value in facts(comparison)]),
         "Reproduce": f"<pre>{escape(comparison.environment.command)}</pre>" if comparison.environment.command else "",
     }

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from memprof.report import sections, validation
 from memprof.report.columns import main_table
-from memprof.report.facts import facts
+from memprof.report.facts import caveats, facts
 from memprof.report.levers import levers
 from memprof.report.summary import summarize
 from memprof.report.table import Table
@@ -41,7 +41,7 @@ def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, d
         *_section("Predicted against measured", _validation(comparison)),
         *_section("What the prediction rests on", _basis(comparison)),
         *_section("What the allocator recorded", _list(history_remarks(comparison))),
-        *_section("Caveats", _list(sections.notes(comparison))),
+        *_section("Caveats", _list(caveats(comparison))),
         *_section("Environment", _list(f"{name}: {value}" for name, value in facts(comparison))),
         *_section("Reproduce", _command(comparison.environment), link_to(document) if document else ""),
     ]

@@ -113,3 +113,11 @@ def test_predictions_stand_beside_what_was_measured_with_their_signed_error() ->
     assert "- sgd: it reads the data" in text
     assert "| adam | allocated, forward | 990 B | 1000 B | -1.0 % |" in text.partition("<details>")[2]
     assert "Predicted against measured" not in to_markdown(make_comparison())
+
+
+def test_caveats_say_what_measuring_on_a_cpu_does_not_tell() -> None:
+    measured = to_markdown(make_comparison(make_run("adam", 8)))
+    assert "- Measured on a CPU: a GPU's allocator rounds up" in measured
+    assert "- Values with \\~ lie on straight lines" in measured
+    elsewhere = make_comparison(make_run("adam", 8, source="predicted", device="rtx-4090", fit=None, notes=[]))
+    assert "## Caveats" not in to_markdown(elsewhere)
