@@ -13,6 +13,7 @@ with PyTorch 2.6.0 and CUDA 12.4 (github.com/Stone-ResearchLife/xMem, see report
 
 from __future__ import annotations
 
+LATE_WITHIN_BYTES = 2 << 20  # how far the rule is off at most where it was read: NVML's granularity
 _BYTES_PER_PROCESS = 18 << 20
 _BYTES_PER_THREAD = 360
 

@@ -67,6 +67,12 @@ def test_both_checks() -> None:
     assert found.rate == 0.5
 
 
+def test_a_limit_at_the_upper_bound_is_easier_to_hold() -> None:
+    low = prediction(6 * _GB, 5_930_000_000)  # its upper bound is 6.03 GB, half of the GPU
+    assert failures([low]).cap_failed == 1
+    assert failures([low], upper=True).cap_failed == 0
+
+
 def test_other_estimators_are_judged_by_their_second_run_or_by_the_same_rule() -> None:
     rows = [
         row(6 * _GB, xmem=Answer(5 * _GB, True, False)),  # a limit that held although it was below the truth

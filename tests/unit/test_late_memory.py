@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from memprof.simulation.catalog import find_device
-from memprof.simulation.late_memory import late_bytes, threads_per_sm
+from memprof.simulation.late_memory import LATE_WITHIN_BYTES, late_bytes, threads_per_sm
 
 
 @pytest.mark.parametrize(("device", "mebibytes"), [("rtx-4060", 30), ("rtx-3060", 34), ("a100-40gb", 94)])
 def test_within_the_granularity_of_what_was_seen(device: str, mebibytes: int) -> None:
     found = find_device(device)
-    assert late_bytes(found.sm_count, found.compute_capability) / 2**20 == pytest.approx(mebibytes, abs=2)
+    late = late_bytes(found.sm_count, found.compute_capability)
+    assert late == pytest.approx(mebibytes * 2**20, abs=LATE_WITHIN_BYTES)
 
 
 @pytest.mark.parametrize(

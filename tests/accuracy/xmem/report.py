@@ -86,6 +86,7 @@ def checks(predictions: Sequence[Prediction]) -> str:
     rows = [prediction.row for prediction in predictions]
     table: Table = [("estimator", "rows", "out of memory told wrong", "limit below the truth", "either")]
     table.append(_failure_line("**memprof**", failures(predictions)))
+    table.append(_failure_line("**memprof**, limit at the upper bound", failures(predictions, upper=True)))
     table += [_failure_line(_NAMES[peer], peer_failures(rows, peer, total_share=True)) for peer in PEERS]
     for peer in PEERS:
         table.append(_failure_line(f"{_NAMES[peer]}, second run made", peer_failures(rows, peer, total_share=False)))

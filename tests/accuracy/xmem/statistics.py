@@ -92,25 +92,29 @@ class Failures:
         return self.failed / self.flag_rows if self.flag_rows else None
 
 
-def failures(predictions: Sequence[Prediction]) -> Failures:
+def failures(predictions: Sequence[Prediction], upper: bool = False) -> Failures:
     """Judge predictions by both checks, the second without the second run that the protocol makes.
 
     The protocol limits a second run to `round(estimate / total, 2)` of the GPU. A table has no second runs; the limit
     is taken to hold where it is not below the truth. That is stricter than the protocol: many runs need less than they
     took, as the allocator gives back what it does not use before it fails.
+
+    Args:
+        predictions: to judge.
+        upper: set the limit at the upper bound instead of the point estimate.
     """
     flags = [prediction.oom == prediction.row.oom for prediction in predictions]
-    caps = [_cap_holds(prediction) for prediction in predictions]
+    caps = [_cap_holds(prediction, prediction.upper_bytes if upper else prediction.bytes) for prediction in predictions]
     failed = sum(not flag or cap is False for flag, cap in zip(flags, caps, strict=True))
     told = [cap for cap in caps if cap is not None]
     return Failures(flags.count(False), len(flags), told.count(False), len(told), failed)
 
 
-def _cap_holds(prediction: Prediction) -> bool | None:
+def _cap_holds(prediction: Prediction, limit: int | None) -> bool | None:
     row = prediction.row
-    if row.oom or prediction.oom or prediction.bytes is None:
+    if row.oom or prediction.oom or limit is None:
         return None
-    return round(prediction.bytes / row.total_bytes, 2) * row.total_bytes >= row.truth_bytes
+    return round(limit / row.total_bytes, 2) * row.total_bytes >= row.truth_bytes
 
 
 def peer_failures(rows: Sequence[Row], peer: str, total_share: bool) -> Failures:
