@@ -10,7 +10,7 @@ import pytest
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
 from tests.cli.conftest import ROOT, Command
 
-COMMANDS = ("compare", "models", "optimizers", "devices", "doctor", "schema")
+COMMANDS = ("compare", "models", "optimizers", "devices", "doctor", "schema", "gate", "diff")
 LOADED = """
 import sys
 sys.argv = {arguments!r}
@@ -20,7 +20,7 @@ print(code, *sorted(sys.modules), file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["gate", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = LOADED.format(arguments=["memprof", *arguments])
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
