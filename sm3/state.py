@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .covers import Cover, GridCover, grid_shape
+from .covers import Cover, Grid, GridCover, grid_shape
 from .index_sets import IndexSets
 from .kernels.accumulators import Accumulator, GridAccumulator, IndexSetAccumulator
 from .kernels.momentum import FloatMomentum, Int8Momentum, Momentum, scale_shape
@@ -17,18 +18,33 @@ from .selection import covers_of
 
 def accumulators(state: dict[str, Any], cover: Cover, param: Tensor) -> list[Accumulator]:
     """Return a parameter's accumulators under its cover, all zero if this is its first step."""
-    kept = []
-    for number, shape in enumerate(cover.state_shapes(param.shape)):
-        key = f"accumulator_{number}"
-        if key not in state:
-            state[key] = torch.zeros(shape, dtype=torch.float32, device=param.device)
-        kept.append(state[key])
     if isinstance(cover, IndexSets):
-        return [IndexSetAccumulator(kept[0], *cover.memberships(param.device))]
+        key, shape = "accumulator_0", cover.state_shapes(param.shape)[0]
+        return [IndexSetAccumulator(_kept(state, key, shape, param), *cover.memberships(param.device))]
     assert isinstance(cover, GridCover)
-    grids = cover.grids(param.shape)
     return [
-        GridAccumulator(old.view(grid_shape(param.shape, grid)), grid) for old, grid in zip(kept, grids, strict=True)
+        GridAccumulator(_seen(_kept(state, key, shape, param), counts), grid)
+        for key, shape, grid, counts in _layout(cover, param.shape)
+    ]
+
+
+def _kept(state: dict[str, Any], key: str, shape: tuple[int, ...], param: Tensor) -> Tensor:
+    if key not in state:
+        state[key] = torch.zeros(shape, dtype=torch.float32, device=param.device)
+    kept: Tensor = state[key]
+    return kept
+
+
+def _seen(kept: Tensor, counts: tuple[int, ...]) -> Tensor:
+    return kept if kept.shape == counts else kept.view(counts)
+
+
+@cache
+def _layout(cover: GridCover, shape: torch.Size) -> list[tuple[str, tuple[int, ...], Grid, tuple[int, ...]]]:
+    """Return the name, the shape, the grid and the shape by grid of each accumulator; asked in every step."""
+    pairs = zip(cover.state_shapes(shape), cover.grids(shape), strict=True)
+    return [
+        (f"accumulator_{number}", stored, grid, grid_shape(shape, grid)) for number, (stored, grid) in enumerate(pairs)
     ]
 
 

@@ -46,6 +46,13 @@ inline void store(BFloat16& to, float value) {  // to nearest, ties to even, as 
   to.bits = uint16_t(value != value ? 0x7fc0u : rounded);
 }
 
+template <typename P>
+inline float rounded(float value) {
+  P narrow;
+  store(narrow, value);
+  return load(narrow);
+}
+
 inline Bits bits_of(float value) {
   Bits bits;
   std::memcpy(&bits, &value, 4);
@@ -74,13 +81,13 @@ inline float average_square(float least, float grad, const Options o) {
 template <typename P, typename M, bool averages>
 inline void descend(P& param, float grad, M* average, float nu, const Options o) {
   const float root = std::sqrt(nu < o.floor ? o.floor : nu);
-  store(param, load(param) * o.decay);
+  const float kept = rounded<P>(load(param) * o.decay);  // in a register: a store would have to be waited for
   if (averages) {
     const float value = load(*average) * o.momentum - (grad * o.fresh) / root;
     store(*average, value);
-    store(param, load(param) + value * o.rate);
+    store(param, kept + value * o.rate);
   } else {
-    store(param, load(param) - (grad * o.step) / root);
+    store(param, kept - (grad * o.step) / root);
   }
 }
 
@@ -119,13 +126,15 @@ void by_rows(P* p, const P* g, M* m, float* row, float* column, Bits* partial, i
              const Options o, int threads) {
 #pragma omp parallel num_threads(threads)
   {
+    const Options options = o;  // else each store might change them
     Bits* mine = partial + thread_number() * cols;
     if (mode != kFirst) std::memset(mine, 0, size_t(cols) * sizeof(Bits));
 #pragma omp for schedule(static)
     for (int64_t i = 0; i < rows; ++i) {
       const int64_t at = i * cols;
       const Bits top =
-          sweep<P, M, mode, averages>(p + at, g + at, averages ? m + at : nullptr, row[i], column, mine, 0, cols, o);
+          sweep<P, M, mode, averages>(p + at, g + at, averages ? m + at : nullptr, row[i], column, mine, 0, cols,
+                                           options);
       if (mode != kFirst) std::memcpy(row + i, &top, 4);
     }
     if (mode != kFirst) {
@@ -145,6 +154,7 @@ void by_columns(P* p, const P* g, M* m, float* row, float* column, Bits* partial
                 const Options o, int threads) {
 #pragma omp parallel num_threads(threads)
   {
+    const Options options = o;  // else each store might change them
     Bits* mine = partial + thread_number() * rows;
     Bits column_max[kBlock];
     if (mode != kFirst) std::memset(mine, 0, size_t(rows) * sizeof(Bits));
@@ -155,7 +165,7 @@ void by_columns(P* p, const P* g, M* m, float* row, float* column, Bits* partial
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t at = i * cols;
         const Bits top = sweep<P, M, mode, averages>(p + at, g + at, averages ? m + at : nullptr, row[i], column,
-                                                     column_max, from, to, o);
+                                                     column_max, from, to, options);
         if (mode != kFirst) mine[i] = larger(mine[i], top);
       }
       if (mode != kFirst) std::memcpy(column + from, column_max, size_t(to - from) * 4);
@@ -199,12 +209,17 @@ void matrix_in_mode(int mode, void* p, const void* g, void* m, float* row, float
 // Singleton cover: diagonal Adagrad, the same in both variants.
 template <typename P, typename M, bool averages, Mode mode>
 void singleton(P* p, const P* g, M* m, float* accumulator, int64_t numel, const Options o, int threads) {
-#pragma omp parallel for simd num_threads(threads) schedule(static)
-  for (int64_t i = 0; i < numel; ++i) {
-    const float grad = load(g[i]);
-    const float nu = mode == kSecond ? add_square(accumulator[i], grad) : average_square(accumulator[i], grad, o);
-    accumulator[i] = nu;
-    descend<P, M, averages>(p[i], grad, averages ? m + i : nullptr, nu, o);
+#pragma omp parallel num_threads(threads)
+  {
+    const Options options = o;
+#pragma omp for simd schedule(static)
+    for (int64_t i = 0; i < numel; ++i) {
+      const float grad = load(g[i]);
+      const float nu =
+          mode == kSecond ? add_square(accumulator[i], grad) : average_square(accumulator[i], grad, options);
+      accumulator[i] = nu;
+      descend<P, M, averages>(p[i], grad, averages ? m + i : nullptr, nu, options);
+    }
   }
 }
 
