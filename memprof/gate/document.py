@@ -11,7 +11,7 @@ from memprof.documents import Saved
 from memprof.errors import ExitCode
 from memprof.gate.baseline import Change
 from memprof.gate.figures import Figures
-from memprof.gate.verdicts import Verdict, counts
+from memprof.gate.verdict import Verdict, counts
 from memprof.trust import Document
 
 SCHEMA: Literal["memprof.gate/1"] = "memprof.gate/1"

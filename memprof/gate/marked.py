@@ -19,7 +19,8 @@ from memprof.gate.measure import Gauge
 from memprof.gate.metrics import METRICS
 from memprof.gate.sentences import details, headline
 from memprof.gate.toml import ConfigFile, find_config
-from memprof.gate.verdicts import Policy, Verdict, judge, metric_of
+from memprof.gate.verdict import Verdict, metric_of
+from memprof.gate.verdicts import Policy, judge
 
 # What is short enough to be written at a test; the full names are understood as well.
 ALIASES = {

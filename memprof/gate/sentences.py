@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from memprof.gate.explain import signed
 from memprof.gate.metrics import Metric
-from memprof.gate.verdicts import Status, Verdict, metric_of
+from memprof.gate.verdict import Status, Verdict, metric_of
 from memprof.units import format_size
 
 MARKS: dict[Status, str] = {

@@ -16,7 +16,8 @@ from memprof.gate.explain import context, explain, largest_holders
 from memprof.gate.figures import Figures
 from memprof.gate.measure import Gauge, measure_all
 from memprof.gate.metrics import METRICS, Metric
-from memprof.gate.verdicts import Policy, Verdict, judge, metric_of, within
+from memprof.gate.verdict import Verdict, metric_of
+from memprof.gate.verdicts import Policy, judge, within
 from memprof.machine import memprof_version
 from memprof.progress import OnProgress
 

@@ -10,7 +10,8 @@ from memprof.gate.explain import causes
 from memprof.gate.formats.github import escape_message, escape_property
 from memprof.gate.limits import parse_limits
 from memprof.gate.metrics import METRICS
-from memprof.gate.verdicts import Policy, Verdict, judge
+from memprof.gate.verdict import Verdict
+from memprof.gate.verdicts import Policy, judge
 from tests.gates import baseline_of, budget_of, make_figures
 
 SIZES = st.integers(0, 2**45)

@@ -6,7 +6,8 @@ from memprof.errors import ExitCode
 from memprof.gate.document import exit_code
 from memprof.gate.figures import Figures, Fingerprint
 from memprof.gate.sentences import details, headline
-from memprof.gate.verdicts import Policy, Verdict, judge
+from memprof.gate.verdict import Verdict
+from memprof.gate.verdicts import Policy, judge
 from tests.gates import GIB, MIB, baseline_of, budget_of, make_figures, with_values
 
 ADAM = 'optimizers = ["adam"]'

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from memprof.gate.document import Report
 from memprof.gate.sentences import details, headline, mark, subject
-from memprof.gate.verdicts import Verdict
+from memprof.gate.verdict import Verdict
 
 MOST = 10
 _KINDS = {"error": "error", "warning": "warning", "note": "notice"}

@@ -8,7 +8,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from memprof.gate.document import Report
 from memprof.gate.sentences import details, headline
-from memprof.gate.verdicts import Verdict
+from memprof.gate.verdict import Verdict
 
 # What XML 1.0 cannot hold, escaped or not.
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

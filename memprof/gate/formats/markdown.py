@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from memprof.gate.document import Report, summary
 from memprof.gate.sentences import bound, change, details, figure, headline, mark
-from memprof.gate.verdicts import Verdict, counts
+from memprof.gate.verdict import Verdict, counts
 from memprof.report.markdown import escape, render_table
 from memprof.report.table import Table
 

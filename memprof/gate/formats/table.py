@@ -12,7 +12,7 @@ from memprof.gate.baseline import Change
 from memprof.gate.document import Report, summary
 from memprof.gate.metrics import METRICS
 from memprof.gate.sentences import details, headline, mark, moved, subject
-from memprof.gate.verdicts import Verdict, Weight, metric_of
+from memprof.gate.verdict import Verdict, Weight, metric_of
 from memprof.report.table import Table
 from memprof.report.terminal import render_words
 
