@@ -23,6 +23,7 @@ from memprof.simulation.catalog import SimulatedDevice
 from memprof.simulation.cuda_semantics import CudaSemantics
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_training import STEPS, FakeRun, fake_runs
+from memprof.simulation.late_memory import LATE_WITHIN_BYTES
 from memprof.simulation.predict_basis import confidence_of
 from memprof.simulation.predict_bounds import Bounds, upper_bounds
 from memprof.simulation.predict_replay import Replayed, replay_blocks
@@ -167,7 +168,7 @@ def _peak(
     if target.context_bytes is not None:
         context = max(target.context_range_bytes[1], target.context_bytes)
         uppers["process_bytes"] = peak.reserved_bytes + target.context_bytes + target.late_bytes
-        uppers["process_upper_bytes"] = reserved + context + target.late_bytes
+        uppers["process_upper_bytes"] = reserved + context + target.late_bytes + LATE_WITHIN_BYTES
     return peak.model_copy(update=uppers)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memprof.simulation.accuracy import accuracy
 from memprof.simulation.fake_training import FakeRun
+from memprof.simulation.late_memory import LATE_WITHIN_BYTES
 from memprof.simulation.predict_bounds import Bounds
 from memprof.simulation.target import Target
 from memprof.tracing.events import Trace
@@ -101,7 +102,7 @@ def _context_range(target: Target) -> list[SizeRange]:
             layer="process",
             low_bytes=0,
             bytes=target.late_bytes,
-            high_bytes=target.late_bytes,
+            high_bytes=target.late_bytes + LATE_WITHIN_BYTES,
             source="measured above the bare context on three GPUs (memprof/simulation/late_memory.py)",
         ),
     ]

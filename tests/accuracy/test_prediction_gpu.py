@@ -11,6 +11,7 @@ from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.plan import Trial
 from memprof.results import CATEGORIES, Run
 from memprof.simulation.catalog import find_device
+from memprof.simulation.late_memory import LATE_WITHIN_BYTES
 from memprof.simulation.predict import predict_run, predict_runs, target_of
 from memprof.simulation.settings import parse_alloc_conf
 from memprof.simulation.target import Target
@@ -47,7 +48,7 @@ def check_bounds(run: Run) -> None:
     """Every figure of the allocator has its bound, and the process is what is reserved and the context."""
     device = find_device(run.device)
     assert run.peak.process_bytes == run.peak.reserved_bytes + device.context_bytes + device.late_bytes
-    most = device.context_range_bytes[1] + device.late_bytes
+    most = device.context_range_bytes[1] + device.late_bytes + LATE_WITHIN_BYTES
     assert run.peak.process_upper_bytes == run.peak.reserved_upper_bytes + most
     for figures in (run.peak, *run.phases.values()):
         assert figures.allocated_bytes <= figures.allocated_upper_bytes <= figures.reserved_upper_bytes
