@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,12 +113,13 @@ class Session:
         self, figures: Sequence[Figures], verdicts: list[Verdict], changes: list[Change], code: ExitCode
     ) -> Report:
         known = self.had_baseline or self.updating
+        file = _from_the_repository(self.config.path)
         return Report(
             schema="memprof.gate/1",
             memprof=memprof_version(),
             config=self.config.path.name,
             baseline=self.baseline_path.name if known else None,
-            places={budget.name: Place(file=budget.file, line=budget.line) for budget in self.config.budgets},
+            places={budget.name: Place(file=file, line=budget.line) for budget in self.config.budgets},
             figures=list(figures),
             verdicts=verdicts,
             changes=changes,
@@ -176,6 +178,13 @@ class Session:
         if found is not None:
             remedies.append(f"batch_size = {found}{' (predicted)' if own.source == 'measured' else ''}")
         return remedies
+
+
+def _from_the_repository(path: Path) -> str:
+    """Return a path as annotations name it: from the repository's root where a runner says it, else from here."""
+    root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
+    whole = path.resolve()
+    return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else path.name
 
 
 def refuse_other_setup(name: str, budget: Budget, made: Figures) -> None:

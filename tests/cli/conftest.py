@@ -81,7 +81,7 @@ def memprof(tmp_path: Path) -> Command:
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `memprof` in an empty folder within this process: for commands that start none of their own."""
     monkeypatch.chdir(tmp_path)
-    for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_STEP_SUMMARY"):
+    for name in ("COLUMNS", "FORCE_COLOR", "GITHUB_STEP_SUMMARY", "GITHUB_WORKSPACE"):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -239,6 +239,14 @@ def test_files_are_written_beside_the_output_and_github_gets_its_summary(inside:
     assert len(json.loads((tmp_path / "o.gha-benchmark").read_text())) == 6
 
 
+def test_annotations_name_files_from_the_repositorys_root(inside: Command, tmp_path: Path) -> None:
+    prepare(tmp_path, SM3, GROWN)
+    done = inside("gate", "--from", "saved.json", "--format", "github", GITHUB_WORKSPACE=str(tmp_path.parent))
+    assert f"::error file={tmp_path.name}/memprof.toml,line=7," in done.stdout
+    elsewhere = inside("gate", "--from", "saved.json", "--format", "github", GITHUB_WORKSPACE="/nowhere")
+    assert "::error file=memprof.toml,line=7," in elsewhere.stdout
+
+
 @pytest.mark.parametrize("name", ["json", "junit", "markdown", "gha-benchmark"])
 def test_every_format_can_go_to_stdout(inside: Command, tmp_path: Path, name: str) -> None:
     prepare(tmp_path, SM3, ADAM)
