@@ -96,8 +96,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMe
   (void)stream;
   return cudaMemcpy(to, from, size, kind);
 }
-int cudaHostAlloc(void **pointer, size_t size) { *pointer = malloc(size); return 0; }
-int cudaMallocHost(void **pointer, size_t size) { *pointer = malloc(size); return 0; }
+int cudaHostAlloc(void **pointer, size_t size) { *pointer = calloc(1, size); return 0; } /* what is read is 0 */
+int cudaMallocHost(void **pointer, size_t size) { *pointer = calloc(1, size); return 0; }
 int cudaFreeHost(void *pointer) { free(pointer); return 0; }
 int cudaStreamGetPriority(void *stream, int *priority) { (void)stream; *priority = 0; return 0; }
 int __cudaGetKernel(void **kernel, void *function) { *kernel = function; return 0; }
