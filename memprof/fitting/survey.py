@@ -71,7 +71,7 @@ class Survey:
                 break
             value = Counter(wanted.values()).most_common(1)[0][0]
             self._tell(f"{self.traces.vary.knob}={value}", len(self.cells) - len(wanted), len(self.cells))
-            self.traces.take(value)
+            self.traces.take(value, self._interested(value, wanted))
             self._check(value)
             self._note(value)
         return [self._answer(cell) for cell in self.cells]
@@ -85,6 +85,11 @@ class Survey:
             value = None if cell.optimizer in self.traces.failures else cell.search.next_value(self._guess_of(cell))
             if value is not None:
                 wanted[number] = value
+
+    def _interested(self, value: int, wanted: dict[int, int]) -> list[int]:
+        """Return the optimizers that ask for the value or still search around it: others' steps need not be traced."""
+        asking = (self.cells[n] for n, wish in wanted.items() if wish == value or self._stands(self.cells[n], value))
+        return sorted({cell.optimizer for cell in asking})
 
     def _stands(self, cell: Cell, value: int) -> bool:
         search = cell.search

@@ -61,18 +61,19 @@ class Traces:
     _needs: dict[tuple[int, int], Need] = field(default_factory=dict)
     _guessed: dict[tuple[int, int, int], int] = field(default_factory=dict)
 
-    def take(self, value: int) -> None:
-        """Trace the training at a value, or note why it is refused."""
+    def take(self, value: int, numbers: Sequence[int] | None = None) -> None:
+        """Trace the training at a value, or note why it is refused; with all optimizers if not given which."""
+        chosen = range(len(self.optimizers)) if numbers is None else numbers
         workload, batch_size = with_value(self.workload, self.batch_size, self.vary.knob, value)
         semantics = CudaSemantics(self.target) if self.target.kind == "cuda" else CpuSemantics()
         try:
             if ":" not in workload.model:  # a built-in says at once what it does not take
                 load_workload(workload)
-            made = fake_runs(workload, self.optimizers, self.recipe, batch_size, semantics)
+            made = fake_runs(workload, [self.optimizers[n] for n in chosen], self.recipe, batch_size, semantics)
         except UsageError as error:
             self.refused[value] = str(error)
             return
-        for number, fake in enumerate(made):
+        for number, fake in zip(chosen, made, strict=True):
             if fake.failure is not None or fake.parameters is None:
                 self.failures[number] = fake.failure or "it trained nothing"
                 continue
