@@ -17,7 +17,8 @@ Each is put in as the operator that PyTorch would call, with PyTorch's own autog
 the backward pass, and for how long, follows. The same in both and left alone: linear layers, convolutions, layer
 norm, GELU, softmax, cross-entropy, embeddings and their gradients.
 
-Not modelled: recurrent layers (`nn.LSTM` runs through cuDNN on a GPU, cell by cell here), and `torch.compile`.
+Not modelled, and named as guesses: recurrent layers (`nn.LSTM` runs through cuDNN on a GPU, cell by cell here), and
+`torch.compile`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@
 What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
 (`workspaces_convolution`).
 
-Everything but that is compared with what PyTorch's own CUDA code allocates, recorded for 2.6 and 2.15
+Everything but that, and attention through cuDNN, is compared with what PyTorch's own CUDA code allocates, recorded for 2.6 and 2.15
 (`tests/data/allocator/operators.json`).
 """
 
