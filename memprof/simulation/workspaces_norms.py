@@ -1,4 +1,7 @@
-"""What layer norm and RMS norm take in the backward pass: partial sums over many rows.
+"""What layer norm and RMS norm take: copies of what is not contiguous, and partial sums over many rows.
+
+Layer norm copies an input that is not contiguous before it makes its output, and again in the backward pass, where it
+copies such a gradient, too (`expect_contiguous` and `contiguous` in the file below).
 
 With more than 65,536 rows and few columns the gradient of weight and bias is summed in tiles of 32 rows, one row of
 partial sums each, and those are summed by an ordinary reduction. Source: `LaunchGammaBetaBackwardCUDAKernel` in
@@ -25,14 +28,35 @@ _MANY_ROWS, _TILE, _WARP = 64 * 1024, 32, 32
 def norm_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]]:
     """Return, by operator, what it takes."""
     found: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]] = {
-        aten.native_layer_norm_backward.default: partial(_backward, target, 7)
+        aten.native_layer_norm.default: _layer_norm,
+        aten.native_layer_norm_backward.default: partial(_layer_norm_backward, target),
     }
     if hasattr(aten, "_fused_rms_norm_backward"):  # since 2.9
         found[aten._fused_rms_norm_backward.default] = partial(_backward, target, 5)
     return found
 
 
+def _layer_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+    return [*_copy(args[0]), None]
+
+
+def _layer_norm_backward(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+    before, after = _copy(args[1]), _copy(args[0])
+    held = len(before) + len(after)
+    sums = [step - held if step is not None and step < 0 else step for step in _partial_sums(target, 7, args)]
+    return [*before, None, *after, *sums]
+
+
+def _copy(tensor: Any) -> list[int]:
+    return [] if tensor.is_contiguous() else [tensor.numel() * tensor.element_size()]
+
+
 def _backward(target: Target, place: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+    sums = _partial_sums(target, place, args)
+    return [None, *sums] if sums else []
+
+
+def _partial_sums(target: Target, place: int, args: tuple[Any, ...]) -> list[Any]:
     """`place` is that of the mask that says which gradients are wanted: input's, weight's, bias'."""
     tensor, shape, wanted = args[1], args[2], args[place]
     columns = math.prod(shape)
@@ -42,7 +66,7 @@ def _backward(target: Target, place: int, args: tuple[Any, ...], kwargs: dict[st
         return []
     partial_sums = torch.empty(-(-rows // _TILE), columns, dtype=tensor.dtype, device="meta")
     sums = [partial_sums.numel() * tensor.element_size()] * sum(wanted[1:])
-    steps: list[Any] = [None, *sums]
+    steps: list[Any] = [*sums]
     for _ in sums:
         buffers = reduction_buffers(target, partial_sums, [0], part_bytes(tensor.dtype))
         first = sum(step is not None and step > 0 for step in steps) + 1
