@@ -15,8 +15,8 @@
 What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
 (`workspaces_convolution`).
 
-Everything but that, and attention through cuDNN, is compared with what PyTorch's own CUDA code allocates, recorded for 2.6 and 2.15
-(`tests/data/allocator/operators.json`).
+Everything but that, and attention through cuDNN, is compared with what PyTorch's own CUDA code allocates, recorded for
+2.6 and 2.15 (`tests/data/allocator/operators.json`).
 """
 
 from __future__ import annotations
