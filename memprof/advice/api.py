@@ -11,13 +11,14 @@ from memprof.advice.study import Scales
 from memprof.advice.study import advise as weigh_changes
 from memprof.api import check_arguments, spec_of
 from memprof.fitting.document import FitDevice
-from memprof.fitting.study import UNPROVEN, device_of
+from memprof.fitting.study import device_of
 from memprof.fitting.teller import Teller
 from memprof.fitting.workers import Workers
 from memprof.optimizers.spec import OptimizerSpec, parse_optimizer
 from memprof.plan import DeviceFindings, DeviceInquiry, Findings, Inquiry
 from memprof.progress import OnProgress
 from memprof.results import WorkloadInfo
+from memprof.simulation.accuracy import standing
 from memprof.training.launcher import Launcher
 from memprof.training.recipe import Recipe
 from memprof.units import parse_size
@@ -92,7 +93,7 @@ def advise(
         now=now,
         suggestions=suggestions,
         evaluations=scales.evaluations,
-        notes=[UNPROVEN] if kernels != "cpu" else [],
+        notes=[standing()] if kernels != "cpu" else [],
     )
 
 

@@ -22,9 +22,8 @@ from memprof.plan import (
 )
 from memprof.progress import OnProgress
 from memprof.results import FitAnswer, WorkloadInfo
+from memprof.simulation.accuracy import standing
 from memprof.training.launcher import Launcher
-
-UNPROVEN = "Predictions for a GPU have not yet been checked against measurements on one."
 
 
 def find_fits(
@@ -95,7 +94,7 @@ class _Study:
         )
 
     def _notes(self) -> list[str]:
-        notes = [UNPROVEN] if any(device.simulated for device in self._devices) else []
+        notes = [standing()] if any(device.simulated for device in self._devices) else []
         return notes + ([f"Nothing was predicted: {self._unpredictable}"] if self._unpredictable else [])
 
     @property

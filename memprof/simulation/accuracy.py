@@ -48,6 +48,14 @@ def accuracy() -> Accuracy | None:
     return Accuracy.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
+def standing() -> str:
+    """Return how far predictions for a GPU can be trusted, as one sentence."""
+    found = accuracy()
+    if found is None:
+        return "Predictions for a GPU have not yet been checked against measurements on one."
+    return f"Predictions for a GPU against measurements: {in_words(found)}."
+
+
 def in_words(found: Accuracy) -> str:
     """Return the figures as one sentence."""
     families = "; ".join(_family(one) for one in found.families)

@@ -36,8 +36,6 @@ from memprof.results import Run
 from memprof.training.trial import run_trial
 from memprof.workloads.loader import load_workload
 
-_UNPROVEN = "Predictions for a GPU have not yet been checked against measurements on one."
-
 
 def work(channel: socket.socket, request: dict[str, Any]) -> None:
     """Do the job that the request describes and send the answer; never raises.
@@ -109,7 +107,7 @@ def _check_optimizer(spec: OptimizerSpec) -> None:
 
 def _forecast(forecast: Forecast) -> Outcomes:
     from memprof.fitting.devices import find_target
-    from memprof.simulation.accuracy import accuracy
+    from memprof.simulation.accuracy import accuracy, standing
     from memprof.simulation.fake_training import STEPS
     from memprof.simulation.predict import predict_runs
 
@@ -128,7 +126,7 @@ def _forecast(forecast: Forecast) -> Outcomes:
         timeline=forecast.timeline,
         trace_folder=Path(forecast.trace_folder) if forecast.trace_folder is not None else None,
     )
-    notes = [_UNPROVEN] if target.kind == "cuda" and accuracy() is None else []
+    notes = [standing()] if target.kind == "cuda" and accuracy() is None else []
     noted = [run.model_copy(update={"notes": [*run.notes, *notes]}) for run in runs]
     return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run), upper_levels=_upper_levels(run)) for run in noted])
 
