@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from memprof.fitting.document import FitDevice
 from memprof.fitting.request import FitRequest
+from memprof.fitting.room import Room
 from memprof.fitting.teller import Teller
-from memprof.fitting.trained import Room, TrainedSearch
+from memprof.fitting.trained import TrainedSearch
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.plan import Outcome, Step, Trial
 from memprof.progress import Purpose

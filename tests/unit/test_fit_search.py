@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memprof.errors import UsageError
+from memprof.fitting.room import Room
 from memprof.fitting.search import Search
-from memprof.fitting.trained import Room, TrainedSearch
+from memprof.fitting.trained import TrainedSearch
 from memprof.fitting.vary import Vary
 from memprof.optimizers.spec import parse_optimizer
 from memprof.plan import Outcome, Trial
