@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from memprof.errors import MemprofError, UsageError
-from memprof.fitting.trained import Room, TrainedSearch
+from memprof.fitting.room import Room
+from memprof.fitting.trained import TrainedSearch
 from memprof.fitting.vary import Vary
 from memprof.optimizers.spec import OptimizerSpec, parse_optimizer
 from memprof.plan import Findings, FitForecast, FitMatrix, Forecast, Inquiry, Outcome, Outcomes, Step, Trial
