@@ -73,7 +73,7 @@ def _text(predictions: Sequence[Prediction], full: Sequence[Prediction], shuffle
         rows=len(predictions),
         torch=version("torch"),
         transformers=version("transformers"),
-        machine=f"a shared {platform.machine()} machine with {os.cpu_count()}",
+        machine=f"an {platform.machine()} machine with {os.cpu_count()} cores",
         shuffles=shuffles,
         goals=report.goals(predictions),
         kinds=report.by_kind(predictions, full),
