@@ -24,7 +24,8 @@ def send_message(control: socket.socket, message: dict[str, Any], descriptors: S
     """Send one line of JSON, the descriptors with its first byte."""
     line = json.dumps(message).encode() + b"\n"
     sent = socket.send_fds(control, [line], list(descriptors))
-    control.sendall(line[sent:])
+    if sent < len(line):  # the other side may be gone once it has the whole line
+        control.sendall(line[sent:])
 
 
 def receive_message(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
@@ -55,6 +56,8 @@ def serve(control: socket.socket) -> None:
                 _, status = os.waitpid(message["wait_for"], 0)
                 running.discard(message["wait_for"])
                 send_message(control, {"exit_code": os.waitstatus_to_exitcode(status)})
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # closed while we answered
     finally:
         for pid in running:
             kill_worker(pid)
