@@ -1,7 +1,6 @@
-"""A comparison as a comment on a pull request or a step summary: no images, bars of letters, within a size limit.
+"""A comparison as a comment on a pull request or a step summary: bars of letters, within a size limit.
 
-GitHub drops a step summary above 1024 KiB as a whole, and refuses a comment above 65,536 characters; it strips images
-given as data. So a text is offered in several lengths, and the longest that fits is taken.
+No images: GitHub strips those given as data.
 """
 
 from __future__ import annotations
@@ -16,11 +15,10 @@ from memprof.report.summary import summarize
 from memprof.report.table import Table
 from memprof.report.terminal import bar, category_letter
 from memprof.report.text import category_title
+from memprof.report.trim import COMMENT_BYTES, SUMMARY_BYTES, trim
 from memprof.results import Comparison
 from memprof.units import format_size
 
-COMMENT_BYTES = 60_000
-SUMMARY_BYTES = 1_000_000
 # By this line a workflow finds the comment that it is to replace.
 MARKER = "<!-- memprof report -->"
 _BAR = 40
@@ -35,21 +33,6 @@ def to_comment(comparison: Comparison) -> str:
 def to_step_summary(comparison: Comparison) -> str:
     """Return Markdown for `$GITHUB_STEP_SUMMARY`."""
     return trim(_rungs(comparison), SUMMARY_BYTES)
-
-
-def trim(rungs: Iterable[str], limit_bytes: int) -> str:
-    """Return the first text within a limit of UTF-8 bytes; the last one cut, where none is.
-
-    Args:
-        rungs: the same thing to say, in ever fewer words.
-        limit_bytes: how long it may be.
-    """
-    text = ""
-    for text in rungs:
-        if len(text.encode("utf-8", "replace")) <= limit_bytes:
-            return text
-    mark = "\n\n(cut off: too long)\n"
-    return text.encode("utf-8", "replace")[: limit_bytes - len(mark)].decode("utf-8", "ignore") + mark
 
 
 def _rungs(comparison: Comparison) -> Iterator[str]:

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from memprof.gate.document import Report
 from memprof.gate.formats import FORMATS
-from memprof.gate.formats.markdown import LONGEST, MARKER
+from memprof.gate.formats.markdown import MARKER
 from memprof.gate.formats.table import render
+from memprof.report.trim import COMMENT_BYTES
 from tests.gates import GIB, MIB, budget_of, make_figures, report_of, with_values
 
 XSD = xmlschema.XMLSchema(Path(__file__).parents[1] / "data" / "gate" / "junit.xsd")
@@ -78,7 +79,7 @@ def test_every_format_keeps_to_its_schema(report: Report, tmp_path: Path) -> Non
     assert all(ANNOTATION.fullmatch(line) for line in FORMATS["github"](report).splitlines())
     jsonschema.validate(json.loads(FORMATS["gha-benchmark"](report)), POINTS)
     assert FORMATS["markdown"](report).startswith(MARKER)
-    assert len(FORMATS["markdown"](report).encode()) <= LONGEST
+    assert len(FORMATS["markdown"](report).encode()) <= COMMENT_BYTES
 
 
 def test_junit_counts_what_it_holds() -> None:
@@ -115,7 +116,7 @@ def test_markdown_shows_causes_and_how_to_accept_and_escapes_what_users_wrote() 
 def test_markdown_climbs_down_until_it_is_short_enough(count: int) -> None:
     report = make_report(count)
     text = FORMATS["markdown"](report)
-    assert len(text.encode()) <= LONGEST
+    assert len(text.encode()) <= COMMENT_BYTES
     assert text.startswith(MARKER)
     rows = text.count("\n| ")
     assert (f"{5 * count - (rows - 2)} more checks are not shown" in text) is (rows - 2 < 5 * count)

@@ -9,9 +9,10 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from memprof.report.brief import COMMENT_BYTES, MARKER, to_comment, to_step_summary, trim
+from memprof.report.brief import MARKER, to_comment, to_step_summary
 from memprof.report.columns import main_table
 from memprof.report.markdown import image, to_markdown
+from memprof.report.trim import COMMENT_BYTES, trim
 from memprof.results import Comparison
 from tests.comparisons import COUNT, make_broken_run, make_comparison, make_run
 

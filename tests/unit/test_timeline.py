@@ -95,7 +95,7 @@ def test_a_timeline_is_small_as_json_and_comes_back() -> None:
 
 def test_blocks_fold_but_a_last_number_stays() -> None:
     modules = ["model.layers.11.mlp.up", "model.layers.11", "layers.3", "stage2.0.conv1", "stage2.0", "stage2.1", ""]
-    assert list(fold_blocks(modules)[name] for name in modules) == [
+    assert [fold_blocks(modules)[name] for name in modules] == [
         "model.layers.*.mlp.up",
         "model.layers.*",
         "layers.3",

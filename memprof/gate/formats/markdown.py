@@ -1,7 +1,7 @@
 """The report in GitHub's Markdown: for the step summary, and for a comment that somebody else posts.
 
-A comment may have 65,536 characters, and one that is longer is refused whole: the report climbs down a ladder until it
-is short enough. The hidden marker, by which the comment of the last push is found and replaced, stays on every rung.
+The report climbs down a ladder until it is short enough for a comment. The hidden marker, by which the comment of the
+last push is found and replaced, stays on every rung.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from memprof.gate.sentences import bound, change, details, figure, headline, mar
 from memprof.gate.verdict import Verdict, counts
 from memprof.report.markdown import escape, render_table
 from memprof.report.table import Table
+from memprof.report.trim import COMMENT_BYTES, trim
 
 MARKER = "<!-- memprof-gate -->"
-LONGEST = 60_000
 _SIGNS = {"error": "❌", "warning": "⚠️", "note": "🆕", "ok": "✅"}
 _TITLES = ("", "budget", "optimizer", "figure", "value", "limit", "against the baseline")
 
 
 def to_markdown(report: Report) -> str:
-    """Return the fullest version of the report that stays below `LONGEST` bytes."""
-    return next(text for text in _ladder(report) if len(text.encode()) <= LONGEST)
+    """Return the fullest version of the report that a comment can hold."""
+    return trim(_ladder(report), COMMENT_BYTES)
 
 
 def _ladder(report: Report) -> Iterator[str]:
