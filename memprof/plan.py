@@ -42,7 +42,8 @@ class Forecast(_Message):
     """One workload and several optimizers on a simulated device: predicted together, from one forward and backward.
 
     `capacity_bytes` takes the place of the device's memory, for a smaller card; `timeline` asks for each run's,
-    and `trace_folder` is where to write the whole traces. `steps` are those to train on fake tensors, two if not given.
+    and `trace_folder` is where to write the whole traces. `steps` are those to predict, if not given as many as what is
+    reserved needs to come to rest.
     """
 
     job: Literal["forecast"] = "forecast"

@@ -10,8 +10,8 @@ from memprof.plan import Weighing, Weight, Weights
 from memprof.simulation.cuda_semantics import CudaSemantics
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_training import FakeRun, fake_runs
+from memprof.simulation.repetition import trace_of
 from memprof.simulation.target import Target
-from memprof.tracing.attribution import build_trace
 
 
 def weigh(job: Weighing) -> Weights:
@@ -28,7 +28,7 @@ def weigh(job: Weighing) -> Weights:
 def _weights(fake: FakeRun, targets: list[Target], capacity_bytes: int) -> list[Weight]:
     if fake.failure is not None:
         return [Weight(reason=fake.failure)] * len(targets)
-    trace = build_trace(fake.entries)
+    trace = trace_of(fake, targets[0])
     blocks = Blocks.of(0, trace)
     top = max((span for span in span_peaks(trace) if span.step > 0), key=lambda span: span.peak_bytes)
     held = holdings_at(trace, top.event).by_category

@@ -12,8 +12,8 @@ from memprof.optimizers.spec import OptimizerSpec
 from memprof.simulation.cuda_semantics import CudaSemantics
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_training import fake_runs
+from memprof.simulation.repetition import trace_of
 from memprof.simulation.target import Target
-from memprof.tracing.attribution import build_trace
 from memprof.training.recipe import Recipe
 from memprof.workloads.loader import load_workload
 from memprof.workloads.spec import WorkloadSpec
@@ -79,7 +79,7 @@ class Traces:
                 continue
             self.parameters[value] = fake.parameters.count
             self.weights[value] = fake.parameters.bytes
-            self.blocks.setdefault(number, {})[value] = Blocks.of(value, build_trace(fake.entries))
+            self.blocks.setdefault(number, {})[value] = Blocks.of(value, trace_of(fake, self.target))
 
     def need(self, optimizer: int, value: int) -> Need:
         """Return what a traced training takes of a device without an end."""

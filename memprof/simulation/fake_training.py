@@ -33,7 +33,7 @@ from memprof.training.step import PerParameterOptimizers, TrainingStep, check_tr
 from memprof.workloads.loader import load_workload
 from memprof.workloads.spec import WorkloadSpec
 
-STEPS = 2  # the first makes the state; from the second on a step finds what every later one finds
+STEPS = 2  # the first makes the state; from the second on a step allocates what every later one does
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ class _FakeTraining:
             implementation=implementation_name(contender.one, contender.operators),
             failure=None,
             assumed=assumed,
-            guesses=frozenset(self._reads.guesses),
+            guesses=frozenset({*self._reads.guesses, *self._mode.doubts}),
         )
 
 

@@ -27,6 +27,7 @@ from memprof.simulation.late_memory import LATE_WITHIN_BYTES
 from memprof.simulation.predict_basis import confidence_of
 from memprof.simulation.predict_bounds import Bounds, upper_bounds
 from memprof.simulation.predict_replay import Replayed, replay_blocks
+from memprof.simulation.repetition import trace_of
 from memprof.simulation.settings import AllocatorSettings
 from memprof.simulation.target import Target, parse_torch_version
 from memprof.tracing.attribution import build_trace
@@ -63,8 +64,8 @@ def target_of(
     )
 
 
-def predict_run(trial: Trial, target: Target, steps: int = STEPS) -> Run:
-    """Return the run that a trial would come to on the target, after a number of steps.
+def predict_run(trial: Trial, target: Target, steps: int | None = None) -> Run:
+    """Return the run that a trial would come to on the target, after a number of steps or as `predict_runs` has it.
 
     Raises:
         UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
@@ -78,7 +79,7 @@ def predict_runs(
     recipe: Recipe,
     batch_size: int,
     target: Target,
-    steps: int = STEPS,
+    steps: int | None = None,
     timeline: bool = False,
     trace_folder: Path | None = None,
 ) -> list[Run]:
@@ -90,7 +91,7 @@ def predict_runs(
         recipe: how to train.
         batch_size: of each micro-batch.
         target: where the training is to run.
-        steps: how many to take.
+        steps: how many to take; as many as what is reserved needs to come to rest, if not given.
         timeline: the runs are to carry their timelines.
         trace_folder: where to write the whole traces; None for not at all.
 
@@ -98,15 +99,18 @@ def predict_runs(
         UsageError: as `predict_run`.
     """
     semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
-    made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps)
-    return [_run(spec, fake, target, timeline, trace_folder) for spec, fake in zip(optimizers, made, strict=True)]
+    made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps or STEPS)
+    traces = [trace_of(fake, target) if steps is None else build_trace(fake.entries) for fake in made]
+    jobs = zip(optimizers, made, traces, strict=True)
+    return [_run(spec, fake, trace, target, timeline, trace_folder) for spec, fake, trace in jobs]
 
 
-def _run(spec: OptimizerSpec, fake: FakeRun, target: Target, timeline: bool, trace_folder: Path | None) -> Run:
+def _run(
+    spec: OptimizerSpec, fake: FakeRun, trace: Trace, target: Target, timeline: bool, trace_folder: Path | None
+) -> Run:
     info = OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=fake.implementation)
     if fake.failure is not None or fake.state is None or fake.parameters is None:
         return Run(optimizer=info, device=target.name, source="predicted", status="failed", reason=fake.failure)
-    trace = build_trace(fake.entries)
     for block in trace.blocks:
         block.tensor = block.tensor and block.category != "workspace"  # a label does not make it one
     replayed = _replayed(trace, target)

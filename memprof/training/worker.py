@@ -108,7 +108,6 @@ def _check_optimizer(spec: OptimizerSpec) -> None:
 def _forecast(forecast: Forecast) -> Outcomes:
     from memprof.fitting.devices import find_target
     from memprof.simulation.accuracy import accuracy, standing
-    from memprof.simulation.fake_training import STEPS
     from memprof.simulation.predict import predict_runs
 
     target = find_target(forecast.device)
@@ -122,7 +121,7 @@ def _forecast(forecast: Forecast) -> Outcomes:
         forecast.recipe,
         forecast.batch_size,
         target,
-        forecast.steps or STEPS,
+        forecast.steps,
         timeline=forecast.timeline,
         trace_folder=Path(forecast.trace_folder) if forecast.trace_folder is not None else None,
     )

@@ -11,6 +11,7 @@ import json
 import pytest
 
 from memprof.optimizers.spec import parse_optimizer
+from memprof.simulation.fake_training import STEPS
 from memprof.simulation.predict import predict_runs
 from memprof.simulation.target import Target, parse_torch_version
 from memprof.workloads.spec import WorkloadSpec
@@ -43,7 +44,7 @@ FEW = [
 @pytest.mark.parametrize(("model", "recipe"), FEW)
 def test_the_peaks_of_a_training(model: str, recipe: str) -> None:
     spec = WorkloadSpec(model=model, knobs=MODELS[model])
-    runs = predict_runs(spec, [parse_optimizer(text) for text in OPTIMIZERS], RECIPES[recipe], BATCH, A100)
+    runs = predict_runs(spec, [parse_optimizer(text) for text in OPTIMIZERS], RECIPES[recipe], BATCH, A100, STEPS)
     recorded = [run for run in RUNS if (run["model"], run["recipe"]) == (model, recipe)]
     assert [run["optimizer"] for run in recorded] == list(OPTIMIZERS)
     for ours, real in zip(runs, recorded, strict=True):
