@@ -16,6 +16,7 @@ from torch._prims_common import suggest_memory_format
 
 from memprof.errors import UsageError
 from memprof.optimizers.spec import OptimizerSpec
+from memprof.simulation.cpu_workspaces import CpuWorkspaces
 from memprof.simulation.fake_tensors import Correction, Result
 from memprof.simulation.fake_values import is_fake
 from memprof.training.recipe import Recipe
@@ -67,9 +68,9 @@ class CpuSemantics:
         with patch.object(native, "_call", skip), _readable_only(mode), _eager(mode):
             yield
 
-    def workspaces(self) -> Workspaces | None:
+    def workspaces(self) -> Workspaces | CpuWorkspaces | None:
         """Return what kernels take for themselves; None where nothing is known of it."""
-        return None
+        return CpuWorkspaces()
 
     def built(self, workload: Workload, mode: FakeOperators) -> nn.Module:
         """Return the workload's model on the device."""

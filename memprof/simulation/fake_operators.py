@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memprof.simulation.cpu_workspaces import CpuWorkspaces
 from memprof.simulation.fake_accumulation import IN_PLACE, Accumulation
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_events import EventLog
@@ -104,6 +105,11 @@ class FakeOperators(TorchDispatchMode):
     def building_host(self) -> bool:
         """Whether everything is made in the memory of the host at the moment."""
         return bool(self._host)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Sentences on operators of which it is not known what their kernels take for themselves."""
+        return self._workspaces.doubts if isinstance(self._workspaces, CpuWorkspaces) else []
 
     def _choose(self, func: Any) -> Plan:
         """Return how to run an operator, from what its schema says of its outputs."""

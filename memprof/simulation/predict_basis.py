@@ -31,7 +31,7 @@ def confidence_of(trace: Trace, fake: FakeRun, target: Target, bounds: Bounds | 
         bounds: of the allocator's figures; None for a CPU.
     """
     if bounds is None:
-        return Confidence(basis=_cpu_basis(), warnings=[*_guesses(fake), *_foreign_operators(trace), *_cpu_gaps(trace)])
+        return Confidence(basis=_cpu_basis(), warnings=[*_guesses(fake), *_foreign_operators(trace)])
     warnings = [*_guesses(fake), *_foreign_operators(trace), *_cudnn(trace, bounds), *_tight(bounds, target)]
     return Confidence(
         basis=_cuda_basis(trace, target), warnings=warnings, ranges=[*bounds.ranges, *_context_range(target)]
@@ -45,14 +45,9 @@ def _operators(trace: Trace) -> set[str]:
 def _cpu_basis() -> list[str]:
     return [
         "Every tensor of the training step on fake tensors; the same step function as when measuring.",
-        "Nothing is stated of how far kernels' own memory on a CPU may differ, so there is no upper bound.",
+        "What kernels take for themselves is recorded on this machine's CPU, each kernel run once on zeros.",
+        "Nothing is stated of how far kernels' own memory on another CPU may differ, so there is no upper bound.",
     ]
-
-
-def _cpu_gaps(trace: Trace) -> list[str]:
-    if _CONVOLUTIONS not in _operators(trace):
-        return []
-    return [f"{_CONVOLUTIONS}: the copies that oneDNN makes in its own layout are not in the predicted peak."]
 
 
 def _cuda_basis(trace: Trace, target: Target) -> list[str]:

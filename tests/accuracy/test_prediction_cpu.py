@@ -1,7 +1,7 @@
 """A prediction for the CPU against the measured run: tensors, state and categories to the byte.
 
-The allocator's peak may differ by what kernels take for themselves. In float32 outside convolutions that is the few
-bytes of a Python number; oneDNN's copies for convolutions and for matrix products in half precision are not predicted.
+The allocator's peak may differ by the few bytes of a Python number in arithmetic. What oneDNN and other kernels take
+for themselves is predicted by asking them, so the prediction and the trial need the same number of threads.
 """
 
 from __future__ import annotations
@@ -17,9 +17,18 @@ from memprof.training.recipe import Recipe
 from memprof.workloads.spec import WorkloadSpec
 from tests.accuracy.test_contract import RECIPES, SMALL, run_trial
 
-WITH_CONVOLUTIONS = ("resnet50", "vit-b16")
-WITH_ONEDNN_PRODUCTS = ("bf16", "amp-bf16", "amp-fp16")
-FEW = {"gpt2": ("adam", "sm3", "adafactor"), "resnet50": ("adam",), "bert-large": ("sm3",)}
+A_NUMBER = 16  # bytes of tensors that a peak may hold less, if a Python number moves it to the operator before
+WITH_CONVOLUTIONS = ("resnet50", "vit-b16")  # a gradient made early in a convolution's backward counts as a temporary
+# Every workload with an optimizer or more, of which each has its turn.
+FEW = {
+    "mlp": ("adafactor",),
+    "gpt2": ("adam",),
+    "bert-large": ("sm3",),
+    "transformer-big": ("sgd",),
+    "resnet50": ("adam",),
+    "vit-b16": ("sm3,momentum=0.9",),
+    "llama": ("adagrad",),
+}
 
 
 def predicted(workload: str, optimizers: tuple[str, ...], recipe: Recipe) -> list[Run]:
@@ -27,7 +36,7 @@ def predicted(workload: str, optimizers: tuple[str, ...], recipe: Recipe) -> lis
     return predict_runs(WorkloadSpec(model=workload, knobs=SMALL[workload]), specs, recipe, 2, Target())
 
 
-def check_against(prediction: Run, measured: Run, allocator_known: bool) -> None:
+def check_against(prediction: Run, measured: Run) -> None:
     assert prediction.source == "predicted"
     assert prediction.status == measured.status == "ok"
     assert prediction.optimizer == measured.optimizer
@@ -36,12 +45,11 @@ def check_against(prediction: Run, measured: Run, allocator_known: bool) -> None
     tensors = {phase: peak.tensor_bytes for phase, peak in prediction.phases.items()}
     assert tensors == {phase: peak.tensor_bytes for phase, peak in measured.phases.items()}
     assert prediction.peak.tensor_bytes == measured.peak.tensor_bytes
-    assert prediction.peak.allocated_bytes <= measured.peak.allocated_bytes
     assert prediction.peak.process_bytes is None
-    if allocator_known:
-        assert prediction.peak.allocated_bytes == pytest.approx(measured.peak.allocated_bytes, rel=0.001)
-        assert prediction.peak.phase == measured.peak.phase
-        check_breakdown(prediction, measured)
+    assert prediction.peak.phase == measured.peak.phase
+    assert prediction.peak.allocated_bytes == pytest.approx(measured.peak.allocated_bytes, rel=0.001)
+    assert prediction.confidence is not None
+    assert not any("kernels" in warning for warning in prediction.confidence.warnings)
 
 
 def check_breakdown(prediction: Run, measured: Run) -> None:
@@ -49,7 +57,7 @@ def check_breakdown(prediction: Run, measured: Run) -> None:
     few = prediction.peak.allocated_bytes * 0.001
     for category in {*ours, *theirs}:
         difference = abs(ours.get(category, 0) - theirs.get(category, 0))
-        assert difference <= (few if category in ("temporaries", "unattributed") else 0), category
+        assert difference <= (few if category in ("temporaries", "unattributed") else A_NUMBER), category
 
 
 @pytest.mark.parametrize("workload", SMALL)
@@ -58,10 +66,13 @@ def test_every_workload_with_every_default_optimizer(launcher: Launcher, workloa
         DEFAULT_OPTIMIZERS, predicted(workload, DEFAULT_OPTIMIZERS, Recipe()), strict=True
     ):
         measured = run_trial(launcher, workload, optimizer)
-        check_against(prediction, measured, allocator_known=workload not in WITH_CONVOLUTIONS)
+        check_against(prediction, measured)
+        if workload not in WITH_CONVOLUTIONS:
+            check_breakdown(prediction, measured)
 
 
-# resnet50 in float16 overflows on the CPU, so that its first steps are skipped: values decide, not memory.
+# resnet50's gradients in float16 overflow on the CPU, so that the scaler skips the first six steps: values decide when
+# there is a state. From the eighth step on its peak with Adam is as predicted, but for 12 bytes (measured, 13 s).
 CASES = [(workload, recipe) for workload in FEW for recipe in RECIPES if (workload, recipe) != ("resnet50", "amp-fp16")]
 
 
@@ -70,5 +81,6 @@ def test_every_recipe(launcher: Launcher, workload: str, recipe: str) -> None:
     optimizers = FEW[workload]
     for optimizer, prediction in zip(optimizers, predicted(workload, optimizers, RECIPES[recipe]), strict=True):
         measured = run_trial(launcher, workload, optimizer, RECIPES[recipe])
-        known = workload not in WITH_CONVOLUTIONS and recipe not in WITH_ONEDNN_PRODUCTS
-        check_against(prediction, measured, allocator_known=known)
+        check_against(prediction, measured)
+        if workload not in WITH_CONVOLUTIONS:
+            check_breakdown(prediction, measured)
