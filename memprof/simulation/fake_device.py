@@ -65,7 +65,7 @@ class CpuSemantics:
             """The compiled kernel allocates nothing; it would read memory that is not there."""
 
         inner.rounding()  # SM3 asks once in a process, with a computation that is no part of the training
-        with patch.object(native, "_call", skip), _readable_only(mode), _eager(mode):
+        with patch.object(native, "_call", skip), _readable_only(mode), _eager(mode), _random_states(mode):
             yield
 
     def workspaces(self) -> Workspaces | CpuWorkspaces | None:
@@ -123,6 +123,21 @@ def _saved_as_input(args: tuple[Any, ...], result: Result, weight: int) -> Resul
     shapes = (output, *(replace(layout, dtype=dtype) for layout in saved))
     sizes = (result.storages[0], *(math.prod(layout.size) * dtype.itemsize for layout in saved))
     return replace(result, storages=sizes, shape=shapes)
+
+
+@contextmanager
+def _random_states(mode: FakeOperators) -> Iterator[None]:
+    """Note the states of the random generator that checkpointing keeps: 5,056 bytes each, made by no operator."""
+    original = torch.get_rng_state
+
+    def get_rng_state() -> torch.Tensor:
+        state = original()
+        storage = state.untyped_storage()
+        mode.log.allocated(storage, storage.data_ptr(), storage.nbytes(), host=mode.own_host)
+        return state
+
+    with patch.object(torch, "get_rng_state", get_rng_state):
+        yield
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def check_against(prediction: Run, measured: Run) -> None:
     assert prediction.peak.process_bytes is None
     assert prediction.peak.phase == measured.peak.phase
     assert prediction.peak.allocated_bytes == pytest.approx(measured.peak.allocated_bytes, rel=0.001)
+    for phase, peak in measured.phases.items():
+        assert prediction.phases[phase].allocated_bytes == pytest.approx(peak.allocated_bytes, rel=0.001), phase
     assert prediction.confidence is not None
     assert not any("kernels" in warning for warning in prediction.confidence.warnings)
 
