@@ -20,8 +20,9 @@ from memprof.files import check_writable
 from memprof.machine import describe_environment, device_memory_bytes
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state import measure_state
-from memprof.results import Capacity, Comparison, OptimizerInfo, Parameters, Run, State, Steps, WorkloadInfo
+from memprof.results import Capacity, Comparison, OptimizerInfo, Run, Steps, WorkloadInfo
 from memprof.tracing.modules import compiled_graphs, followed_modules
+from memprof.training.counts import count_parameters, state_figures
 from memprof.training.labels import Labeller, label_tensors
 from memprof.training.meter import Meter, Reading
 from memprof.training.recipe import Recipe
@@ -182,23 +183,13 @@ class TrainingRecorder:
 
     def _run(self, reading: Reading) -> Run:
         state = measure_state(self._optimizer, self._model.parameters())
-        parameters = list(self._model.parameters())
-        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        parameters = count_parameters(self._model.parameters())
         return Run(
             optimizer=self._describe(reading),
             device=str(self._device),
             status="ok",
-            parameters=Parameters(
-                count=sum(p.numel() for p in parameters),
-                trainable=trainable,
-                bytes=sum(p.numel() * p.element_size() for p in parameters),
-            ),
-            state=State(
-                bytes=state.bytes,
-                bytes_per_parameter=state.bytes / trainable,
-                by_dtype=state.by_dtype,
-                by_device=state.device_bytes,
-            ),
+            parameters=parameters,
+            state=state_figures(state, parameters),
             peak=reading.peak,
             breakdown=reading.breakdown,
             phases=reading.phases,

@@ -27,6 +27,7 @@ from memprof.simulation.fake_optimizers import Contender, SharedStep
 from memprof.simulation.fake_reads import Reads
 from memprof.tracing.events import Entry, PhaseMark
 from memprof.training.checkpointing import checkpoint_blocks
+from memprof.training.counts import count_parameters
 from memprof.training.labels import Labeller, label_tensors
 from memprof.training.recipe import Recipe
 from memprof.training.step import PerParameterOptimizers, TrainingStep, check_trainable
@@ -239,11 +240,7 @@ class _FakeTraining:
         parameters = list(self._model.parameters())
         return FakeRun(
             entries=self._log.entries(contender.number),
-            parameters=Parameters(
-                count=sum(p.numel() for p in parameters),
-                trainable=sum(p.numel() for p in parameters if p.requires_grad),
-                bytes=sum(p.numel() * p.element_size() for p in parameters),
-            ),
+            parameters=count_parameters(parameters),
             state=measure_state(contender, parameters),  # type: ignore[arg-type]
             implementation=implementation_name(contender.one, contender.operators),
             failure=None,

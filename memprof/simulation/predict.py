@@ -17,7 +17,7 @@ from memprof.analysis.timeline import make_timeline
 from memprof.exporting.files import save_trace
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.plan import Trial
-from memprof.results import OptimizerInfo, Peak, PhasePeak, Run, State, Steps
+from memprof.results import OptimizerInfo, Peak, PhasePeak, Run, Steps
 from memprof.simulation.allocator import CachingAllocator
 from memprof.simulation.catalog import SimulatedDevice
 from memprof.simulation.cuda_semantics import CudaSemantics
@@ -32,6 +32,7 @@ from memprof.simulation.settings import AllocatorSettings
 from memprof.simulation.target import Target, parse_torch_version
 from memprof.tracing.attribution import build_trace
 from memprof.tracing.events import Trace
+from memprof.training.counts import state_figures
 from memprof.training.meter import attributed_breakdown, tensor_peaks
 from memprof.training.recipe import Recipe
 from memprof.units import format_size
@@ -129,12 +130,7 @@ def _run(
         source="predicted",
         status="ok",
         parameters=fake.parameters,
-        state=State(
-            bytes=fake.state.bytes,
-            bytes_per_parameter=fake.state.bytes / fake.parameters.trainable,
-            by_dtype=fake.state.by_dtype,
-            by_device=fake.state.device_bytes,
-        ),
+        state=state_figures(fake.state, fake.parameters),
         peak=_peak(spans, tensors, replayed, bounds, target),
         breakdown=attributed_breakdown(replayed.trace),
         phases=_phases(spans, tensors, replayed, bounds),

@@ -20,9 +20,10 @@ from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state import measure_state
 from memprof.plan import Outcome, Step, Trial
-from memprof.results import OptimizerInfo, Parameters, Run, State, Steps
+from memprof.results import OptimizerInfo, Run, Steps
 from memprof.tracing.modules import compiled_graphs, followed_modules
 from memprof.training.checkpointing import checkpoint_blocks
+from memprof.training.counts import count_parameters, state_figures
 from memprof.training.labels import Labeller, label_tensors
 from memprof.training.meter import Meter, Reading
 from memprof.training.process_memory import limit_memory
@@ -200,8 +201,7 @@ class _Session:
     def _finished(self) -> Outcome:
         gc.disable()  # training is over and the process ends soon: only the analysis would be slowed down
         state = measure_state(self.optimizer, self.model.parameters())
-        parameters = list(self.model.parameters())
-        trainable = sum(p.numel() for p in parameters if p.requires_grad)
+        parameters = count_parameters(self.model.parameters())
         reading = self._meter.finish()
         if self.trial.trace_folder is not None:
             save_trace(reading.trace, Path(self.trial.trace_folder), self.trial.optimizer.text)
@@ -209,17 +209,8 @@ class _Session:
             optimizer=self._optimizer_info(self._implementation(reading)),
             device=self.trial.device,
             status="ok",
-            parameters=Parameters(
-                count=sum(p.numel() for p in parameters),
-                trainable=trainable,
-                bytes=sum(p.numel() * p.element_size() for p in parameters),
-            ),
-            state=State(
-                bytes=state.bytes,
-                bytes_per_parameter=state.bytes / trainable,
-                by_dtype=state.by_dtype,
-                by_device=state.device_bytes,
-            ),
+            parameters=parameters,
+            state=state_figures(state, parameters),
             peak=reading.peak,
             breakdown=reading.breakdown,
             phases=reading.phases,
