@@ -55,7 +55,7 @@ def format_count(count: int | None) -> str:
 
 def format_loss(loss: float | None) -> str:
     """Return a loss in four significant digits."""
-    return ABSENT if loss is None else f"{loss:.4g}"
+    return ABSENT if loss is None else f"{loss:#.4g}"
 
 
 def category_title(category: str) -> str:

@@ -51,7 +51,7 @@ def test_status_appears_with_the_first_run_that_has_none_or_no_figures() -> None
 def test_step_time_is_the_median_and_the_loss_the_last() -> None:
     comparison = make_comparison(make_run("adam", 8))
     assert column(comparison, "step_seconds") == ["900 ms"]
-    assert column(comparison, "last_loss") == ["10.7"]
+    assert column(comparison, "last_loss") == ["10.70"]
 
 
 def test_fit_answers_say_how_they_were_found() -> None:

@@ -50,7 +50,7 @@ def test_counts(count: int | None, text: str) -> None:
 
 
 def test_losses_have_four_digits() -> None:
-    assert format_loss(10.70123) == "10.7"
+    assert format_loss(10.70123) == "10.70"
     assert format_loss(0.000123456) == "0.0001235"
     assert format_loss(float("nan")) == "nan"
     assert format_loss(None) == "-"
