@@ -5,8 +5,9 @@ The peak of each case, forward and backward, is to the byte but for what `NEARLY
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import pytest
@@ -41,6 +42,15 @@ OTHERWISE_2_6 = {
     *("norms: rms norm bf16 2048 768", "shapes: slice", "shapes: slice sum", "shapes: select"),
     *("indices: index column 10", "indices: index column 1000", "indices: cumsum 10", "indices: take along"),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_garbage_collection() -> Iterator[None]:
+    """As in a prediction: cycles end when they are left, not when other tests have filled a generation."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 def target_of(place: str) -> Target:
