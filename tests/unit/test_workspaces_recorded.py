@@ -9,6 +9,7 @@ import gc
 import json
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import count
 
 import pytest
 
@@ -75,13 +76,13 @@ def predicted(case: Case, target: Target, phase: str) -> str:
 
 
 def _events(entries: Iterable[Entry]) -> Iterable[str]:
-    numbers: dict[int, int] = {}
+    numbers, next_number = dict[int, int](), count()
     for entry in entries:
         if isinstance(entry, Allocation):
-            numbers[entry.address] = len(numbers)
+            numbers[entry.address] = next(next_number)  # an address may come again
             yield f"+{entry.size}"
         elif isinstance(entry, Free) and entry.address in numbers:
-            yield f"-{numbers[entry.address]}"
+            yield f"-{numbers.pop(entry.address)}"
 
 
 def peak(history: str) -> int:
