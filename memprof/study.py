@@ -12,7 +12,7 @@ from memprof.fitting.vary import Vary
 from memprof.optimizers.spec import OptimizerSpec, parse_optimizer
 from memprof.plan import Findings, FitForecast, FitMatrix, Forecast, Inquiry, Outcome, Outcomes, Step, Trial
 from memprof.progress import OnComparison, OnProgress, Progress, Purpose
-from memprof.results import Capacity, Comparison, Fit, FitAnswer, Run, WorkloadInfo
+from memprof.results import Capacity, Comparison, Fit, FitAnswer, Run
 from memprof.training.launcher import Launcher, WorkerDiedError, outcome_of
 from memprof.training.recipe import Recipe
 from memprof.trust import Validation
@@ -64,15 +64,7 @@ class Study:
         default = "adam" if "adam" in texts else None
         self.comparison = Comparison(
             environment=found.environment,
-            workload=WorkloadInfo(
-                model=self._workload.model,
-                name=found.name,
-                knobs=found.knobs,
-                batch_size=self._batch_size,
-                inputs=self._workload.inputs,
-                target=self._workload.target,
-                scale=found.scale,
-            ),
+            workload=found.workload_info(self._workload, self._batch_size),
             recipe=self._recipe,
             capacity=Capacity(
                 bytes=budget or found.device_memory_bytes, source="device" if budget is None else "budget"

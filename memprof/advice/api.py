@@ -17,7 +17,6 @@ from memprof.fitting.workers import Workers
 from memprof.optimizers.spec import OptimizerSpec, parse_optimizer
 from memprof.plan import DeviceFindings, DeviceInquiry, Findings, Inquiry
 from memprof.progress import OnProgress
-from memprof.results import WorkloadInfo
 from memprof.simulation.accuracy import standing
 from memprof.training.launcher import Launcher
 from memprof.training.recipe import Recipe
@@ -77,15 +76,7 @@ def advise(
         now, suggestions = weigh_changes(Setup(spec, recipe, batch_size), kernels != "cpu", scales)
     return AdviceReport(
         environment=found.environment,
-        workload=WorkloadInfo(
-            model=workload.model,
-            name=found.name,
-            knobs=found.knobs,
-            batch_size=batch_size,
-            inputs=workload.inputs,
-            target=workload.target,
-            scale=found.scale,
-        ),
+        workload=found.workload_info(workload, batch_size),
         recipe=recipe,
         optimizer=spec.text,
         device=place,

@@ -21,7 +21,7 @@ from memprof.plan import (
     Step,
 )
 from memprof.progress import OnProgress
-from memprof.results import FitAnswer, WorkloadInfo
+from memprof.results import FitAnswer
 from memprof.simulation.accuracy import standing
 from memprof.training.launcher import Launcher
 
@@ -83,7 +83,7 @@ class _Study:
         cells = [self._cell(device, number, matrix) for device in self._devices for number in self._numbers]
         return FitReport(
             environment=self._found.environment,
-            workload=self._workload_info(),
+            workload=self._found.workload_info(self._request.workload, self._request.batch_size),
             recipe=self._request.recipe,
             vary=self._request.vary,
             margin=self._request.margin,
@@ -195,15 +195,3 @@ class _Study:
             answer = self._prover.prove(device, spec, predicted, self._refused.get(device.name, ()))
         reason = None if answer is not None else f"no two values could be trained; {self._unpredictable}"
         return FitCell(optimizer=spec.text, device=device.name, answer=answer, reason=reason)
-
-    def _workload_info(self) -> WorkloadInfo:
-        request, found = self._request, self._found
-        return WorkloadInfo(
-            model=request.workload.model,
-            name=found.name,
-            knobs=found.knobs,
-            batch_size=request.batch_size,
-            inputs=request.workload.inputs,
-            target=request.workload.target,
-            scale=found.scale,
-        )
