@@ -1,12 +1,14 @@
 """Whole training steps predicted for a GPU, against PyTorch's own CUDA code (tests/data/allocator/models.json).
 
 Allocated memory is to the byte; reserved memory to one small segment, because blocks that die at the same time may do
-so in another order.
+so in another order. A few of the recorded trainings are run; `MEMPROF_EVERYTHING=1` runs all 210.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from itertools import product
 
 import pytest
 
@@ -41,7 +43,9 @@ FEW = [
 ]
 
 
-@pytest.mark.parametrize(("model", "recipe"), FEW)
+@pytest.mark.parametrize(
+    ("model", "recipe"), list(product(MODELS, RECIPES)) if "MEMPROF_EVERYTHING" in os.environ else FEW
+)
 def test_the_peaks_of_a_training(model: str, recipe: str) -> None:
     spec = WorkloadSpec(model=model, knobs=MODELS[model])
     runs = predict_runs(spec, [parse_optimizer(text) for text in OPTIMIZERS], RECIPES[recipe], BATCH, A100, STEPS)
