@@ -56,6 +56,8 @@ def advise(
     clip_grad: asked.ClipOption = None,
     zero_grad: asked.ZeroGradOption = asked.ZeroGrad.AFTER_STEP,
     step_in_backward: asked.InBackwardOption = False,
+    strategy: asked.StrategyOption = asked.Strategy.SINGLE,
+    world_size: asked.WorldSizeOption = 1,
     seed: asked.SeedOption = 0,
     as_json: JsonOption = False,
     export_json: asked.ExportJsonOption = None,
@@ -76,6 +78,8 @@ def advise(
         clip_grad=clip_grad,
         zero_grad=zero_grad.value,
         step_in_backward=step_in_backward,
+        strategy=strategy.value,
+        world_size=world_size,
         seed=seed,
     )
     with make_watcher() as watcher:

@@ -10,7 +10,7 @@ import typer
 
 from memprof.cli import model_options as asked
 from memprof.cli.exports import Exports, make_trace_folder
-from memprof.cli.model_options import OPTIMIZERS, OUTPUT, Precision, ZeroGrad, make_recipe, option
+from memprof.cli.model_options import OPTIMIZERS, OUTPUT, Precision, Strategy, ZeroGrad, make_recipe, option
 from memprof.cli.options import DebugOption, JsonOption
 from memprof.cli.output import tell
 from memprof.errors import ExitCode
@@ -55,6 +55,8 @@ def compare(
     clip_grad: asked.ClipOption = None,
     zero_grad: asked.ZeroGradOption = ZeroGrad.AFTER_STEP,
     step_in_backward: asked.InBackwardOption = False,
+    strategy: asked.StrategyOption = Strategy.SINGLE,
+    world_size: asked.WorldSizeOption = 1,
     budget: Annotated[
         str | None,
         option(
@@ -117,6 +119,8 @@ def compare(
         clip_grad=clip_grad,
         zero_grad=zero_grad.value,
         step_in_backward=step_in_backward,
+        strategy=strategy.value,
+        world_size=world_size,
         warmup=warmup,
         steps=steps,
         seed=seed,

@@ -32,6 +32,14 @@ class ZeroGrad(str, Enum):
     AFTER_STEP = "after-step"
 
 
+class Strategy(str, Enum):
+    """`Recipe.strategy`."""
+
+    SINGLE = "single"
+    DDP = "ddp"
+    FSDP = "fsdp"
+
+
 def option(*names: str, panel: str, text: str, metavar: str | None = None) -> Any:
     """Return an option of a help panel."""
     return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar)
@@ -88,6 +96,10 @@ ZeroGradOption = Annotated[
 InBackwardOption = Annotated[
     bool, option("--step-in-backward", panel=RECIPE, text="Step each parameter as its gradient is complete.")
 ]
+StrategyOption = Annotated[
+    Strategy, option("--strategy", panel=RECIPE, text="How ranks share it: single, ddp or fsdp.", metavar="NAME")
+]
+WorldSizeOption = Annotated[int, option("--world-size", panel=RECIPE, text="Ranks, each with its own batch.")]
 SeedOption = Annotated[int, option("--seed", panel=RECIPE, text="Of the weights and the batches.")]
 ExportJsonOption = Annotated[str | None, option("--export-json", panel=OUTPUT, text="Save the result.", metavar="FILE")]
 ExportMarkdownOption = Annotated[
@@ -110,6 +122,8 @@ def make_recipe(**values: Any) -> Recipe:
         return Recipe(**values)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # values that do not go together
+            raise UsageError(first["msg"].removeprefix("Value error, ")) from None
         flag = str(first["loc"][0]).replace("_", "-")
         wanted = first["msg"].removeprefix("Input ")
         raise UsageError(f"--{flag} {first['input']}: the value {wanted}") from None

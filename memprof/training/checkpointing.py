@@ -14,13 +14,10 @@ from memprof.errors import UsageError
 def checkpoint_blocks(model: nn.Module) -> list[str]:
     """Make the model recompute its repeated blocks in the backward pass; return their names.
 
-    A repeated block is a child of a `ModuleList`, or of a `Sequential`, that has a sibling of the same class; of
-    nested ones the outermost counts.
-
     Raises:
         UsageError: the model has no repeated blocks.
     """
-    blocks = list(_repeated_blocks(model, ""))
+    blocks = list(repeated_blocks(model))
     if not blocks:
         raise UsageError(
             "--checkpoint-activations finds no repeated blocks; put the layers into an nn.ModuleList or nn.Sequential"
@@ -30,7 +27,12 @@ def checkpoint_blocks(model: nn.Module) -> list[str]:
     return [name for name, _ in blocks]
 
 
-def _repeated_blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+def repeated_blocks(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Yield the repeated blocks of a model with their names.
+
+    A repeated block is a child of a `ModuleList`, or of a `Sequential`, that has weights and a sibling of the same
+    class; of nested ones the outermost counts.
+    """
     classes = [type(child) for child in module.children()]
     is_container = isinstance(module, (nn.ModuleList, nn.Sequential))
     for name, child in module.named_children():
@@ -39,4 +41,4 @@ def _repeated_blocks(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.M
         if is_container and has_weights and classes.count(type(child)) > 1:
             yield full_name, child
         else:
-            yield from _repeated_blocks(child, full_name)
+            yield from repeated_blocks(child, full_name)

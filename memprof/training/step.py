@@ -72,13 +72,14 @@ class TrainingStep:
         for micro_batch in range(self.recipe.accumulate):
             self._on_phase("batch")
             self.batch = self._make_batch()
-            self._on_phase("forward")
-            with self._autocast():
-                self.loss = self._scalar_loss()
-            if self.recipe.zero_grad == "before-backward" and micro_batch == 0:
-                self._zero_grad()
-            self._on_phase("backward")
-            self._backward(self.loss)
+            with self._synchronization(last=micro_batch == self.recipe.accumulate - 1):
+                self._on_phase("forward")
+                with self._autocast():
+                    self.loss = self._scalar_loss()
+                if self.recipe.zero_grad == "before-backward" and micro_batch == 0:
+                    self._zero_grad()
+                self._on_phase("backward")
+                self._backward(self.loss)
         if self.recipe.clip_grad is not None:
             self._clip(self.recipe.clip_grad)
         if not self.recipe.step_in_backward:
@@ -95,9 +96,17 @@ class TrainingStep:
         dtype = torch.bfloat16 if self.recipe.precision == "bf16" else None
         return move_batch(batch, self.device, dtype)
 
+    def _synchronization(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged once per optimizer step, where the strategy can wait."""
+        if last or self.recipe.strategy == "single":
+            return nullcontext()
+        from memprof.training.strategies import unsynchronized  # half a second, for those who need it
+
+        return unsynchronized(self.model)
+
     def _autocast(self) -> AbstractContextManager[Any]:
         dtypes = {"amp-bf16": torch.bfloat16, "amp-fp16": torch.float16}
-        if self.recipe.precision not in dtypes:
+        if self.recipe.precision not in dtypes or self.recipe.strategy == "fsdp":
             return nullcontext()
         return torch.autocast(self.device.type, dtypes[self.recipe.precision])
 

@@ -95,6 +95,8 @@ def _inquire(inquiry: Inquiry) -> Findings:
         name=loaded.name,
         knobs=loaded.knobs,
         scale=loaded.scale,
+        lengths=loaded.lengths,
+        positions=loaded.positions,
     )
 
 

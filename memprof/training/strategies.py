@@ -1,0 +1,59 @@
+"""How ranks share a training: PyTorch's own DDP, and FSDP2 (`fully_shard`).
+
+The process group is there before; who makes it decides whether the ranks are processes or imagined.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from memprof.training.checkpointing import repeated_blocks
+from memprof.training.recipe import Recipe
+
+
+def distribute(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
+    """Return the model as the recipe's strategy trains it.
+
+    DDP wraps the model; `fully_shard` changes it in place, so that its parameters are DTensors afterwards: each
+    repeated block in a group of its own, gathered for its forward and again for its backward pass, and what is left
+    with the root, which stays gathered in between (the defaults of `fully_shard`, and the layout of torchtitan).
+
+    Args:
+        model: on its device, or for FSDP on the host too.
+        recipe: with the strategy; the default process group has its world size.
+        device: of this rank.
+    """
+    if recipe.strategy == "ddp":
+        return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    if recipe.strategy == "fsdp":
+        _shard(model, recipe, device)
+    return model
+
+
+def _shard(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
+    mesh = init_device_mesh(device.type, (recipe.world_size,))
+    policy = MixedPrecisionPolicy()
+    if recipe.precision == "amp-bf16":
+        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for _, block in repeated_blocks(model):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def undistributed(model: nn.Module) -> nn.Module:
+    """Return the user's own module, whose names have no prefix of a wrapper's."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+def unsynchronized(model: nn.Module) -> AbstractContextManager[None]:
+    """Within the `with` block gradients add up on each rank by themselves, under DDP (`no_sync`).
+
+    FSDP reduces them after every micro-batch, or each rank would hold the whole model's gradients.
+    """
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
