@@ -63,6 +63,7 @@ def work(channel: socket.socket, request: dict[str, Any]) -> None:
 
 
 def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answer:
+    _check_strategy(request)
     if request["job"] == "inquiry":
         return _inquire(Inquiry.model_validate(request))
     if request["job"] == "forecast":
@@ -80,6 +81,13 @@ def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answe
 
         return weigh(Weighing.model_validate(request))
     return run_trial(Trial.model_validate(request), send)
+
+
+def _check_strategy(request: dict[str, Any]) -> None:
+    strategy = request.get("recipe", {}).get("strategy", "single")
+    if strategy != "single":
+        done = "measured" if request["job"] == "trial" else "predicted"
+        raise UsageError(f"training with --strategy {strategy} cannot be {done} yet; leave --strategy out")
 
 
 def _inquire(inquiry: Inquiry) -> Findings:
