@@ -10,13 +10,14 @@
 | means, sums | a cast copy, and what the sum is accumulated in | halves, booleans |
 | gathers, scatters | sorted or accumulated copies (`TensorAdvancedIndexing.cpp`) | halves |
 | sums and products of two types | a copy in the common type (`TensorIterator.cpp`) | two types |
+| arithmetic with a number, means | the number as a tensor (`cpu_numbers`) | always |
 
 How much oneDNN takes follows from the implementation that it chooses by instruction set, number of threads and shape,
 and no formula of it is documented. So the library here is asked: the operator runs once on zeros of the true geometry
 and its blocks are recorded (`cpu_recorder`), which is exact for this machine, its PyTorch and its number of threads,
 and for nothing else. Where that would be too much work (`MOST_BYTES`, `MOST_PRODUCTS`) it is asked with two smaller
 batches, and every block is extended in proportion: exact for copies, an estimate for a scratchpad. What cannot be asked
-at all is not counted; `CpuWorkspaces.doubts` says both. Neither are the 4 to 12 bytes of a Python number in arithmetic.
+at all is not counted; `CpuWorkspaces.doubts` says both.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from memprof.simulation.cpu_numbers import WITH_OPERANDS, stand_in, takes_number
 from memprof.simulation.cpu_recorder import kernel_events
 from memprof.simulation.fake_events import Steps
 from memprof.simulation.fake_tensors import tensors_in
@@ -94,7 +96,7 @@ _BATCHED: Mapping[Any, tuple[int, ...]] = {
 class CpuWorkspaces:
     """What the operators of one training take on this machine's CPU, beside what they return."""
 
-    operators = frozenset(_ASKED)
+    operators = frozenset(_ASKED) | WITH_OPERANDS
 
     def __init__(self) -> None:
         self._known: dict[Any, Steps] = {}
@@ -116,7 +118,9 @@ class CpuWorkspaces:
 
     def scratch(self, func: Any, args: Args, kwargs: dict[str, Any]) -> Steps:
         """Return what an operator takes and gives back, in order."""
-        if not _ASKED[func](args):
+        if takes_number(func, args):
+            args = stand_in(func, args)
+        elif func not in _ASKED or not _ASKED[func](args):
             return []
         key = (func, geometry_of(args), geometry_of(kwargs.items()))
         if key not in self._known:

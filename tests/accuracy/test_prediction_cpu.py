@@ -1,10 +1,9 @@
 """A prediction for the CPU against the measured run: tensors, state and categories to the byte.
 
-The allocator's peak may differ by the few bytes of a Python number in arithmetic. What oneDNN and other kernels take
-for themselves is predicted by asking them, so the prediction and the trial need the same number of threads.
+What oneDNN and other kernels take for themselves is predicted by asking them, so the prediction and the trial need the
+same number of threads.
 
 Of every workload and recipe one optimizer has its turn; `MEMPROF_EVERYTHING=1` runs all six, 414 trainings.
-Then one case is known to fail: bert-large with checkpointing, whose peak lies in another phase than is predicted.
 """
 
 from __future__ import annotations

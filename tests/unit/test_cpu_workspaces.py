@@ -83,6 +83,43 @@ def test_an_operator_takes_what_the_profiler_of_trials_sees(name: str) -> None:
     assert levels(played(steps, [output.untyped_storage().nbytes()]))[: len(seen)] == levels(seen)
 
 
+FLOATS, WHOLE = (torch.float32, torch.float64, torch.bfloat16), (torch.int64, torch.bool)
+NUMBERS = [
+    *((func, dtype, 3) for func in (aten.add_.Tensor, aten.div_.Tensor) for dtype in FLOATS),
+    *((aten.mul_.Tensor, torch.int64, number) for number in (3, True)),
+    *((func, dtype, 0.5) for func in (aten.mul.Tensor, aten.div.Tensor, aten.eq.Scalar) for dtype in (*FLOATS, *WHOLE)),
+    *((func, dtype, 3) for func in (aten.add.Tensor, aten.div.Tensor, aten.gt.Scalar) for dtype in (*FLOATS, *WHOLE)),
+    *((aten.rsub.Scalar, dtype, 1) for dtype in (*FLOATS, torch.int64)),
+]
+
+
+@pytest.mark.parametrize(("func", "dtype", "number"), NUMBERS)
+def test_a_number_in_arithmetic_takes_what_the_profiler_of_trials_sees(func: Any, dtype: Any, number: Any) -> None:
+    """Its tensor and what it is cast to; a copy of the other operand where that is cast."""
+    tensor = torch.zeros(40, 5, dtype=dtype)
+    recorder = ProfilerRecorder("cpu")
+    recorder.start()
+    output = func(tensor, number)
+    seen = as_sizes(recorder.stop())
+    outputs = [] if output is tensor else [output.untyped_storage().nbytes()]
+    said = levels(played(CpuWorkspaces().scratch(func, (tensor, number), {}), outputs))
+    assert max(said) == max(levels(seen))
+
+
+def test_a_number_is_asked_for_once_whatever_its_value_and_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(cpu_workspaces, "kernel_events", lambda *call: calls.append(call) or [8, 4, -4, -8])
+    workspaces = CpuWorkspaces()
+    for size in range(1, 5):
+        assert workspaces.scratch(aten.add_.Tensor, (torch.zeros(size), size / 2), {}) == [8, 4, -2, -1]
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("func", "rest"), [(aten.mean.default, ()), (aten.mean.dim, ([-1], True))])
+def test_a_mean_divides_by_a_number(func: Any, rest: tuple[Any, ...]) -> None:
+    assert CpuWorkspaces().scratch(func, (torch.zeros(40, 5), *rest), {}) == [None, 8, 4, -2, -1]
+
+
 def test_two_outputs_live_from_where_each_is_made() -> None:
     """100 and 40 are outputs; 7 lives between them, so the peak has the first output and not the second."""
     events = [100, 7, -7, 3, 40, -3]

@@ -140,7 +140,8 @@ def test_gradients_of_a_tensor_used_twice_are_summed_in_place() -> None:
             z.backward()
             return mode.log.peak_bytes - before
 
-    assert peak(in_place=False) - peak(in_place=True) == 4 << 20
+    # A few bytes are those of the numbers 3 and 5.
+    assert peak(in_place=False) - peak(in_place=True) == pytest.approx(4 << 20, abs=12)
 
 
 def test_a_sum_that_somebody_else_holds_is_not_changed() -> None:
