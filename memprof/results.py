@@ -28,6 +28,7 @@ CATEGORIES = (
     "buffers",
     "inputs",
     "workspace",
+    "communication",
     "unattributed",
 )
 
@@ -53,8 +54,18 @@ class Environment(Document):
     date: str
 
 
+# What is known of the lengths of a workload's samples: it declares a `longest_batch`, with which the largest batch and
+# model are found; they are always the same; or neither.
+Lengths = Literal["longest_batch", "fixed", "unknown"]
+
+
 class WorkloadInfo(Document):
-    """What was trained: the MODEL argument, all its knobs, and how inputs were made."""
+    """What was trained: the MODEL argument, all its knobs, and how inputs were made.
+
+    Attributes:
+        lengths: what is known of the lengths of its samples; null in documents from before it was there.
+        positions: the longest sample that the model takes, where it says so.
+    """
 
     model: str
     name: str
@@ -63,6 +74,8 @@ class WorkloadInfo(Document):
     inputs: tuple[str, ...] = ()
     target: str | None = None
     scale: str | None = None
+    lengths: Lengths | None = None
+    positions: int | None = None
 
 
 class OptimizerInfo(Document):
@@ -153,6 +166,22 @@ class Steps(Document):
     allocated_bytes: list[int]
 
 
+class Rank(Document):
+    """One of several ranks that share a training: what its device holds.
+
+    Attributes:
+        parameters_bytes: the whole model's under DDP, this rank's shards under FSDP.
+        state_bytes: what this rank's optimizer holds between two steps.
+        peak: of this rank's training steps.
+    """
+
+    rank: int
+    device: str
+    parameters_bytes: int
+    state_bytes: int
+    peak: Peak
+
+
 class FitPoint(Document):
     """A knob value that was really trained, and the allocator peak it needed (null: it ran out of memory)."""
 
@@ -204,6 +233,10 @@ class Run(Document):
         confidence: of a predicted run, what it rests on.
         validation: of a measured run, how far its prediction was off, where that was asked for.
         allocator_history: of a run measured on a CUDA device, what its allocator recorded.
+        rank: of a training over several ranks, the one with the highest allocator peak: every other figure of the run
+            is that rank's, but for the steps (the longest time of any rank, and the mean of all losses). Null for a
+            single rank.
+        ranks: all ranks in order; empty for a single one.
         notes: what the reader of the figures must know.
     """
 
@@ -223,7 +256,16 @@ class Run(Document):
     confidence: Confidence | None = None
     validation: Validation | None = None
     allocator_history: AllocatorHistory | None = None
+    rank: int | None = None
+    ranks: list[Rank] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
+
+    @property
+    def job_state_bytes(self) -> int | None:
+        """What the optimizers of all ranks hold together; None without a state."""
+        if self.ranks:
+            return sum(rank.state_bytes for rank in self.ranks)
+        return self.state.bytes if self.state is not None else None
 
 
 class Capacity(Document):

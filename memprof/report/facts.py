@@ -45,7 +45,9 @@ def caveats(comparison: Comparison) -> list[str]:
 
 
 def _recipe(recipe: Recipe) -> str:
-    return ", ".join(f"{name}={value}" for name, value in recipe.model_dump().items() if value is not None)
+    left_out = {"strategy", "world_size"} if recipe.strategy == "single" else set()
+    shown = recipe.model_dump(exclude=left_out, exclude_none=True)
+    return ", ".join(f"{name}={value}" for name, value in shown.items())
 
 
 def _gpu(environment: Environment) -> str:

@@ -5,7 +5,8 @@ compared), follow the reader's light or dark scheme, carry their description for
 installed. matplotlib writes version-dependent output, fixed colours and font outlines, and would be the heaviest
 dependency of the package; four kinds of figures of straight lines and text need a hundred lines.
 
-Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), told apart with every kind of colour vision; lines
+Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), told apart with every kind of colour vision, with a
+grey and a brown for what is rarely there; lines
 differ in their dashes and marks as well, and every figure stands beside a table of its numbers.
 """
 
@@ -30,11 +31,11 @@ text{font:12px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fil
 .curve{fill:none;stroke-width:2}.thin{fill:none;stroke:var(--ink);stroke-width:1.2}
 .blue{--c:#0072b2}.orange{--c:#e69f00}.green{--c:#009e73}.vermillion{--c:#d55e00}
 .purple{--c:#cc79a7}.sky{--c:#56b4e9}.yellow{--c:#f0e442}.grey{--c:#8c959f}
-.dark{--c:var(--ink)}
+.brown{--c:#8a5a2b}.dark{--c:var(--ink)}
 .fill{fill:var(--c)}.line{stroke:var(--c)}.soft{fill:var(--c);fill-opacity:.35}.hollow{fill:var(--paper);stroke:var(--c)}
 svg{--ink:#1f2328;--muted:#59636e;--grid:#d1d9e0;--paper:#fff;--band:#f1f4f7}
 @media(prefers-color-scheme:dark){svg{--ink:#f0f6fc;--muted:#9198a1;--grid:#3d444d;--paper:#0d1117;--band:#1b222b}
-.blue{--c:#2486c9}.sky{--c:#9bd5f7}.grey{--c:#7d8590}}
+.blue{--c:#2486c9}.sky{--c:#9bd5f7}.grey{--c:#7d8590}.brown{--c:#b5835a}}
 """
 
 

@@ -33,6 +33,7 @@ _LETTERS = {
     "buffers": ("B", "bright_blue"),
     "inputs": ("I", "bright_cyan"),
     "workspace": ("W", "bright_magenta"),
+    "communication": ("C", "bright_yellow"),
     "unattributed": ("?", "red"),
 }
 

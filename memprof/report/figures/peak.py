@@ -17,6 +17,7 @@ COLOURS = {
     "buffers": "purple",
     "inputs": "grey",
     "workspace": "orange",
+    "communication": "brown",
     "unattributed": "dark",
 }
 _ROW, _BAR = 30, 18
