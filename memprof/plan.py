@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from memprof.fitting.vary import Vary
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.progress import Purpose
-from memprof.results import Environment, FitAnswer, Run, WorkloadInfo
+from memprof.results import Environment, FitAnswer, Lengths, Run, WorkloadInfo
 from memprof.training.recipe import Recipe
 from memprof.workloads.spec import WorkloadSpec
 
@@ -124,6 +124,8 @@ class Findings(_Message):
     name: str
     knobs: dict[str, Any]
     scale: str | None
+    lengths: Lengths
+    positions: int | None
 
     def workload_info(self, workload: WorkloadSpec, batch_size: int) -> WorkloadInfo:
         """Return what a result says of the workload that was inquired about."""
@@ -135,6 +137,8 @@ class Findings(_Message):
             inputs=workload.inputs,
             target=workload.target,
             scale=self.scale,
+            lengths=self.lengths,
+            positions=self.positions,
         )
 
 

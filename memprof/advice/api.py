@@ -67,7 +67,9 @@ def advise(
     """
     spec, recipe = parse_optimizer(optimizer), recipe or Recipe()
     check_arguments([spec], batch_size, recipe, None)
-    workload = WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
+    workload = WorkloadSpec(
+        model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target, longest=True
+    )
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Workers(2, launcher) as workers:
         place, kernels = _device(workers, device, capacity, margin)

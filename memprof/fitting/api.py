@@ -73,7 +73,9 @@ def fit(
     if capacity is not None and capacity < 1:
         raise UsageError(f"the budget is {budget}; it must be more than nothing")
     request = FitRequest(
-        workload=WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target),
+        workload=WorkloadSpec(
+            model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target, longest=True
+        ),
         optimizers=specs,
         devices=list(devices),
         vary=parse_vary(vary),

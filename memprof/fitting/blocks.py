@@ -1,8 +1,9 @@
 """The blocks of a traced training in arrays: their peak at once, and their sizes at a value that was not traced.
 
 From one batch size or width to another a training makes the same allocations and frees in the same order; what a block
-takes is a polynomial of the value, of degree one in the batch size and two in a width or a length. So the blocks at any
-value follow from two or three traces of the same order, and are replayed as a trace of its own would be.
+takes is a polynomial of the value, of degree one in the batch size and two in a width or a length; mostly a single
+power of it, which two traces tell. So the blocks at any value follow from two or three traces of the same order, and
+are replayed as a trace of its own would be.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from memprof.simulation.target import Target
 from memprof.tracing.events import PhaseSpan, Trace
 
 _MOST_POINTS = 3
+# What sizes may go by: batches and widths by the first, products of two widths and the pixels of images by the second.
+_POWERS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Blocks:
         returned: by block, whether an operator returned it; the others are scratch of kernels.
         streams: by block, the CUDA stream.
         spans: of the phases.
+        batches: bytes of the blocks made for each batch.
     """
 
     value: int
@@ -58,6 +62,7 @@ class Blocks:
     returned: NDArray[np.bool_]
     streams: list[int]
     spans: list[PhaseSpan]
+    batches: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, value: int, trace: Trace) -> Blocks:
@@ -68,7 +73,10 @@ class Blocks:
         sizes = np.array([block.size for block in trace.blocks], dtype=np.int64)
         returned = np.array([block.tensor for block in trace.blocks], dtype=np.bool_)
         streams = [block.stream for block in trace.blocks]
-        return cls(value, sizes, order, first, returned, streams, list(trace.spans))
+        batches = tuple(
+            _allocated_in(trace, number) for number, span in enumerate(trace.spans) if span.phase == "batch"
+        )
+        return cls(value, sizes, order, first, returned, streams, list(trace.spans), batches)
 
     @cached_property
     def bare(self) -> Blocks:
@@ -110,6 +118,13 @@ class Blocks:
             return replace(at_will, phase=self._phase_over(capacity_bytes), fits=False)
         return self._replayed(target, capacity_bytes)  # the allocator gives back what it does not use
 
+    def fits(self, target: Target, capacity_bytes: int) -> bool:
+        """Say whether the training stays within a device of that capacity."""
+        if target.kind == "cpu":
+            return self.allocated_bytes() <= capacity_bytes
+        least = self.allocated_bytes(SMALLEST_BLOCK)
+        return least <= capacity_bytes and self._replay(target, capacity_bytes)[2]
+
     def allocated_bytes(self, multiple: int = 1) -> int:
         """Return the most bytes in use at once, each block rounded up to a multiple."""
         return int(self._levels(multiple).max(initial=0))
@@ -133,6 +148,13 @@ class Blocks:
         return [span.phase for span in self.spans if span.start <= event][-1]
 
     def _replayed(self, target: Target, capacity_bytes: int | None) -> Need:
+        most, top, finished = self._replay(target, capacity_bytes)
+        if not finished:
+            most = self._replay(target, None)[0]
+        return Need(most, self._phase_at(top), finished)
+
+    def _replay(self, target: Target, capacity_bytes: int | None) -> tuple[int, int, bool]:
+        """Return the most bytes reserved, the event of that or where the memory ran out, and whether it did not."""
         allocator = CachingAllocator(capacity_bytes, target.allocator)
         sizes, handles = self.sizes.tolist(), dict[int, Handle]()
         top, most = 0, 0
@@ -145,16 +167,23 @@ class Blocks:
             try:
                 handles[number] = allocator.allocate(sizes[number], self.streams[number])
             except OutOfMemory:
-                return Need(self._replayed(target, None).bytes, self._phase_at(index), False)
+                return most, index, False
             if allocator.reserved_bytes > most:
                 top, most = index, allocator.reserved_bytes
-        return Need(most, self._phase_at(top), True)
+        return most, top, True
+
+
+def _allocated_in(trace: Trace, number: int) -> int:
+    """Return the bytes of the blocks that are allocated in a span."""
+    ends = [*(span.start for span in trace.spans[1:]), len(trace.events)]
+    return sum(event.size for event in trace.events[trace.spans[number].start : ends[number]] if event.size > 0)
 
 
 def blocks_at(value: int, traced: Sequence[Blocks]) -> Blocks | None:
-    """Return the blocks at a value, by the polynomial through the nearest traces that have one order.
+    """Return the blocks at a value, from the nearest traces that have one order; None where no two have.
 
-    None where no two of the traces have the same order.
+    A block whose size goes by a power of the value is taken to go on so. The others are polynomials through the traces,
+    of the lowest power that any block goes by: an image's pixels, and so all that follows, go by its width's square.
     """
     by_order: dict[int, list[Blocks]] = {}
     for blocks in sorted(traced, key=lambda blocks: abs(blocks.value - value)):
@@ -163,14 +192,27 @@ def blocks_at(value: int, traced: Sequence[Blocks]) -> Blocks | None:
     if alike is None:
         return None
     nearest = alike[:_MOST_POINTS]
-    sizes = np.rint(sum(w * blocks.sizes for w, blocks in zip(_weights(value, nearest), nearest, strict=True)))
-    return replace(nearest[0], value=value, sizes=np.maximum(sizes, 0).astype(np.int64))
+    known = {power: _of_power(power, nearest) for power in _POWERS}
+    base = next((power for power, found in known.items() if found.any()), 1)
+    weights = _weights(value**base, [one.value**base for one in nearest])
+    sizes = sum(weight * one.sizes for weight, one in zip(weights, nearest, strict=True))
+    for power, found in known.items():
+        sizes = np.where(found, nearest[0].sizes * (value / nearest[0].value) ** power, sizes)
+    return replace(nearest[0], value=value, sizes=np.maximum(np.rint(sizes), 0).astype(np.int64))
 
 
-def _weights(value: int, points: Sequence[Blocks]) -> list[float]:
+def _of_power(power: int, points: Sequence[Blocks]) -> NDArray[np.bool_]:
+    """Say which blocks are as large at all points as that power of the value makes them."""
+    first, *others = points
+    alike = [np.isclose(first.sizes * (one.value / first.value) ** power, one.sizes, rtol=1e-9) for one in others]
+    found: NDArray[np.bool_] = np.logical_and.reduce([first.sizes > 0, *alike])
+    return found
+
+
+def _weights(value: int, points: Sequence[int]) -> list[float]:
     """Return Lagrange's weights."""
     weights = []
     for one in points:
-        others = [other.value for other in points if other is not one]
-        weights.append(float(np.prod([(value - other) / (one.value - other) for other in others])))
+        others = [other for other in points if other != one]
+        weights.append(float(np.prod([(value - other) / (one - other) for other in others])))
     return weights

@@ -39,6 +39,8 @@ class Search:
         self.refused: set[int] = set()
         self._guesses = 0
         self._guessed: tuple[int | None, int | None] | None = None
+        self._edge = 0
+        self._stride = 1
 
     def note(self, value: int, fits: bool | None) -> None:
         """Take down that a value fits, does not, or is refused (None)."""
@@ -99,10 +101,18 @@ class Search:
             return lowest
         highest = self._vary.last if failing is None else failing - self._vary.step
         floor = fitting or self._vary.low
-        if self._guessed != (fitting, failing):  # a value that was refused costs no guess
-            self._guessed, self._guesses = (fitting, failing), self._guesses + 1
+        fresh = self._guessed != (fitting, failing)  # a value that was refused costs no guess
+        self._guessed, self._guesses = (fitting, failing), self._guesses + fresh
         if self._guesses <= _GUESSES:
             wanted = guess(floor, highest)
+            edge = (wanted >= highest and failing is not None) - (wanted <= floor)
+            if fresh:
+                self._stride = 2 * self._stride if edge and edge == self._edge else 1
+                self._edge = edge
+            if edge < 0:
+                wanted = floor + self._stride * (lowest - floor)
+            elif edge > 0:
+                wanted = highest - (self._stride - 1) * self._vary.step
         elif failing is not None:
             wanted = (floor + failing) // 2
         else:

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from memprof.errors import UsageError
 from memprof.fitting.blocks import Need
+from memprof.fitting.notes import UNEVEN
 from memprof.fitting.search import Search
 from memprof.fitting.traces import Traces
 from memprof.fitting.vary import BATCH, Vary
@@ -151,6 +152,8 @@ class Survey:
         if traces.refused:
             refused, reason = next(reversed(traces.refused.items()))
             notes.append(f"Values of {knob} that the model refuses were left out, such as {refused}: {reason}.")
+        if any(len(set(blocks.batches)) > 1 for blocks in traces.blocks[cell.optimizer].values()):
+            notes.append(UNEVEN)
         smaller = [one for one in search.tried if one < (value or 0) and not self._within(cell, one).fits]
         if smaller:
             notes.append(f"Memory falls as {knob} grows: {smaller[-1]} does not fit, {value} does.")

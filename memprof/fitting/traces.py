@@ -18,7 +18,7 @@ from memprof.training.recipe import Recipe
 from memprof.workloads.loader import load_workload
 from memprof.workloads.spec import WorkloadSpec
 
-# How far beyond what was traced a guess may lie: a trace of very many layers takes its time.
+# How far beyond what was traced a guess by a line may lie: a trace of very many layers takes its time.
 _FURTHEST = 16
 
 
@@ -59,7 +59,7 @@ class Traces:
     failures: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     _needs: dict[tuple[int, int], Need] = field(default_factory=dict)
-    _guessed: dict[tuple[int, int, int], int] = field(default_factory=dict)
+    _guessed: dict[tuple[int, int, int, int], bool] = field(default_factory=dict)
 
     def take(self, value: int, numbers: Sequence[int] | None = None) -> None:
         """Trace the training at a value, or note why it is refused; with all optimizers if not given which."""
@@ -96,50 +96,57 @@ class Traces:
     def guess(self, optimizer: int, capacity_bytes: int, low: int, high: int) -> int:
         """Return the largest value from `low` to `high` that should fit, going by what was traced."""
         traced = self.blocks[optimizer]
-        high = min(high, _FURTHEST * max(traced))
         if len(traced) < 2:
             return min(high, 2 * max(traced))
-        bound = _last_true(low, high, lambda value: self._least(optimizer, value) <= capacity_bytes)
-        return self._step_down(optimizer, capacity_bytes, low, bound)
+        if blocks_at(high, [blocks.bare for blocks in traced.values()]) is None:
+            high = max(low, min(high, _FURTHEST * max(traced)))
+        values = range(low, high + 1, self.vary.step)
+        bound = _last_true(0, len(values) - 1, lambda place: self._least(optimizer, values[place]) <= capacity_bytes)
+        return values[self._step_down(bound, lambda place: self._should_fit(optimizer, values[place], capacity_bytes))]
 
     def _least(self, optimizer: int, value: int) -> int:
         """Return what must be there at least: the tensors in use, rounded by nobody."""
         bare = blocks_at(value, [blocks.bare for blocks in self.blocks[optimizer].values()])
-        return self._guessed_need(optimizer, value) if bare is None else bare.allocated_bytes()
+        return self._by_line(optimizer, value, self._bytes) if bare is None else bare.allocated_bytes()
 
-    def _guessed_need(self, optimizer: int, value: int) -> int:
-        key = optimizer, value, len(self.blocks[optimizer])
+    def _should_fit(self, optimizer: int, value: int, capacity_bytes: int) -> bool:
+        key = optimizer, value, capacity_bytes, len(self.blocks[optimizer])
         if key not in self._guessed:
-            self._guessed[key] = self._guess_need(optimizer, value)
+            self._guessed[key] = self._guess_fits(optimizer, value, capacity_bytes)
         return self._guessed[key]
 
-    def _guess_need(self, optimizer: int, value: int) -> int:
+    def _guess_fits(self, optimizer: int, value: int, capacity_bytes: int) -> bool:
         """Replay the blocks as they should be; where kernels take other scratch, the tensors, and scratch by a line."""
         traced = self.blocks[optimizer]
         blocks = blocks_at(value, list(traced.values()))
         if blocks is not None:
-            return blocks.need(self.target).bytes
+            return blocks.fits(self.target, capacity_bytes)
         bare = blocks_at(value, [one.bare for one in traced.values()])
         if bare is None:
-            return self._by_line(optimizer, value, lambda one, at: self.need(one, at).bytes)
-        return bare.need(self.target).bytes + self._by_line(optimizer, value, self._scratch)
+            return self._by_line(optimizer, value, self._bytes) <= capacity_bytes
+        return bare.fits(self.target, capacity_bytes - self._by_line(optimizer, value, self._scratch))
+
+    def _bytes(self, optimizer: int, value: int) -> int:
+        return self.need(optimizer, value).bytes
 
     def _scratch(self, optimizer: int, value: int) -> int:
         """Return how much more a traced training takes for the scratch of its kernels."""
         return self.need(optimizer, value).bytes - self.blocks[optimizer][value].bare.need(self.target).bytes
 
     def _by_line(self, optimizer: int, value: int, height: Callable[[int, int], int]) -> int:
-        """Return the height at a value of the line through the two nearest traces."""
-        first, second = sorted(self.blocks[optimizer], key=lambda traced: abs(traced - value))[:2]
+        """Return the height at a value of the line through the traces on both sides of it, else the two nearest."""
+        nearest = sorted(self.blocks[optimizer], key=lambda traced: abs(traced - value))
+        beyond = (traced for traced in nearest if (traced > value) != (nearest[0] > value))
+        first, second = nearest[0], next(beyond, nearest[1])
         begin, end = height(optimizer, first), height(optimizer, second)
         return begin + round((end - begin) / (second - first) * (value - first))
 
-    def _step_down(self, optimizer: int, capacity_bytes: int, low: int, bound: int) -> int:
-        """Return the largest value up to the bound whose replay fits; what is reserved is not far from what is used."""
+    def _step_down(self, bound: int, fits: Callable[[int], bool]) -> int:
+        """Return the largest place up to the bound that fits, 0 at least: reserved is not much more than used."""
         failing, stride = bound + 1, 1
-        while bound > low and self._guessed_need(optimizer, bound) > capacity_bytes:
-            failing, bound, stride = bound, max(low, bound - stride), 2 * stride
-        return _last_true(bound, failing - 1, lambda value: self._guessed_need(optimizer, value) <= capacity_bytes)
+        while bound > 0 and not fits(bound):
+            failing, bound, stride = bound, max(0, bound - stride), 2 * stride
+        return _last_true(bound, failing - 1, fits)
 
 
 def _last_true(low: int, high: int, holds: Callable[[int], bool]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from memprof.errors import ExitCode, MemprofError
 from memprof.fitting.lines import Extrapolation, Point, furthest_apart
+from memprof.fitting.notes import UNEVEN
 from memprof.fitting.room import Room
 from memprof.fitting.search import Search
 from memprof.fitting.vary import BATCH
@@ -199,7 +200,8 @@ class TrainedSearch:
 
     def _common(self, method: str) -> dict[str, Any]:
         points = [FitPoint(value=v, peak_bytes=p.peak_bytes if p else None) for v, p in sorted(self._points.items())]
-        notes = [note for note in (self._forecast.notes if self._forecast else []) if "refuses" in note]
+        predicted = self._forecast.notes if self._forecast is not None else []
+        notes = [note for note in predicted if "refuses" in note or note == UNEVEN]
         return {"knob": self._room.vary.knob, "method": method, "points": points, "notes": notes}
 
     def _extrapolated(self, lines: Extrapolation, value: int | None) -> FitAnswer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from memprof.fitting.document import FitCell, FitDevice, FitReport
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-_LENGTH = re.compile(r"seq_len|.*length|image_size|max_\w+")
+_LENGTHS = ("seq_len", "image_size")
 _TITLES = ("optimizer", "largest", "parameters", "peak", "head-room", "bound by", "next", "needs", "how")
 
 
@@ -187,13 +186,16 @@ def _about_none(report: FitReport, device: FitDevice) -> str:
 
 
 def _about_samples(report: FitReport) -> str:
-    lengths = {name: value for name, value in report.workload.knobs.items() if _LENGTH.fullmatch(name)}
-    if report.vary.knob in lengths:
+    workload = report.workload
+    if workload.lengths == "longest_batch":
+        return "Batches are the longest that the workload declares, by its `longest_batch`."
+    if workload.lengths == "unknown":
+        return "Batches are what the workload's batch function makes; where lengths vary, give it a `longest_batch`."
+    if report.vary.knob in _LENGTHS:
         return "Every sample has the full length."
-    if lengths:
-        told = ", ".join(f"{name}={value}" for name, value in lengths.items())
-        return f"Every sample is as long as the workload declares, {told}; a longer one needs more."
-    return "Samples are what the workload's batch function makes: let it make the longest."
+    told = "".join(f", {name}={workload.knobs[name]}" for name in _LENGTHS if name in workload.knobs)
+    most = f" (the model has positions for {workload.positions})" if workload.positions is not None else ""
+    return f"Every sample is as long as declared{told}{most}; a longer one needs more."
 
 
 def _about_effort(report: FitReport) -> str:

@@ -35,11 +35,12 @@ _SEQ_LEN = 512  # by default, or what the model has positions for if that is les
 _IMAGE_SIZE = 224  # by default, for models whose configuration has no image size
 
 
-def load_huggingface(spec: WorkloadSpec) -> tuple[str, dict[str, Any], str | None, Workload]:
-    """Return name, knobs, scale knob and workload of an `hf:` model.
+def load_huggingface(spec: WorkloadSpec) -> tuple[str, dict[str, Any], Workload, int | None]:
+    """Return name, knobs, workload and positions of an `hf:` model.
 
     The knobs are every integer of the configuration, and the length of a sample: `seq_len`, or for images
-    `image_size` where the configuration has none.
+    `image_size` where the configuration has none. Every sample has that length; the longest that the model has
+    positions for is told beside it, and not taken: it may be a hundred times what anybody trains with.
 
     Raises:
         UsageError: transformers is not installed, the configuration cannot be read, a knob does not fit, or
@@ -58,7 +59,7 @@ def load_huggingface(spec: WorkloadSpec) -> tuple[str, dict[str, Any], str | Non
         for name, default in _length(config, head).items()
     }
     workload = _workload(spec.model, config, architecture, head, *length.values())
-    return spec.model, {**length, **integers(config), **changed}, workload.scale, workload
+    return spec.model, {**length, **integers(config), **changed}, workload, None if head.images else positions(config)
 
 
 def _length(config: Any, head: Head) -> dict[str, int]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from memprof.errors import UsageError, did_you_mean
 from memprof.faults import guard, kind
+from memprof.results import Lengths
 from memprof.workloads.importing import Imported, import_attr
 from memprof.workloads.knobs import bind_knobs, check_ranges, fill_knobs
 from memprof.workloads.spec import WorkloadSpec
@@ -26,12 +27,16 @@ class LoadedWorkload:
         knobs: every knob with its value, defaults filled in.
         scale: the knob that "the largest model" varies, or None.
         workload: the model, batch and loss functions.
+        lengths: what is known of the lengths of its samples.
+        positions: the longest sample that the model takes, where it says so.
     """
 
     name: str
     knobs: dict[str, Any]
     scale: str | None
     workload: Workload
+    lengths: Lengths = "fixed"
+    positions: int | None = None
 
 
 def load_workload(spec: WorkloadSpec) -> LoadedWorkload:
@@ -46,7 +51,8 @@ def load_workload(spec: WorkloadSpec) -> LoadedWorkload:
     if spec.model.startswith("hf:"):
         from memprof.workloads.huggingface import load_huggingface
 
-        return LoadedWorkload(*load_huggingface(spec))
+        name, knobs, workload, positions = load_huggingface(spec)
+        return LoadedWorkload(name, knobs, workload.scale, workload, positions=positions)
     if ":" in spec.model:
         return _load_user(spec)
     return _load_builtin(spec)
@@ -88,7 +94,21 @@ def _load_user(spec: WorkloadSpec) -> LoadedWorkload:
         from memprof.workloads.plain import plain_workload
 
         workload = plain_workload(spec, value, knobs, found)
-    return LoadedWorkload(spec.model, knobs, _scale(spec, workload, knobs), _guarded(spec, workload, found))
+    lengths = _lengths(spec, workload)
+    workload = _guarded(spec, _at_longest(spec, workload), found)
+    return LoadedWorkload(spec.model, knobs, _scale(spec, workload, knobs), workload, lengths)
+
+
+def _lengths(spec: WorkloadSpec, workload: Workload) -> Lengths:
+    if spec.inputs:
+        return "fixed"
+    return "unknown" if workload.longest_batch is None else "longest_batch"
+
+
+def _at_longest(spec: WorkloadSpec, workload: Workload) -> Workload:
+    if not spec.longest or workload.longest_batch is None:
+        return workload
+    return replace(workload, batch=workload.longest_batch)
 
 
 def _resolve(spec: WorkloadSpec, found: Imported) -> tuple[Any, dict[str, Any]]:

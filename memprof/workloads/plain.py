@@ -23,17 +23,20 @@ def plain_workload(
 ) -> Workload:
     """Return the workload of a plain module.
 
-    The batch comes from the spec's inputs, else from `make_batch(batch_size)` in the model's own file; the
-    loss from `loss(model, batch)` there, else from `default_loss`.
+    The batch comes from the spec's inputs, else from `make_batch(batch_size)` in the model's own file, and there
+    from `longest_batch(batch_size)` too; the loss from `loss(model, batch)` there, else from `default_loss`.
 
     Raises:
-        UsageError: there is neither, or one of the two functions is no function.
+        UsageError: there is neither, or one of the functions is no function.
     """
     loss = found.beside("loss")
     if loss is not None and not inspect.isroutine(loss):
         raise UsageError(f"loss beside {spec.model} must be a function loss(model, batch), not {kind(loss)}")
-    batch = input_batch(spec) if spec.inputs else _made_batch(spec, knobs, found)
-    return Workload(model=model, batch=batch, loss=loss or partial(default_loss, classes=_classes(spec)))
+    loss = loss or partial(default_loss, classes=_classes(spec))
+    if spec.inputs:
+        return Workload(model=model, batch=input_batch(spec), loss=loss)
+    longest = None if found.beside("longest_batch") is None else _beside(spec, knobs, found, "longest_batch")
+    return Workload(model=model, batch=_made_batch(spec, knobs, found), loss=loss, longest_batch=longest)
 
 
 def _classes(spec: WorkloadSpec) -> int | None:
@@ -62,20 +65,24 @@ def input_batch(spec: WorkloadSpec) -> Callable[[int], dict[str, Any]]:
 
 
 def _made_batch(spec: WorkloadSpec, knobs: Mapping[str, Any], found: Imported) -> Callable[[int], Any]:
-    """Return `make_batch`, with those of its keywords set that are knobs of the model too."""
-    make = found.beside("make_batch")
-    if make is None:
+    if found.beside("make_batch") is None:
         raise UsageError(
             f"{spec.model} is a plain module: say what it takes with --input 'float32[B,3,224,224]' --target "
             "'int64[B]<1000', or write make_batch(batch_size) beside it"
         )
     if spec.target is not None:
         raise UsageError(f"--target goes with --input; {spec.model} has make_batch beside it, which gives the target")
+    return _beside(spec, knobs, found, "make_batch")
+
+
+def _beside(spec: WorkloadSpec, knobs: Mapping[str, Any], found: Imported, name: str) -> Callable[[int], Any]:
+    """Return a batch function of the model's file, with those of its keywords set that are knobs of the model too."""
+    make = found.beside(name)
     if not callable(make):
-        raise UsageError(f"make_batch beside {spec.model} must be a function make_batch(batch_size), not {kind(make)}")
+        raise UsageError(f"{name} beside {spec.model} must be a function {name}(batch_size), not {kind(make)}")
     parameters = list(inspect.signature(make).parameters)
     if not parameters:
-        raise UsageError(f"make_batch beside {spec.model} takes nothing; it must take the batch size")
+        raise UsageError(f"{name} beside {spec.model} takes nothing; it must take the batch size")
     shared = {name: knobs[name] for name in parameters[1:] if name in knobs}
     return lambda batch_size: make(batch_size, **shared)
 

@@ -22,6 +22,7 @@ class WorkloadSpec(BaseModel):
         knobs: what `--set KEY=VALUE` sets; knobs that are left out keep their defaults.
         inputs: what a plain module takes, one `--input` text each (grammar: `memprof.workloads.inputs`).
         target: what its loss compares the output with, in the same grammar.
+        longest: make batches by the workload's `longest_batch`, where it has one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,6 +31,7 @@ class WorkloadSpec(BaseModel):
     knobs: dict[str, KnobValue] = {}
     inputs: tuple[str, ...] = ()
     target: str | None = None
+    longest: bool = False
 
 
 def parse_knobs(items: list[str]) -> dict[str, KnobValue]:

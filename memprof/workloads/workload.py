@@ -22,9 +22,13 @@ class Workload:
         batch: takes a batch size and returns any nest of dicts, lists and tuples of tensors.
         loss: takes the model and a batch and returns a scalar tensor.
         scale: the knob that "the largest model" varies, e.g. `n_layers`; None where there is none.
+        longest_batch: like `batch`, with every sample at the longest length that training will ever see. The
+            largest batch and model are found with it, so that they hold for every batch; None where all batches
+            of one size have one shape.
     """
 
     model: Callable[[], nn.Module]
     batch: Callable[[int], Any]
     loss: Callable[[nn.Module, Any], Tensor]
     scale: str | None = None
+    longest_batch: Callable[[int], Any] | None = None
