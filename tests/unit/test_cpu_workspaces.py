@@ -90,6 +90,8 @@ NUMBERS = [
     *((func, dtype, 0.5) for func in (aten.mul.Tensor, aten.div.Tensor, aten.eq.Scalar) for dtype in (*FLOATS, *WHOLE)),
     *((func, dtype, 3) for func in (aten.add.Tensor, aten.div.Tensor, aten.gt.Scalar) for dtype in (*FLOATS, *WHOLE)),
     *((aten.rsub.Scalar, dtype, 1) for dtype in (*FLOATS, torch.int64)),
+    *((aten.mul.Scalar, dtype, 0.5) for dtype in (*FLOATS, *WHOLE)),
+    *((aten.div.Tensor, dtype, torch.ones((), dtype=torch.int64)) for dtype in (*FLOATS, torch.int32)),
 ]
 
 
