@@ -52,6 +52,7 @@ class EventLog:
         self._watches: dict[int, _Watch] = {}
         self._addresses = itertools.count(FIRST_ADDRESS, _ALIGNMENT)
         self.meddlers: set[int] = set()
+        self.stream = 0  # on which work is enqueued, and for which memory is taken
         self.live_bytes = 0
         self.peak_bytes = 0
 
@@ -69,7 +70,7 @@ class EventLog:
         watch.address, watch.size, watch.owner, watch.host = address, size, self._owner, host
         self._watches[address] = watch
         if not host:
-            self._add(Allocation(address, size), self._owner)
+            self._add(Allocation(address, size, self.stream), self._owner)
             self._count(size)
 
     def resized(self, address: int, size: int) -> None:
@@ -81,13 +82,13 @@ class EventLog:
             self._end(watch)
         watch.size = size
         if size:
-            self._add(Allocation(address, size), watch.owner)
+            self._add(Allocation(address, size, self.stream), watch.owner)
             self._count(size)
 
     def workspace(self, size: int) -> None:
         """A library took memory that it keeps."""
         address = self.new_address()
-        self._add(Allocation(address, size), self._owner)
+        self._add(Allocation(address, size, self.stream), self._owner)
         self._add(LabelMark("workspace", {address: ""}), self._owner)
         self._count(size)
 
@@ -111,7 +112,7 @@ class EventLog:
     def _take(self, size: int, limits: SizeLimits | None = None) -> tuple[int, int]:
         address = self.new_address()
         if size:
-            self._add(Allocation(address, size, 0, limits), self._owner)
+            self._add(Allocation(address, size, self.stream, limits), self._owner)
             self._count(size)
         return address, size
 

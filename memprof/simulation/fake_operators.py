@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
@@ -110,6 +110,18 @@ class FakeOperators(TorchDispatchMode):
     def doubts(self) -> list[str]:
         """Sentences on operators of which it is not known what their kernels take for themselves."""
         return self._workspaces.doubts if isinstance(self._workspaces, CpuWorkspaces) else []
+
+    def add_plans(self, plans: Mapping[Any, Plan]) -> None:
+        """Run operators in ways of their own."""
+        self._plans.update(plans)
+
+    def run_real(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run the kernel of an operator that makes tensors of nothing, and know their values."""
+        return self._run(func, args, kwargs, [])
+
+    def run_fake(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Make the outputs of an operator that makes tensors of nothing, and know nothing of them."""
+        return self._make(func, args, kwargs)
 
     def _choose(self, func: Any) -> Plan:
         """Return how to run an operator, from what its schema says of its outputs."""

@@ -127,6 +127,7 @@ class _FakeTraining:
         with ExitStack() as stack:
             stack.enter_context(_no_garbage_collection())
             stack.enter_context(self._semantics.applied(self._mode))
+            self._join_ranks(stack)
             stack.enter_context(self._mode)
             self._build(stack)
             numbers = range(1, self._steps + 1)
@@ -135,6 +136,12 @@ class _FakeTraining:
                     self._train_step()
             self.meddlers = self._log.meddlers
             return [self._finished(contender) for contender in self._contenders]
+
+    def _join_ranks(self, stack: ExitStack) -> None:
+        if self._recipe.strategy != "single":
+            from memprof.simulation.fake_ranks import fake_ranks  # half a second, for those who need it
+
+            stack.enter_context(fake_ranks(self._mode, self._recipe))
 
     def _build(self, stack: ExitStack) -> None:
         recipe = self._recipe
@@ -146,8 +153,9 @@ class _FakeTraining:
             self._model.to(torch.bfloat16)
         if recipe.checkpoint_activations:
             checkpoint_blocks(self._model)
-        self._labels = Labeller(self._model)
-        self._follow_modules(stack)
+        own = self._distribute()
+        self._labels = Labeller(own)
+        self._follow_modules(stack, own)
         self._step = TrainingStep(
             self._semantics.workload(workload, self._mode, recipe),
             self._model,
@@ -158,8 +166,17 @@ class _FakeTraining:
             self._begin_phase,
         )
 
-    def _follow_modules(self, stack: ExitStack) -> None:
-        modules = RunningModules(self._model)
+    def _distribute(self) -> nn.Module:
+        """Have the ranks share the training, and return the user's own module."""
+        if self._recipe.strategy == "single":
+            return self._model
+        from memprof.training.strategies import distribute, undistributed
+
+        self._model = distribute(self._model, self._recipe, torch.device("cpu"))
+        return undistributed(self._model)
+
+    def _follow_modules(self, stack: ExitStack, model: nn.Module) -> None:
+        modules = RunningModules(model)
         stack.enter_context(modules.followed())
         self._mode.place = modules.place
 
