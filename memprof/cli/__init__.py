@@ -51,7 +51,8 @@ def _explain(error: Exception) -> int:
     # usage errors are known by what both give them.
     describe = getattr(error, "format_message", None)
     if callable(describe):
-        _complain(f"error: {describe().rstrip('.')}; see {_help_command(error)}")
+        what = describe().rstrip(".")
+        _complain(f"error: {what}{' See' if what.endswith('?') else '; see'} {_help_command(error)}")
         return ExitCode.USAGE
     text = " ".join(str(error).split())
     hint = "" if debug_asked() else "; use --debug for the traceback"

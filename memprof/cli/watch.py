@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from memprof.progress import Progress as Event
+from memprof.report.columns import step_seconds
 from memprof.report.sections import ending
 from memprof.report.terminal import make_console
 from memprof.report.text import format_seconds
@@ -104,6 +105,6 @@ def _figures(run: Run, with_state: bool) -> list[str]:
     figures = [f"peak {format_size(run.peak.allocated_bytes)}"] if run.peak is not None else []
     if with_state and run.state is not None:
         figures.append(f"state {format_size(run.state.bytes)}")
-    if with_state and run.steps is not None and run.steps.seconds:
-        figures.append(f"{format_seconds(run.steps.seconds[-1])} per step")
+    if with_state and step_seconds(run) is not None:
+        figures.append(f"{format_seconds(step_seconds(run))} per step")
     return figures

@@ -73,6 +73,11 @@ def step_seconds(run: Run) -> float | None:
     return median(run.steps.seconds) if run.steps is not None and run.steps.seconds else None
 
 
+def is_open(answer: FitAnswer) -> bool:
+    """Say whether the values to try ended before the memory did: the answer is a least one."""
+    return bool(answer.value) and answer.next_value is None
+
+
 def fit_text(answer: FitAnswer | None) -> str:
     """Return a fit's answer: `~61` if extrapolated, `none` if not even 1 fits, `any` without a limit.
 
@@ -86,7 +91,7 @@ def fit_text(answer: FitAnswer | None) -> str:
         return "none"
     mark = "~" if answer.method == "extrapolated" else ""
     size = f" ({format_count(answer.parameters)})" if answer.parameters is not None else ""
-    more = "+" if answer.next_value is None else ""
+    more = "+" if is_open(answer) else ""
     return f"{mark}{answer.value}{more}{size}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from memprof.report.columns import is_open
 from memprof.report.table import Table, number_table
 from memprof.report.text import ABSENT, category_title, format_count, phase_words
 from memprof.results import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
@@ -149,14 +150,15 @@ def fit_remark(comparison: Comparison) -> str | None:
         return None
     knobs = " and ".join(dict.fromkeys(answer.knob for answer in answers))
     whose = "the budget" if comparison.capacity.source == "budget" else "all of the device's memory"
-    methods = {answer.method for answer in answers if answer.value}
+    methods = {answer.method for answer in answers if answer.value and not is_open(answer)}
     how = {
         frozenset({"extrapolated"}): "; ~ is extrapolated from smaller runs, --confirm trains it",
         frozenset({"confirmed"}): "; confirmed by training",
         frozenset({"predicted"}): "; predicted to fit, the next value not to",
         frozenset({"extrapolated", "confirmed"}): "; ~ is extrapolated, the others were trained",
     }.get(frozenset(methods), "")
-    return f"Largest {knobs} within {format_size(comparison.capacity.bytes)}, {whose}{how}."
+    ended = "; + is where the values to try end" if any(map(is_open, answers)) else ""
+    return f"Largest {knobs} within {format_size(comparison.capacity.bytes)}, {whose}{how}{ended}."
 
 
 def phase_of(run: Run) -> str:

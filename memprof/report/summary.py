@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from statistics import median
 
+from memprof.report.columns import is_open
 from memprof.report.sections import sources
 from memprof.report.text import category_title, format_seconds, format_share, phase_words
 from memprof.results import Comparison, FitAnswer, Peak, Run, State
@@ -131,15 +132,19 @@ def _fits(best: _Finished, reference: _Finished, comparison: Comparison) -> list
 def _fit_clause(mine: FitAnswer, other: FitAnswer, title: str) -> str:
     if mine.value is None or other.value is None:
         return ""
-    values = "with both" if mine.value == other.value else f"instead of {other.value}"
-    return f"{title or f'largest {mine.knob}'} {mine.value} {values}{_label(mine, other)}"
+    values = "with both" if mine.value == other.value else f"instead of {_least(other)}"
+    return f"{title or f'largest {mine.knob}'} {_least(mine)} {values}{_label(mine, other)}"
+
+
+def _least(answer: FitAnswer) -> str:
+    return f"{'at least ' if is_open(answer) else ''}{answer.value}"
 
 
 def _fit_of_one(only: _Finished, comparison: Comparison) -> list[str]:
     fit = only.run.fit
     pairs = [(fit.batch_size, "largest batch"), (fit.model, "")] if fit is not None else []
     found = [
-        f"{title or f'largest {answer.knob}'} {answer.value}{_label(answer)}"
+        f"{title or f'largest {answer.knob}'} {_least(answer)}{_label(answer)}"
         for answer, title in pairs
         if answer is not None and answer.value is not None
     ]

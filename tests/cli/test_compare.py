@@ -21,9 +21,9 @@ def test_results_go_to_stdout_and_progress_to_stderr(fake_compare: Command) -> N
     assert done.returncode == 0
     assert "Measured: sm3 keeps 1.20 MiB of state where adam keeps 949.40 MiB" in done.stdout
     assert done.stderr.splitlines() == [
-        "[1/3] sm3: peak 1.13 GiB, state 1.20 MiB, 1.00 s per step",
-        "[2/3] sm3,momentum=0.9: peak 1.59 GiB, state 475.90 MiB, 1.00 s per step",
-        "[3/3] adam: peak 2.05 GiB, state 949.40 MiB, 1.00 s per step",
+        "[1/3] sm3: peak 1.13 GiB, state 1.20 MiB, 900 ms per step",
+        "[2/3] sm3,momentum=0.9: peak 1.59 GiB, state 475.90 MiB, 900 ms per step",
+        "[3/3] adam: peak 2.05 GiB, state 949.40 MiB, 900 ms per step",
     ]
 
 

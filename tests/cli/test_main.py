@@ -68,7 +68,8 @@ def test_version(memprof: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["frob"], "error: No such command 'frob'"),
+        (["frob"], "error: No such command 'frob'; see `memprof --help`"),
+        (["comapre"], "error: No such command 'comapre'. Did you mean 'compare'? See `memprof --help`"),
         (["compare"], "error: Missing argument 'MODEL'; see `memprof compare --help`"),
         (["compare", "mlp", "--optimzer", "sm3"], "--optimizer"),
         (["compare", "mlp", "-b", "x"], "--batch-size"),

@@ -51,7 +51,7 @@ def test_elsewhere_only_finished_trials_make_a_line() -> None:
     steps = [event("start"), event("build"), event("step", step=1, steps=3)]
     assert watch(False, *steps) == ""
     shown = watch(False, *steps, event("done", run=make_run("adam", 8 * COUNT)))
-    assert shown == "[2/6] adam: peak 2.05 GiB, state 949.40 MiB, 1.00 s per step\n"
+    assert shown == "[2/6] adam: peak 2.05 GiB, state 949.40 MiB, 900 ms per step\n"
 
 
 def test_fit_trials_are_named_as_such_and_show_their_peak() -> None:

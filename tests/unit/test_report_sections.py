@@ -105,6 +105,18 @@ def test_the_remark_names_the_budget_and_leaves_out_what_does_not_matter() -> No
     assert sections.fit_remark(make_comparison(make_run("a", 8, fit=None))) is None
 
 
+def test_where_the_values_to_try_end_nothing_is_said_of_the_next_one() -> None:
+    ended = Fit(batch_size=make_answer("batch_size", 65536, next_value=None, method="predicted"))
+    found = Fit(batch_size=make_answer("batch_size", 700, method="predicted"))
+    remark = sections.fit_remark(make_comparison(make_run("a", 8, fit=ended)))
+    assert (
+        remark == "Largest batch_size within 24.00 GiB, all of the device's memory; + is where the values to try end."
+    )
+    remark = sections.fit_remark(make_comparison(make_run("a", 8, fit=ended), make_run("b", 8, fit=found)))
+    assert remark is not None
+    assert remark.endswith("; predicted to fit, the next value not to; + is where the values to try end.")
+
+
 def test_a_category_that_holds_nothing_is_zero_and_not_absent() -> None:
     comparison = make_comparison(make_run("sgd", 0), make_run("adam", 8))
     table = sections.category_table(comparison)

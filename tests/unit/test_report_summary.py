@@ -105,3 +105,12 @@ def test_a_slower_step_is_mentioned_where_enough_steps_tell_it_from_noise() -> N
     assert "A step takes 2.2 times as long: 2.00 s instead of 900 ms." in shown(steps(2, 2, 2, 2, 1.9))
     assert "A step takes" not in shown(steps(2, 2, 2, 2, 1.1))
     assert "A step takes" not in shown(steps(2, 2))
+
+
+def test_a_range_that_ended_before_the_memory_did_is_a_least_answer() -> None:
+    ended = Fit(batch_size=make_answer("batch_size", 65536, next_value=None, method="predicted"))
+    found = Fit(batch_size=make_answer("batch_size", 700, method="predicted"))
+    runs = [make_run("sm3", MIB, fit=ended), make_run("adam", 8 * COUNT, fit=found)]
+    assert "Within 24.00 GiB: largest batch at least 65536 instead of 700." in summarize(make_comparison(*runs))
+    alone = summarize(make_comparison(make_run("sm3", MIB, fit=ended)))
+    assert "Within 24.00 GiB: largest batch at least 65536." in alone
