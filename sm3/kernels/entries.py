@@ -49,6 +49,21 @@ class Entries:
         return total
 
 
+def keys_of(indices: Tensor, shape: Sequence[int]) -> Iterator[Tensor]:
+    """Yield the keys of a gradient's entries in their order, `GROUP` at a time.
+
+    Args:
+        indices: int64, (sparse dimensions, entries).
+        shape: the sparse dimensions of the parameter.
+    """
+    for start in range(0, indices.shape[1], GROUP):
+        part = indices[:, start : start + GROUP]
+        key = part[0]
+        for size, more in zip(shape[1:], part[1:], strict=True):
+            key = key * size + more
+        yield key
+
+
 def groups(indices: Tensor, shape: Sequence[int], most: int, run: int) -> Iterator[Entries]:
     """Yield all entries of a gradient by ascending keys.
 
@@ -104,12 +119,7 @@ class _Keys:
         self._indices, self._shape = indices, shape
 
     def _segments(self) -> Iterator[tuple[int, Tensor]]:
-        for start in range(0, self._indices.shape[1], GROUP):
-            part = self._indices[:, start : start + GROUP]
-            key = part[0]
-            for size, more in zip(self._shape[1:], part[1:], strict=True):
-                key = key * size + more
-            yield start, key
+        yield from zip(itertools.count(0, GROUP), keys_of(self._indices, self._shape), strict=False)
 
     def _within(self, low: int, high: int) -> Iterator[tuple[Tensor, Tensor]]:
         for start, key in self._segments():

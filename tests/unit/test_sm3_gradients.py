@@ -8,7 +8,7 @@ from torch import nn
 
 from sm3 import SM3, IndexSets
 from sm3.covers import NAMED, Blocks, Slices, Union
-from sm3.kernels import entries
+from sm3.kernels import entries, sparse_sets
 from sm3.kernels import sparse as sparse_kernel
 
 
@@ -102,6 +102,22 @@ def test_how_sparse_entries_are_grouped_changes_no_bit(group, chunk, cover, vari
     monkeypatch.setattr(sparse_kernel, "CHUNK", chunk)
     for shape, sparse_dim, count in [((9, 5), 1, 16), ((5, 4), 2, 16), ((6, 3, 2), 2, 12)]:
         grads = [exact(sparse_gradient(shape, sparse_dim, count, seed)) for seed in range(2)]
+        start = torch.randn(shape)
+        dense, sparse = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+        expected = steps(dense, [g.coalesce().to_dense() for g in grads], variant=variant, cover=cover)
+        found = steps(sparse, grads, variant=variant, cover=cover)
+        assert torch.equal(dense, sparse)
+        assert all(map(torch.equal, state_of(expected, dense), state_of(found, sparse)))
+
+
+@pytest.mark.parametrize("variant", ["I", "II"])
+@pytest.mark.parametrize("cover", SPARSE_COVERS.values(), ids=SPARSE_COVERS.keys())
+def test_maxima_of_the_sets_that_are_present_suffice(cover, variant, monkeypatch) -> None:
+    """Sets cross parts of the work, and most of them have no entry: a table of every set would be larger."""
+    monkeypatch.setattr(sparse_sets, "SMALL", 0)
+    monkeypatch.setattr(sparse_kernel, "CHUNK", 8)
+    for shape, sparse_dim, count in [((30, 40), 2, 5), ((3, 90), 2, 4), ((40, 30), 1, 3), ((9, 10, 11), 3, 6)]:
+        grads = [exact(sparse_gradient(shape, sparse_dim, count, seed)) for seed in range(3)]
         start = torch.randn(shape)
         dense, sparse = nn.Parameter(start.clone()), nn.Parameter(start.clone())
         expected = steps(dense, [g.coalesce().to_dense() for g in grads], variant=variant, cover=cover)

@@ -107,20 +107,40 @@ def test_so_do_those_of_blocks(shape, cover) -> None:
     assert second_step_peak(shape, cover=cover) < 4 * MIB
 
 
-SPARSE = [((600_000, 16), 1, 100_000), ((40, 100_000), 1, 50), ((500, 2000), 2, 100_000)]
+SPARSE = [((600_000, 16), 1, 100_000), ((40, 100_000), 1, 50), ((500, 2000), 2, 100_000), ((4, 2_000_000), 1, 3)]
+
+
+def sparse_step_peak(shape, sparse_dim, count, spread=1.0, **options) -> int:
+    param = nn.Parameter(torch.zeros(shape))
+    places = [torch.randint(max(1, int(size * spread)), (count,)) for size in shape[:sparse_dim]]
+    values = torch.ones(count, *shape[sparse_dim:])
+    param.grad = torch.sparse_coo_tensor(torch.stack(places), values, shape, check_invariants=True)
+    optimizer = SM3([param], **options)
+    optimizer.step()
+    return peak_bytes(optimizer.step)
 
 
 @pytest.mark.parametrize("variant", ["I", "II"])
 @pytest.mark.parametrize("spread", [1.0, 1e-4], ids=["few duplicates", "many duplicates"])
 @pytest.mark.parametrize(("shape", "sparse_dim", "count"), SPARSE, ids=str)
 def test_so_do_those_of_sparse_gradients(shape, sparse_dim, count, spread, variant) -> None:
-    param = nn.Parameter(torch.zeros(shape))
-    places = [torch.randint(max(1, int(size * spread)), (count,)) for size in shape[:sparse_dim]]
-    values = torch.ones(count, *shape[sparse_dim:])
-    param.grad = torch.sparse_coo_tensor(torch.stack(places), values, shape, check_invariants=True)
-    optimizer = SM3([param], variant=variant)
-    optimizer.step()
-    assert peak_bytes(optimizer.step) < 4 * MIB
+    assert sparse_step_peak(shape, sparse_dim, count, spread, variant=variant) < 4 * MIB
+
+
+SCATTERED = [
+    ((2, 3_000_000), Slices()),
+    ((1500, 4000), Blocks((2, 2))),
+    ((40, 50, 2000), Union((Slices(), Blocks((3, 7, 2))))),
+    ((20, 20, 20, 20, 20), Slices()),
+]
+
+
+@pytest.mark.parametrize("variant", ["I", "II"])
+@pytest.mark.parametrize("count", [1000, 100_000])
+@pytest.mark.parametrize(("shape", "cover"), SCATTERED, ids=str)
+def test_many_sets_along_several_sparse_dimensions_cost_32_bytes_for_each_entry(shape, cover, count, variant) -> None:
+    grids = len(cover.grids(shape))
+    assert sparse_step_peak(shape, len(shape), count, cover=cover, variant=variant) < 4 * MIB + 32 * count * grids
 
 
 def test_the_cut_changes_no_bit(monkeypatch) -> None:
