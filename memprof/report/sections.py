@@ -11,6 +11,8 @@ from memprof.results import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
 from memprof.timeline import fold_blocks
 from memprof.units import format_size
 
+_ALIKE = 1.005  # peaks of steps that differ by less are not told apart
+
 
 def heading(comparison: Comparison) -> str:
     """Return what was trained, where and how: one line."""
@@ -60,10 +62,21 @@ def notes(comparison: Comparison) -> list[str]:
     """Return the runs' warnings and notes, each once, with the optimizers it is about where it is not about all."""
     about: dict[str, list[str]] = {}
     for run in comparison.runs:
-        for note in [*(run.confidence.warnings if run.confidence is not None else ()), *run.notes]:
+        for note in [*(run.confidence.warnings if run.confidence is not None else ()), *run.notes, *_earlier_peak(run)]:
             about.setdefault(note, []).append(run.optimizer.spec)
     finished = sum(run.status == "ok" for run in comparison.runs)
     return [note if len(names) >= finished > 1 else f"{', '.join(names)}: {note}" for note, names in about.items()]
+
+
+def _earlier_peak(run: Run) -> Iterable[str]:
+    """Say that the breakdown is not that of the peak, where an earlier step needed more than the last one."""
+    if run.peak is not None and run.breakdown is not None:
+        least = run.breakdown.total_bytes
+        if run.peak.step and run.peak.allocated_bytes > least * _ALIKE:
+            yield (
+                f"The peak of {format_size(run.peak.allocated_bytes)} is step {run.peak.step}'s; who holds the memory "
+                f"is shown for the last step, which needs {format_size(least)}."
+            )
 
 
 def basis(comparison: Comparison) -> list[str]:

@@ -124,3 +124,15 @@ def test_a_category_that_holds_nothing_is_zero_and_not_absent() -> None:
     bare = Breakdown(total_bytes=1, phase="forward", by_category={"inputs": 1}, by_module={})
     with_bare = make_comparison(make_run("sgd", 0, breakdown=bare), make_run("adam", 8))
     assert sections.category_table(with_bare).rows[0][table.titles.index("optimizer state")] == "0 B"
+
+
+def test_a_peak_before_the_last_step_is_told_from_the_breakdown() -> None:
+    run = make_run("sm3", 8)
+    assert run.peak is not None
+    assert run.breakdown is not None
+    earlier = run.peak.model_copy(update={"allocated_bytes": 2 * run.breakdown.total_bytes, "step": 1})
+    assert not any("step" in note for note in sections.notes(make_comparison(run)))
+    notes = sections.notes(make_comparison(run.model_copy(update={"peak": earlier})))
+    assert notes[-1].startswith(
+        "sm3: The peak of 2.25 GiB is step 1's; who holds the memory is shown for the last step"
+    )
