@@ -1,9 +1,10 @@
 """`hf:PATH_OR_ID`: a model from its Hugging Face configuration, with new weights.
 
 The class is the first of the configuration's `architectures`; a base model, or none, gets the head that such
-models are mostly trained with. Weights are never loaded, code from the hub is never run. The model is built
-in float32 whatever the configuration's dtype (the recipe's precision decides), without the cache that only
-generation needs. Batches have no padding, and so no attention mask.
+models are mostly trained with, unless that were the half of a model of images and text. Weights are never
+loaded, code from the hub is never run. The model is built in float32 whatever the configuration's dtype (the
+recipe's precision decides), without the cache that only generation needs. Batches have no padding, and so no
+attention mask.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def _workload(name: str, config: Any, architecture: str, head: Head, length: int
     config.use_cache = False
     if head.table == "SEQUENCE_CLASSIFICATION" and getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = 0  # decoders classify at the last token that is no padding
+    if head.table == "SEQ_TO_SEQ_CAUSAL_LM" and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0  # the labels, shifted right, begin with it
 
     def batch(batch_size: int) -> Batch:
         return head.draw(config, batch_size, length)
@@ -116,7 +119,7 @@ def choose_head(config: Any) -> tuple[str, Head]:
     candidates = [(name, head) for head in HEADS for name in _classes(head.table, config.model_type)]
     candidates = [(name, head) for name, head in candidates if _suits(config, head)]
     if named is None or named in _classes("", config.model_type):
-        found = candidates
+        found = [(name, head) for name, head in candidates if not (head.images and hasattr(config, "text_config"))]
     elif named in _classes(NEXT_SENTENCE.table, config.model_type) and _takes_next_sentence(named):
         found = [(named, NEXT_SENTENCE)]
     else:

@@ -103,6 +103,17 @@ def test_a_model_without_a_head_gets_one(tmp_path: Path, name: str, architecture
     assert type(train(load(edited(tmp_path, name, architectures=architectures)))).__name__ == chosen
 
 
+def test_a_decoder_that_is_not_told_how_to_begin_begins_with_the_first_token(tmp_path: Path) -> None:
+    train(load(edited(tmp_path, "t5", decoder_start_token_id=None)))
+
+
+def test_half_of_a_model_of_images_and_text_is_not_taken_for_the_whole(tmp_path: Path) -> None:
+    file = tmp_path / "clip.json"
+    file.write_text(json.dumps({"model_type": "clip", "architectures": ["CLIPModel"]}))
+    with pytest.raises(UsageError, match="memprof makes no batches for CLIPModel"):
+        load(file)
+
+
 def test_a_configuration_without_an_image_size_takes_a_knob(tmp_path: Path) -> None:
     file = tmp_path / "resnet.json"
     raw = {
