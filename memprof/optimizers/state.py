@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from memprof.tracing.storages import plain_tensors
+from memprof.tracing.storages import is_plain, plain_tensors
 
 # What a walk does not enter: values without references, code and its closures, and things that lead out of
 # the optimizer (modules, loggers, threads). Weak references keep nothing alive.
@@ -122,6 +122,9 @@ def _references(item: object) -> list[object]:
 
 def _dense_parts(tensor: Tensor) -> Iterator[Tensor]:
     """Yield the dense tensors whose storages hold the data (and the scales) of a tensor of any kind."""
+    if is_plain(tensor) and not tensor.is_quantized:
+        yield tensor
+        return
     for part in plain_tensors(tensor):
         if part.is_quantized and "per_channel" in str(part.qscheme()):
             yield from (part.q_per_channel_scales(), part.q_per_channel_zero_points())
@@ -140,7 +143,7 @@ def _has_memory(tensor: Tensor) -> bool:
     return True
 
 
-def _storage_key(tensor: Tensor) -> tuple[str, int]:
+def _storage_key(tensor: Tensor) -> tuple[str | torch.device, int]:
     """Return what two tensors on the same memory have in common.
 
     That is the address; tensors without data (fake, meta) have none, and there it is torch's storage object.
@@ -148,4 +151,4 @@ def _storage_key(tensor: Tensor) -> tuple[str, int]:
     storage = tensor.untyped_storage()
     if isinstance(tensor, FakeTensor) or tensor.is_meta:
         return "storage", storage._cdata
-    return str(tensor.device), storage.data_ptr()
+    return tensor.device, storage.data_ptr()

@@ -15,7 +15,7 @@ Not told apart: `x.device` says `cpu`, which is taken for the device; so is `"cp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -34,10 +34,11 @@ _NAMES = (
     *("randperm", "normal", "empty_strided", "tril_indices", "triu_indices", "scalar_tensor", "tensor", "as_tensor"),
     *("hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window", "from_numpy"),
 )
-_FACTORIES = frozenset(getattr(torch, name) for name in _NAMES)
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_FACTORIES = tuple(getattr(torch, name) for name in _NAMES)
+_RECURRENT = tuple(getattr(torch, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
 _RECURRENT_GUESS = "on a GPU that is cuDNN's, whose reserve is not known; predicted is what a CPU keeps"
 _IS_CUDA = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
+_Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class CudaIsHere(TorchFunctionMode):
@@ -50,27 +51,31 @@ class CudaIsHere(TorchFunctionMode):
     def __init__(self, mode: FakeOperators) -> None:
         super().__init__()
         self._mode = mode
+        self._handlers: dict[Any, _Handler] = {
+            **dict.fromkeys(_FACTORIES, self._make),
+            **dict.fromkeys(_RECURRENT, self._run_recurrent),
+            Tensor.to: self._to,
+            Tensor.cpu: lambda func, args, kwargs: copy_to(args[0], mode, host=True),
+            Tensor.cuda: lambda func, args, kwargs: copy_to(args[0], mode, host=False),
+            Tensor.get_device: lambda func, args, kwargs: -1 if self._on_host(args[0]) else 0,
+            _IS_CUDA: lambda func, args, kwargs: not self._on_host(args[0]),
+        }
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
-        if func in _FACTORIES:
-            return self._make(func, args, kwargs)
-        if func is Tensor.to:
-            return self._to(args, kwargs)
-        if func is Tensor.cpu:
-            return copy_to(args[0], self._mode, host=True)
-        if func is Tensor.cuda:
-            return copy_to(args[0], self._mode, host=False)
-        if func.__name__ in _RECURRENT:
-            self._mode.reads.guess(self._mode.place()[0], f"runs {func.__name__}: {_RECURRENT_GUESS}")
-        if func == _IS_CUDA:
-            return not self._on_host(args[0])
-        if func is Tensor.get_device:
-            return -1 if self._on_host(args[0]) else 0
+        """Run a function of torch, or read an attribute of a tensor: most of a million calls go straight through."""
+        handler = self._handlers.get(func)
+        if handler is not None:
+            return handler(func, args, kwargs or {})
+        if not kwargs:
+            return func(*args)
         if "device" in kwargs and _is_cuda(kwargs["device"]):
             kwargs = {**kwargs, "device": _CPU}
+        return func(*args, **kwargs)
+
+    def _run_recurrent(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._mode.reads.guess(self._mode.place()[0], f"runs {func.__name__}: {_RECURRENT_GUESS}")
         return func(*args, **kwargs)
 
     def _on_host(self, tensor: Tensor) -> bool:
@@ -88,7 +93,7 @@ class CudaIsHere(TorchFunctionMode):
         with self._mode.made_on(host=False):
             return copy_to(func(*args, **{**kwargs, "device": _CPU}), self._mode, host=False)
 
-    def _to(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _to(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Copy over if a device is asked for, and change the type on the way."""
         tensor, *rest = args
         asked = [*rest[:1], *([kwargs["device"]] if kwargs.get("device") is not None else ())]

@@ -1,17 +1,26 @@
 """Which module is running, in the forward pass and in the backward pass.
 
 Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._current_autograd_node`,
-`torch._C._autograd._get_sequence_nr`, `Node._sequence_nr`, and the global module hooks.
+`torch._C._autograd._get_sequence_nr`, `Node._sequence_nr`, `torch._C.DisableTorchFunction`, and the global module
+hooks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+
+def unwatched() -> AbstractContextManager[None]:
+    """Within the `with` block no torch function mode sees what is asked of tensors.
+
+    For code that is no part of the training: a mode costs microseconds for every attribute that is read.
+    """
+    return torch._C.DisableTorchFunction()
 
 
 class RunningModules:

@@ -21,7 +21,7 @@ from memprof.optimizers.state import StateReport, measure_state
 from memprof.results import Parameters
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_events import EventLog
-from memprof.simulation.fake_modules import RunningModules
+from memprof.simulation.fake_modules import RunningModules, unwatched
 from memprof.simulation.fake_operators import FakeOperators
 from memprof.simulation.fake_optimizers import Contender, SharedStep
 from memprof.simulation.fake_reads import Reads
@@ -135,7 +135,8 @@ class _FakeTraining:
                 if any(contender.failure is None for contender in self._contenders):
                     self._train_step()
             self.meddlers = self._log.meddlers
-            return [self._finished(contender) for contender in self._contenders]
+            with unwatched():
+                return [self._finished(contender) for contender in self._contenders]
 
     def _join_ranks(self, stack: ExitStack) -> None:
         if self._recipe.strategy != "single":
@@ -203,13 +204,15 @@ class _FakeTraining:
         contender.optimizers[key] = build_optimizer(self._semantics.optimizer(spec), named)
 
     def _before_own_step(self, parameter: nn.Parameter) -> None:
-        self._log.mark(self._labels.gradients())
+        with unwatched():
+            self._log.mark(self._labels.gradients())
 
     def _where(self) -> str:
         return f"the {self._phase} phase of step {self._number}"
 
     def _begin_phase(self, phase: str) -> None:
-        self._label_end_of(self._phase)
+        with unwatched():
+            self._label_end_of(self._phase)
         self._phase = self._mode.phase = phase
         self._log.mark(PhaseMark(self._number, phase))
 
@@ -232,6 +235,18 @@ class _FakeTraining:
     def _train_step(self) -> None:
         if self._number == self._steps:
             gc.collect()  # cycles that a real training would have lost sooner or later
+        with unwatched():
+            self._label_begin()
+        try:
+            self._step.run()
+        except MemprofError:
+            raise
+        except Exception as error:
+            raise UsageError(f"the {self._phase} phase of {self._workload.model} raised {describe(error)}") from error
+        with unwatched():
+            self._label_end_of(self._phase)
+
+    def _label_begin(self) -> None:
         self._log.mark(self._labels.buffers())
         self._mark_states()
         for mark in (
@@ -242,13 +257,6 @@ class _FakeTraining:
             label_tensors("buffers", self._step.scaler_tensors()),
         ):
             self._log.mark(mark)
-        try:
-            self._step.run()
-        except MemprofError:
-            raise
-        except Exception as error:
-            raise UsageError(f"the {self._phase} phase of {self._workload.model} raised {describe(error)}") from error
-        self._label_end_of(self._phase)
 
     def _finished(self, contender: Contender) -> FakeRun:
         assumed = frozenset(self._reads.assumed | contender.assumed)

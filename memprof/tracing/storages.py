@@ -8,15 +8,28 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Say whether a tensor is what nearly all are: no subclass, and strided over one storage."""
+    return type(tensor) in _PLAIN and tensor.layout is torch.strided
+
 
 def tensor_storages(tensor: torch.Tensor) -> Iterator[torch.UntypedStorage]:
     """Yield each storage that a tensor keeps alive; a view yields the whole storage it looks into."""
+    if is_plain(tensor):
+        yield tensor.untyped_storage()
+        return
     for part in plain_tensors(tensor):
         yield part.untyped_storage()
 
 
 def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield the dense tensors with a storage of their own that a tensor is made of."""
+    if is_plain(tensor):
+        yield tensor
+        return
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
         inner = (getattr(tensor, name) for name in names)  # of a DTensor the device mesh is among them
