@@ -125,10 +125,15 @@ class CudaSemantics(CpuSemantics):
                 library.impl("_fused_rms_norm", _never, "CPU")  # as long as a backend has one, autograd has its own
             register_autocast(library)
 
-    def built(self, workload: Workload, mode: FakeOperators) -> nn.Module:
-        """Make the model on the host and copy it to the device, tensor by tensor as `Module.to` does."""
+    def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:
+        """Make the model on the host and copy it to the device, tensor by tensor as `Module.to` does.
+
+        FSDP takes the model from the host, block by block.
+        """
         with mode.made_on(host=True):
             model = workload.model()
+        if recipe.strategy == "fsdp":
+            return model
         return model._apply(lambda tensor: copy_to(tensor, mode, host=False))  # type: ignore[no-any-return]
 
     def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:

@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from memprof.tracing.storages import plain_tensors
+
 if TYPE_CHECKING:
     from memprof.simulation.fake_operators import FakeOperators
 
@@ -79,7 +81,9 @@ class CudaIsHere(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _on_host(self, tensor: Tensor) -> bool:
-        return tensor.layout is torch.strided and self._mode.log.is_host(tensor.untyped_storage().data_ptr())
+        """Of a DTensor, its part on this rank."""
+        parts = list(plain_tensors(tensor)) if tensor.layout is torch.strided else []
+        return bool(parts) and all(self._mode.log.is_host(part.untyped_storage().data_ptr()) for part in parts)
 
     def _make(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         device = kwargs.get("device")

@@ -72,8 +72,8 @@ class CpuSemantics:
         """Return what kernels take for themselves; None where nothing is known of it."""
         return CpuWorkspaces()
 
-    def built(self, workload: Workload, mode: FakeOperators) -> nn.Module:
-        """Return the workload's model on the device."""
+    def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:
+        """Return the workload's model where the training takes it from."""
         return workload.model()
 
     def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:

@@ -17,7 +17,10 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import HashStore, _create_work_from_future
+from torch._C._distributed_c10d import (  # type: ignore[attr-defined]
+    HashStore,
+    _create_work_from_future,
+)
 from torch.futures import Future
 
 from memprof.errors import UsageError
@@ -37,7 +40,7 @@ class LoneGroup(dist.ProcessGroup):
     """
 
     def __init__(self, rank: int, size: int, scratch: Scratch) -> None:
-        super().__init__(rank, size)
+        super().__init__(rank, size)  # type: ignore[call-arg]  # another overload
         self._scratch = scratch
 
     def getBackendName(self) -> str:  # noqa: N802
@@ -45,7 +48,7 @@ class LoneGroup(dist.ProcessGroup):
         return BACKEND
 
     @property
-    def group_name(self) -> str:
+    def group_name(self) -> Any:
         """The name under which functional collectives find the group."""
         return dist.distributed_c10d._world.pg_names[self]
 

@@ -10,6 +10,7 @@ What they do runs as it is, with these exceptions, for what a fake tensor cannot
 | DTensor, which asks meta tensors what an operator returns | asks outside the dispatch mode |
 | DDP's check that all ranks have the same parameters | allocates what it does; there is nothing to compare |
 | DDP's reducer, which writes the order of its buckets into integers | has real ones |
+| FSDP, which moves a block to the GPU before it cuts it into shards | copies from the host's tensors to the device's |
 
 Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: the names in `_FSDP`, `_PROPAGATION` and `_DDP`, and
 `_disable_current_modes`.
@@ -25,10 +26,13 @@ from unittest.mock import patch
 
 import torch
 import torch.distributed.fsdp  # defines the operators of fsdp::
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from memprof.simulation.cuda_semantics_device import copy_to
 from memprof.simulation.fake_group import lone_group
+from memprof.simulation.fake_streams import cuda_streams
+from memprof.training import strategies
 from memprof.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -42,7 +46,10 @@ _PROPAGATION = (
     "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",
 )
 _DDP = "torch.nn.parallel.distributed._verify_param_shape_across_processes"
+_MOVERS = (f"{_FSDP}._fsdp_init", f"{_FSDP}._fully_shard")  # the latter to 2.12
+_MESH = "memprof.training.strategies.init_device_mesh"
 _COMPOSED = ("all_gather_copy_in", "split_with_sizes_copy", "chunk_cat")
+_COMPILED = "chunk_cat_mixed_dtype"  # since 2.15; for gradients of one type the same as aten's
 _INTEGERS = (torch.int32, torch.int64)
 _MOST_BUCKETS = 1 << 16
 
@@ -57,15 +64,30 @@ def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[N
     with ExitStack() as stack:
         stack.enter_context(lone_group(rank, recipe.world_size, lambda collective, sent: None))
         mode.add_plans({getattr(torch.ops.fsdp, name).default: _composed(mode) for name in _COMPOSED})
+        if hasattr(torch.ops.fsdp, _COMPILED):
+            mode.add_plans({getattr(torch.ops.fsdp, _COMPILED).default: _instead(mode, aten._chunk_cat.out)})
         for name in _PROPAGATION:
             stack.enter_context(_outside_modes(name))
-        for module in map(import_module, _STORAGE_USERS):
-            for function, replacement in _storages(mode).items():
-                if hasattr(module, function):
-                    stack.enter_context(patch.object(module, function, replacement))
+        for module in _STORAGE_USERS:
+            stack.enter_context(_replaced(module, _storages(mode)))
         if recipe.strategy == "ddp":
             mode.add_plans({aten.empty.memory_format: _real_integers(mode)})
             stack.enter_context(patch(_DDP, _verify(mode)))
+        if mode.own_host:
+            stack.enter_context(cuda_streams(mode.log))
+            stack.enter_context(patch(_MESH, _on_host(mode, strategies.init_device_mesh)))
+            for module in _MOVERS:
+                stack.enter_context(_replaced(module, {"_move_states_to_device": _mover(mode)}))
+        yield
+
+
+@contextmanager
+def _replaced(module: str, functions: Mapping[str, Callable[..., None]]) -> Iterator[None]:
+    """Replace those functions that a module has."""
+    owner = import_module(module)
+    with ExitStack() as stack:
+        for name in [name for name in functions if hasattr(owner, name)]:
+            stack.enter_context(patch.object(owner, name, functions[name]))
         yield
 
 
@@ -75,6 +97,16 @@ def _composed(mode: FakeOperators) -> Plan:
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with mode:
             return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
+
+    return run
+
+
+def _instead(mode: FakeOperators, operator: Any) -> Plan:
+    """Run another operator that allocates the same."""
+
+    def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with mode:
+            operator(*args, **kwargs)
 
     return run
 
@@ -131,3 +163,23 @@ def _verify(mode: FakeOperators) -> Callable[..., None]:
         del counts, sizes
 
     return verify
+
+
+def _on_host(mode: FakeOperators, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function make its tensors in the host's memory: the numbers of the ranks."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with mode.made_on(host=True):
+            return function(*args, **kwargs)
+
+    return run
+
+
+def _mover(mode: FakeOperators) -> Callable[..., None]:
+    """Move what is on the host to the device, tensor by tensor."""
+
+    def move(parameters: list[nn.Parameter], buffers: list[Tensor], device: torch.device) -> None:
+        for tensor in (*parameters, *buffers):
+            tensor.data = copy_to(tensor.detach(), mode, host=False)
+
+    return move

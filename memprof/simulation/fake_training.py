@@ -148,7 +148,7 @@ class _FakeTraining:
         recipe = self._recipe
         torch.manual_seed(recipe.seed)
         workload = load_workload(self._workload).workload
-        self._model = self._semantics.built(workload, self._mode).train()
+        self._model = self._semantics.built(workload, self._mode, recipe).train()
         check_trainable(self._model)
         if recipe.precision == "bf16":
             self._model.to(torch.bfloat16)
