@@ -17,7 +17,7 @@ _HERE = str(Path(__file__).resolve().parent)
 def guard(what: str, function: Callable[..., Any], file: str | None) -> Callable[..., Any]:
     """Return the function with what it raises turned into a `UsageError` that names type, message and line.
 
-    Memory that runs out stays what it is: the trial reports it as `oom`, not as a mistake.
+    Memory that runs out stays what it is: the trial reports it as `oom`, not as a mistake. So does a lost rank.
 
     Args:
         what: how the sentence calls the function, e.g. `train.py:build`.
@@ -31,7 +31,7 @@ def guard(what: str, function: Callable[..., Any], file: str | None) -> Callable
         except MemprofError:
             raise
         except (Exception, SystemExit) as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or is_lost_rank(error):
                 raise
             raise UsageError(f"{what} raised {describe(error, file)}") from error
 
@@ -69,6 +69,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def is_lost_rank(error: BaseException) -> bool:
+    """Return whether an exception says that another rank is gone: the one that ended first knows why."""
+    if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"):
+        return True
+    return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
 def _short(filename: str) -> str:

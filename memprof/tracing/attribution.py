@@ -8,6 +8,10 @@ The rules, in the words of `memprof.results.CATEGORIES`:
 - other tensors, and scratch that a kernel takes and gives back, are temporaries;
 - a block that no operator returned and that outlives the operator it was taken in is unattributed.
 
+Of several ranks, what FSDP allocates within its range "FSDP::all_gather_copy_out" are parameters: those of a whole
+group, as long as it is gathered. Within "FSDP::all_gather" and "FSDP::post_backward_reduce" it is communication, unless
+it is labelled later on (a reduced gradient). The names are the same from PyTorch 2.8.0 to 2.15.0.
+
 A Python number that is passed to an operator becomes a block of a few bytes outside of any operator: a temporary, or an
 activation where the backward pass needs it.
 """
@@ -27,10 +31,16 @@ from memprof.tracing.events import (
     OperatorEnd,
     PhaseMark,
     PhaseSpan,
+    RangeMark,
     Trace,
 )
 
 _LARGEST_NUMBER = 16  # bytes of a complex128
+_RANGES = {
+    "FSDP::all_gather": "communication",
+    "FSDP::all_gather_copy_out": "parameters",
+    "FSDP::post_backward_reduce": "communication",
+}
 
 
 def build_trace(entries: Iterable[Entry]) -> Trace:
@@ -48,6 +58,8 @@ class _TraceBuilder:
         self._operator: OperatorBegin | None = None
         self._scratch: set[int] = set()  # blocks taken within the current operator, by number
         self._forward: set[int] = set()  # tensors made in this step's forward pass, by number
+        self._ranges: list[tuple[str, str]] = []  # category and module of the ranges that are running
+        self._exchanged: set[int] = set()  # blocks taken within them, by number
 
     def feed(self, entry: Entry) -> None:
         if isinstance(entry, Allocation):
@@ -63,6 +75,8 @@ class _TraceBuilder:
             self._end_operator(entry)
         elif isinstance(entry, LabelMark):
             self._label(entry)
+        elif isinstance(entry, RangeMark):
+            self._mark_range(entry)
 
     @property
     def _phase(self) -> str:
@@ -77,6 +91,10 @@ class _TraceBuilder:
         elif allocation.size <= _LARGEST_NUMBER:
             block.category = "temporaries"
             self._note_forward(number)
+        if self._ranges:
+            block.category, block.module = self._ranges[-1]
+            block.tensor = self._operator is None  # a storage that is resized
+            self._exchanged.add(number)
         self.trace.blocks.append(block)
         self.trace.events.append(Event(number, allocation.size))
         self._live[allocation.address] = number
@@ -87,7 +105,7 @@ class _TraceBuilder:
             return
         block = self.trace.blocks[number]
         self.trace.events.append(Event(number, -block.size))
-        if number in self._scratch:
+        if number in self._scratch and block.category != "communication":
             block.category = "temporaries"
 
     def _end_operator(self, end: OperatorEnd) -> None:
@@ -97,9 +115,17 @@ class _TraceBuilder:
             if number in self._scratch:
                 block = self.trace.blocks[number]
                 block.tensor = True
-                block.category = "activations" if operator and operator.recompute else "temporaries"
-                self._note_forward(number)
+                if number not in self._exchanged:
+                    block.category = "activations" if operator and operator.recompute else "temporaries"
+                    self._note_forward(number)
         self._scratch = set()
+
+    def _mark_range(self, mark: RangeMark) -> None:
+        name, _, module = mark.name.partition(" ")
+        if name in _RANGES and mark.enters:
+            self._ranges.append((_RANGES[name], module.strip("()")))
+        elif name in _RANGES:
+            self._ranges.pop()
 
     def _note_forward(self, number: int) -> None:
         if self._phase == "forward":

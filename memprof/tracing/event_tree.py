@@ -24,10 +24,12 @@ from memprof.tracing.events import (
     OperatorBegin,
     OperatorEnd,
     ProfiledOperator,
+    RangeMark,
 )
 from memprof.tracing.marks import MARK_BYTES
 
 _NODE_PREFIX = "autograd::engine::evaluate_function"
+_RANGE_PREFIX = "FSDP::"
 
 
 def flatten(
@@ -61,8 +63,13 @@ def _visit(node: Any, device_type: str, node_sequence: int | None) -> Iterator[E
         elif fields.scope == RecordScope.FUNCTION and not _is_composition(node.name):
             yield from _operator(node, device_type, node_sequence)
             return
+    in_range = node.name.startswith(_RANGE_PREFIX)
+    if in_range:
+        yield RangeMark(node.name, enters=True)
     for child in node.children:
         yield from _visit(child, device_type, node_sequence)
+    if in_range:
+        yield RangeMark(node.name, enters=False)
 
 
 def _operator(node: Any, device_type: str, node_sequence: int | None) -> Iterator[Entry | ProfiledOperator]:

@@ -69,6 +69,13 @@ class ModuleMark(NamedTuple):
     enters: bool
 
 
+class RangeMark(NamedTuple):
+    """A named range of FSDP's own work (`torch.profiler.record_function`) begins (`enters`) or ends."""
+
+    name: str
+    enters: bool
+
+
 class ProfiledOperator(NamedTuple):
     """An operator as the profiler saw it, whose module is not yet known.
 
@@ -88,7 +95,7 @@ class LabelMark(NamedTuple):
     modules: Mapping[int, str]
 
 
-Mark = PhaseMark | ModuleMark | OperatorBegin | OperatorEnd | LabelMark
+Mark = PhaseMark | ModuleMark | RangeMark | OperatorBegin | OperatorEnd | LabelMark
 Entry = Allocation | Free | Mark
 
 

@@ -8,15 +8,19 @@ from torch import Tensor
 
 from memprof.optimizers.state import StateReport
 from memprof.results import Parameters, State
+from memprof.tracing.storages import plain_tensors
 
 
 def count_parameters(parameters: Iterable[Tensor]) -> Parameters:
-    """Return the number of entries, of those that are trained, and the bytes, tied parameters once if given once."""
+    """Return the number of entries, of those that are trained, and the bytes, tied parameters once if given once.
+
+    Of parameters in shards (DTensor) all entries of the model count, and the bytes of this rank's.
+    """
     given = list(parameters)
     return Parameters(
         count=sum(p.numel() for p in given),
         trainable=sum(p.numel() for p in given if p.requires_grad),
-        bytes=sum(p.numel() * p.element_size() for p in given),
+        bytes=sum(part.numel() * part.element_size() for p in given for part in plain_tensors(p)),
     )
 
 

@@ -55,7 +55,7 @@ def outcome_of(death: WorkerDiedError, trial: Trial) -> Outcome:
     return Outcome(run=run)
 
 
-def _kernel_kills() -> int:
+def kernel_kills() -> int:
     """Return how often the kernel killed a process for want of memory; 0 where it does not say (only Linux does)."""
     try:
         counters = Path("/proc/vmstat").read_text(encoding="ascii").split()
@@ -103,7 +103,7 @@ class Launcher:
             MemprofError: what the worker found wrong, with its exit code.
             WorkerDiedError: the worker was killed or crashed.
         """
-        kills = _kernel_kills()
+        kills = kernel_kills()
         ours, theirs = socket.socketpair()
         with ours, theirs:
             send_message(self._control, job.model_dump(mode="json"), [theirs.fileno()])
@@ -116,7 +116,7 @@ class Launcher:
         exit_code = int(self._receive()["exit_code"])
         self._pid = None
         if answer is None:
-            raise WorkerDiedError(exit_code, exit_code == -signal.SIGKILL and _kernel_kills() > kills)
+            raise WorkerDiedError(exit_code, exit_code == -signal.SIGKILL and kernel_kills() > kills)
         if isinstance(answer, Mistake):
             raise MemprofError(answer.message, ExitCode(answer.exit_code))
         return answer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -99,8 +99,8 @@ class Meter:
         """Return the most memory used so far, for progress."""
         return self._probe.high_water_bytes()
 
-    def finish(self) -> Reading:
-        """End recording and analyse the trace."""
+    def finish(self, buckets: Collection[int] = ()) -> Reading:
+        """End recording and analyse the trace; `buckets` are the sizes of those in which DDP reduces gradients."""
         self._probe.end_phase(self._phase)
         entries = self._recorder.stop()
         trace = build_trace([*self._before, *entries])
@@ -110,6 +110,7 @@ class Meter:
         step_peaks = [max(s.peak_bytes for s in spans if s.step == step) for step in sorted({s.step for s in spans})]
         requested = build_trace([*self._before, *as_requested(entries, history)]) if history else trace
         label_workspaces(trace, requested, self._probe.workspace_bytes())
+        label_buckets(trace, requested, buckets)
         tensors = self._tensor_peaks(requested)
         reserved = self._probe.reserved
         return Reading(
@@ -153,10 +154,32 @@ def label_workspaces(trace: Trace, requested: Trace, size: int | None) -> None:
         requested: the same trace with sizes as requested.
         size: of a workspace; None where there is none.
     """
-    freed = {number for number, change in trace.events if change < 0}
-    for number, block in enumerate(trace.blocks):
-        if block.category == "unattributed" and requested.blocks[number].size == size and number not in freed:
-            block.category = "workspace"
+    for number in _kept(requested, {size}):
+        if trace.blocks[number].category == "unattributed":
+            trace.blocks[number].category = "workspace"
+
+
+def label_buckets(trace: Trace, requested: Trace, sizes: Collection[int]) -> None:
+    """Name the buckets in which DDP's reducer, which is in C++, keeps gradients for the others: nobody else has them.
+
+    Args:
+        trace: whose blocks to name.
+        requested: the same trace with sizes as requested.
+        sizes: of the buckets.
+    """
+    for number in _kept(requested, sizes):
+        for block in (trace.blocks[number], requested.blocks[number]):
+            if block.category in ("unattributed", "temporaries", "activations"):
+                block.category, block.module, block.tensor = "communication", "", True
+
+
+def _kept(requested: Trace, sizes: Collection[int | None]) -> list[int]:
+    """Return the blocks of certain sizes that are never given back."""
+    if not any(sizes):
+        return []
+    freed = {number for number, change in requested.events if change < 0}
+    blocks = enumerate(requested.blocks)
+    return [number for number, block in blocks if block.size in sizes and number not in freed]
 
 
 def tensor_peaks(trace: Trace, step: int) -> dict[str, int]:

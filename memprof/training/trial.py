@@ -15,19 +15,19 @@ from torch import nn
 
 from memprof.errors import MemprofError, UsageError
 from memprof.exporting.files import save_trace
-from memprof.faults import describe, is_out_of_memory
+from memprof.faults import describe, is_lost_rank, is_out_of_memory
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state import measure_state
 from memprof.plan import Outcome, Step, Trial
 from memprof.results import OptimizerInfo, Run, Steps
 from memprof.tracing.modules import compiled_graphs, followed_modules
-from memprof.training.checkpointing import checkpoint_blocks
+from memprof.training.building import bucket_sizes, build_model, own_module
 from memprof.training.counts import count_parameters, state_figures
 from memprof.training.labels import Labeller, label_tensors
 from memprof.training.meter import Meter, Reading
 from memprof.training.process_memory import limit_memory
-from memprof.training.step import PerParameterOptimizers, TrainingStep, check_trainable
+from memprof.training.step import PerParameterOptimizers, TrainingStep
 from memprof.workloads.loader import load_workload
 
 Emit = Callable[[Step], None]
@@ -37,13 +37,18 @@ class _OptimizerError(MemprofError):
     """This optimizer cannot train the workload; others may."""
 
 
-def run_trial(trial: Trial, emit: Emit) -> Outcome:
+def run_trial(trial: Trial, emit: Emit, rank: int = 0) -> Outcome:
     """Train the trial's steps and return its outcome; the run is `ok`, `oom`, or `failed` with the reason.
+
+    Args:
+        trial: what to train, on which device.
+        emit: told of every step.
+        rank: of this process, if the recipe has several; the process group is there already.
 
     Raises:
         UsageError: the workload or the recipe is at fault, so that no optimizer could run.
     """
-    session = _Session(trial, emit)
+    session = _Session(trial, emit, rank)
     try:
         return session.run()
     except _OptimizerError as failure:
@@ -57,8 +62,9 @@ def run_trial(trial: Trial, emit: Emit) -> Outcome:
 class _Session:
     """A trial as it goes from step to step."""
 
-    def __init__(self, trial: Trial, emit: Emit) -> None:
+    def __init__(self, trial: Trial, emit: Emit, rank: int) -> None:
         self.trial = trial
+        self._rank = rank
         self.device = torch.device(trial.device)
         self.place = "the build"
         self._emit = emit
@@ -97,13 +103,11 @@ class _Session:
         recipe = self.trial.recipe
         torch.manual_seed(recipe.seed)
         workload = load_workload(self.trial.workload).workload
-        self.model = workload.model().to(self.device).train()
-        if recipe.precision == "bf16":
-            self.model.to(torch.bfloat16)
-        if recipe.checkpoint_activations:
-            checkpoint_blocks(self.model)
-        check_trainable(self.model)
-        self._labels = Labeller(self.model)
+        self.model = build_model(workload, recipe, self.device)
+        self._own = own_module(self.model, recipe)
+        self._labels = Labeller(self._own)
+        if recipe.world_size > 1:
+            torch.manual_seed(recipe.seed + self._rank)  # the same weights everywhere, and batches of its own
         try:
             self.optimizer: Any = self._build_optimizer()
         except UsageError as error:  # it does not take this model's parameters; another optimizer may
@@ -119,7 +123,7 @@ class _Session:
         )
 
     def _build_optimizer(self) -> Any:
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        named = [(name, p) for name, p in self._own.named_parameters() if p.requires_grad]
         if not self.trial.recipe.step_in_backward:
             return build_optimizer(self.trial.optimizer, named)
         names = {parameter: name for name, parameter in named}
@@ -155,7 +159,7 @@ class _Session:
         except MemprofError:
             raise
         except Exception as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or is_lost_rank(error):
                 raise
             raise self._blame(error) from error
         if self._number > self.trial.recipe.warmup and not attributed:
@@ -194,7 +198,7 @@ class _Session:
             self._meter.mark(mark)
         self._attributing = True
         # Module hooks would make torch.compile compile again, with breaks where they are called.
-        with nullcontext() if compiled_graphs() else followed_modules(self.model, self._meter.mark):
+        with nullcontext() if compiled_graphs() else followed_modules(self._own, self._meter.mark):
             yield
         self._label_end_of(self._phase)
 
@@ -202,8 +206,8 @@ class _Session:
         gc.disable()  # training is over and the process ends soon: only the analysis would be slowed down
         state = measure_state(self.optimizer, self.model.parameters())
         parameters = count_parameters(self.model.parameters())
-        reading = self._meter.finish()
-        if self.trial.trace_folder is not None:
+        reading = self._meter.finish(bucket_sizes(self.model, self.trial.recipe))
+        if self.trial.trace_folder is not None and self._rank == 0:
             save_trace(reading.trace, Path(self.trial.trace_folder), self.trial.optimizer.text)
         run = Run(
             optimizer=self._optimizer_info(self._implementation(reading)),

@@ -7,6 +7,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,17 +50,21 @@ def work(channel: socket.socket, request: dict[str, Any]) -> None:
         stream.write(message.model_dump_json() + "\n")
         stream.flush()
 
+    with suppress(KeyboardInterrupt):
+        send(guarded(lambda: _answer(request, send)))
+
+
+def guarded(job: Callable[[], Answer]) -> Answer | Mistake:
+    """Return what a job returns, or as a message what it raises."""
     try:
-        send(_answer(request, send))
+        return job()
     except MemprofError as error:
-        send(Mistake(message=str(error), exit_code=error.exit_code))
-    except KeyboardInterrupt:
-        pass
+        return Mistake(message=str(error), exit_code=error.exit_code)
     except Exception as error:
         if os.environ.get("MEMPROF_DEBUG"):
             traceback.print_exc()
         message = f"internal error in a trial: {describe(error)}; --debug shows the traceback"
-        send(Mistake(message=message, exit_code=ExitCode.FAILED))
+        return Mistake(message=message, exit_code=ExitCode.FAILED)
 
 
 def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answer:
@@ -80,14 +85,18 @@ def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answe
         from memprof.advice.weigh import weigh
 
         return weigh(Weighing.model_validate(request))
-    return run_trial(Trial.model_validate(request), send)
+    trial = Trial.model_validate(request)
+    if trial.recipe.strategy == "single":
+        return run_trial(trial, send)
+    from memprof.training.ranks import run_ranks
+
+    return run_ranks(trial, send, guarded)
 
 
 def _check_strategy(request: dict[str, Any]) -> None:
     strategy = request.get("recipe", {}).get("strategy", "single")
-    if strategy != "single":
-        done = "measured" if request["job"] == "trial" else "predicted"
-        raise UsageError(f"training with --strategy {strategy} cannot be {done} yet; leave --strategy out")
+    if strategy != "single" and request["job"] != "trial":
+        raise UsageError(f"training with --strategy {strategy} cannot be predicted yet; leave --strategy out")
 
 
 def _inquire(inquiry: Inquiry) -> Findings:
