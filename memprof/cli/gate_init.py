@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -56,6 +57,7 @@ def init(
 ) -> None:
     """Write budgets to start from, and the baseline, from a comparison."""
     from memprof.files import check_writable
+    from memprof.workloads.spec import parse_knobs
 
     file = _target(config)
     check_writable(file, force=True)
@@ -70,17 +72,19 @@ def init(
         world_size=world_size,
         seed=seed,
     )
+    given = parse_knobs(knobs or [])
     arguments = {
         "batch_size": batch_size,
-        "knobs": knobs,
+        "knobs": given,
         "inputs": inputs or [],
         "target": target,
         "optimizers": optimizers,
         "device": device,
         "recipe": recipe,
     }
-    comparison = _load(source) if Path(source).suffix == ".json" else _run(source, arguments)
-    _write(file, name or _name_of(comparison), comparison)
+    saved = Path(source).suffix == ".json"
+    comparison = _load(source) if saved else _run(source, arguments)
+    _write(file, name or _name_of(comparison), comparison, None if saved else given)
 
 
 def _target(config: str | None) -> Path:
@@ -113,17 +117,13 @@ def _run(model: str, arguments: dict[str, Any]) -> Comparison:
     from memprof.api import compare
     from memprof.cli.watch import make_watcher
     from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
-    from memprof.workloads.spec import parse_knobs
 
-    parsed = {
-        "knobs": parse_knobs(arguments["knobs"] or []),
-        "optimizers": arguments["optimizers"] or DEFAULT_OPTIMIZERS,
-    }
+    optimizers = arguments["optimizers"] or DEFAULT_OPTIMIZERS
     with make_watcher() as watcher:
-        return compare(model, fit=False, on_progress=watcher, **{**arguments, **parsed})
+        return compare(model, fit=False, on_progress=watcher, **{**arguments, "optimizers": optimizers})
 
 
-def _write(target: Path, name: str, comparison: Comparison) -> None:
+def _write(target: Path, name: str, comparison: Comparison, knobs: Mapping[str, Any] | None) -> None:
     """Write the configuration and the baseline, or neither."""
     from memprof.files import check_writable, write_text
     from memprof.gate.baseline import empty_baseline, load_baseline, update
@@ -133,7 +133,7 @@ def _write(target: Path, name: str, comparison: Comparison) -> None:
     workload = comparison.workload
     moved = workload.model_copy(update={"model": model_from(workload.model, target.resolve().parent)})
     comparison = comparison.model_copy(update={"workload": moved})
-    text, config = add_entry(target, name, starter(name, comparison, figures, prefix_of(target)))
+    text, config = add_entry(target, name, starter(name, comparison, figures, prefix_of(target), knobs))
     _check(config, name)
     check_writable(config.baseline, force=True)
     figures = [one.model_copy(update={"setup": one.setup.model_copy(update={"model": moved.model})}) for one in figures]

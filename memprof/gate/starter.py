@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,32 @@ _HEAD = """\
 # Memory budgets. `memprof gate` runs every entry and fails where a limit is exceeded;
 # `memprof gate --update-baseline` accepts the figures of now. Commit this file and the baseline.
 """
+_ALL_FIXED = "# Every knob is fixed here; take out those whose default in the model's code is to count."
 _HEADROOM = 1.1
 
 
-def starter(name: str, comparison: Comparison, figures: Sequence[Figures], prefix: str) -> str:
+def starter(
+    name: str, comparison: Comparison, figures: Sequence[Figures], prefix: str, knobs: Mapping[str, Any] | None = None
+) -> str:
     """Return an entry in TOML.
 
-    Ceilings leave a tenth of headroom, and none is above what the device has.
+    Ceilings leave a tenth of headroom, and none is above what the device has. Knobs that were left to the model stay
+    so: a change of their defaults is one of the program, which the gate is to see.
 
     Args:
         name: of the entry.
         comparison: what was run.
         figures: its finished runs.
         prefix: of the table's name, `tool.memprof.` in pyproject.toml.
+        knobs: those that were asked for; None if a saved comparison does not say: then all are fixed.
     """
     workload = comparison.workload
-    lines = [f"# {_origin(comparison, figures)}", f"[{prefix}budgets.{name}]"]
+    lines = [f"# {_origin(comparison, figures)}", *([_ALL_FIXED] if knobs is None and workload.knobs else [])]
+    lines += [f"[{prefix}budgets.{name}]"]
+    fixed = workload.knobs if knobs is None else knobs
     keys: dict[str, Any] = {
         "model": workload.model,
-        "knobs": {key: value for key, value in workload.knobs.items() if isinstance(value, (bool, int, float, str))},
+        "knobs": {key: value for key, value in fixed.items() if isinstance(value, (bool, int, float, str))},
         "batch_size": workload.batch_size,
         "inputs": list(workload.inputs),
         "target": workload.target,

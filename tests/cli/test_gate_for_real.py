@@ -86,6 +86,20 @@ def test_a_sample_repository_through_init_pass_growth_update_pass(memprof: Comma
     assert memprof("gate", "--from", "out.json").returncode == 0
 
 
+def test_a_new_default_of_a_knob_that_nobody_set_is_seen(memprof: Command, tmp_path: Path) -> None:
+    shutil.copy(DATA / "sample" / "train.py", tmp_path)
+    init = memprof(
+        "gate", "init", "train.py:build", "-b", "1", "--device", "rtx-3060", "-o", "sm3", "--set", "n_layers=1"
+    )
+    assert init.returncode == 0, init.stderr
+    assert "knobs = { n_layers = 1 }" in (tmp_path / "memprof.toml").read_text()
+    program = (tmp_path / "train.py").read_text()
+    (tmp_path / "train.py").write_text(program.replace("width: int = 256", "width: int = 320"))
+    failed = memprof("gate")
+    assert failed.returncode == 1
+    assert "why: width 256 is now 320" in failed.stdout
+
+
 def set_ceiling(folder: Path, size: int) -> None:
     config = folder / "memprof.toml"
     text, count = re.subn(

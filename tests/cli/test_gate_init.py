@@ -28,6 +28,7 @@ def test_budgets_are_written_with_the_figures_they_rest_on(inside: Command, save
     assert wrote.startswith("wrote the budget 'pretrain' to memprof.toml and its figures to memprof-baseline.json;")
     text = (saved / "memprof.toml").read_text()
     assert "# Now: adam 1.13 GiB; sm3,momentum=0.9 1.13 GiB." in text
+    assert "# Every knob is fixed here; take out those whose default in the model's code is to count." in text
     (budget,) = read_config(find_config(saved)).budgets
     assert budget.optimizers == ("adam", "sm3,momentum=0.9")
     assert (budget.settings.batch_size, budget.settings.knobs) == (2, {"seq_len": 128, "n_layer": 12})
