@@ -62,6 +62,14 @@ class Report(Saved):
         """The verdicts that warn."""
         return [verdict for verdict in self.verdicts if verdict.weight == "warning"]
 
+    @property
+    def acceptable(self) -> bool:
+        """Whether a verdict would be another one against a baseline of these figures: no ceiling, no broken run."""
+        return any(
+            verdict.status in ("improved", "missing", "other-environment") or verdict.base is not None
+            for verdict in (*self.failures, *self.warnings)
+        )
+
 
 def exit_code(verdicts: Sequence[Verdict], figures: Iterable[Figures]) -> ExitCode:
     """Return what the verdicts come to: a mistake (2) before a failed trial (3) before an exceeded budget (1).

@@ -99,8 +99,8 @@ def largest_holders(metric: Metric, record: Record) -> list[str]:
     for category, modules in held[:_MOST]:
         total = modules.total()
         module, part = _dominant(modules, total)
-        where = f", {format_size(part)} of it in {module}" if module else ""
-        sentences.append(f"{category_title(category)} {format_size(total)}{where}")
+        of_it = "" if part == total else f", {format_size(part)} of it"
+        sentences.append(f"{category_title(category)} {format_size(total)}{f'{of_it} in {module}' if module else ''}")
     return sentences
 
 

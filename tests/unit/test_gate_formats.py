@@ -156,6 +156,14 @@ def test_the_table_ends_with_the_command_that_accepts() -> None:
     assert passing.rstrip().endswith("1 check: 1 passed")
 
 
+def test_no_other_baseline_is_offered_where_only_a_ceiling_is_exceeded() -> None:
+    made = make_figures()
+    report = report_of([budget_of('peak_allocated_bytes = ["1 GiB", "+2%"]', "optimizers = ['adam']")], [made], [made])
+    assert len(report.failures) == 1
+    assert shown(report).rstrip().endswith("A ceiling is raised in memprof.toml:5.")
+    assert "--update-baseline" not in FORMATS["markdown"](report)
+
+
 def test_the_table_stays_within_80_columns() -> None:
     lines = shown(REPORT, width=80).splitlines()
     assert max(len(line.rstrip()) for line in lines if "memprof gate" not in line) <= 80

@@ -96,6 +96,6 @@ def _changes(report: Report) -> str:
 
 
 def _accept(report: Report) -> str:
-    if report.updated or not (report.failures or report.warnings):
+    if report.updated or not report.acceptable:
         return ""
     return f"To accept these figures:\n\n```sh\n{report.accept}\n```"
