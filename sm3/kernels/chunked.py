@@ -16,6 +16,7 @@ from torch import Tensor
 from . import inner
 from .accumulators import GridAccumulator, added
 from .matrix import is_singleton
+from .shared_momentum import SharedInt8Momentum
 from .target import Target, float32
 from .task import Scratch, Task
 from .tiles import TILE, Tile, are_runs, tile_steps, tiles
@@ -29,24 +30,38 @@ def gather(task: Task, scratch: Scratch) -> None:
     """
     prepare(task)
     for tile in _tiles(task):
-        grad = float32(task.grad[tile], scratch, "grad")
         if in_two_passes(task):
+            grad = float32(task.grad[tile], scratch, "grad")
             fold_max(task, tile, torch.mul(grad, grad, out=scratch.take("nu", grad)))
-            continue
-        nu = least(task, tile, task.options.beta or 1.0, scratch.take("nu", grad))
-        sum_and_descend(task, tile, grad, nu, partial(fold_max, task, tile), scratch)
+        else:
+            _second(task, tile, scratch)
 
 
 def finish(task: Task, scratch: Scratch) -> None:
-    """Second half, once `new` holds the maxima over the whole tensor: store them, and update in SM3-I."""
-    if not in_two_passes(task):
-        for accumulator in task.accumulators:
-            accumulator.store()
+    """Second half, once `new` holds the maxima over the whole tensor: store them, and update in SM3-I.
+
+    Where the first half only measured an int8 momentum that ranks share, the update comes here too.
+    """
+    if in_two_passes(task):
+        add_maxima(task)
+        for tile in _tiles(task):
+            grad = float32(task.grad[tile], scratch, "grad")
+            descend(task, tile, grad, least(task, tile, 1.0, scratch.take("nu", grad)), scratch)
         return
-    add_maxima(task)
-    for tile in _tiles(task):
-        grad = float32(task.grad[tile], scratch, "grad")
-        descend(task, tile, grad, least(task, tile, 1.0, scratch.take("nu", grad)), scratch)
+    if isinstance(task.momentum, SharedInt8Momentum):
+        task.measuring = False
+        for tile in _tiles(task):
+            _second(task, tile, scratch)
+        task.momentum.finish()
+    for accumulator in task.accumulators:
+        accumulator.store()
+
+
+def _second(task: Task, tile: Tile, scratch: Scratch) -> None:
+    """SM3-II on one tile."""
+    grad = float32(task.grad[tile], scratch, "grad")
+    nu = least(task, tile, task.options.beta or 1.0, scratch.take("nu", grad))
+    sum_and_descend(task, tile, grad, nu, partial(fold_max, task, tile), scratch)
 
 
 def add_maxima(task: Task) -> None:
@@ -66,7 +81,8 @@ def prepare(task: Task) -> None:
         if accumulator.new is not None:
             continue
         twice = in_two_passes(task)
-        owned = accumulator.owned(task.param.shape, task.steps) and not (twice and accumulator.exchanged)
+        again = twice or task.measuring  # other ranks' maxima come in between
+        owned = accumulator.owned(task.param.shape, task.steps) and not (again and accumulator.exchanged)
         accumulator.new = accumulator.old if owned else torch.zeros_like(accumulator.old)
         accumulator.beta = task.options.beta if owned and twice else None
 
@@ -76,7 +92,7 @@ def _cut(task: Task) -> None:
     shape, entries = task.param.shape, task.momentum.block if task.momentum else 1
     task.steps = tile_steps(shape, grids, entries, task.tile_limit())
     if not are_runs(shape, task.steps):  # then tiles are copied
-        task.steps = tile_steps(shape, grids, entries, TILE)
+        task.steps = tile_steps(shape, grids, entries, min(TILE, task.tile_limit()))
 
 
 def _at_least(values: Tensor, floor: float) -> bool:
@@ -112,10 +128,14 @@ def least(task: Task, tile: Tile, scale: float, out: Tensor) -> Tensor:
 
 
 def fold_max(task: Task, tile: Tile, nu: Tensor) -> None:
-    """Raise the new accumulators to the tile's maxima, last dimension first so that others read less."""
-    accumulators = task.accumulators
+    """Raise the new accumulators to the tile's maxima, last dimension first so that others read less.
+
+    Of two passes that do this, the first, which measures, leaves those alone that are overwritten at once.
+    """
+    accumulators, twice = task.accumulators, isinstance(task.momentum, SharedInt8Momentum)
     for number in reversed(range(len(accumulators))):
-        accumulators[number].fold(tile, nu)
+        if not twice or (accumulators[number].new is accumulators[number].old) != task.measuring:
+            accumulators[number].fold(tile, nu)
         rest = accumulators[:number]
         shared = [d for d in range(nu.dim()) if nu.shape[d] > 1 and all(a.old.shape[d] == 1 for a in rest)]
         if rest and shared:

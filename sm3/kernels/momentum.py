@@ -71,13 +71,14 @@ class Int8Momentum(Momentum):
     Args:
         buffer: q, int8, of the parameter's shape.
         scale: float32, of the shape that `scale_shape` gives.
+        inner: the dimension from which on entries count as consecutive; None for that of the buffer's shape.
     """
 
     block = INT8_BLOCK
 
-    def __init__(self, buffer: Tensor, scale: Tensor) -> None:
+    def __init__(self, buffer: Tensor, scale: Tensor, inner: int | None = None) -> None:
         self.buffer, self.scale = buffer, scale
-        self._from = first_inner(buffer.shape)
+        self._from = first_inner(buffer.shape) if inner is None else inner
 
     def decayed(self, tile: Tile, like: Tensor, momentum: float, scratch: Scratch) -> Tensor:
         """See `Momentum.decayed`."""
@@ -128,7 +129,7 @@ def first_inner(shape: Sequence[int]) -> int:
     return dim
 
 
-def scale_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Return the shape of the int8 momentum's scales for a parameter of this shape."""
-    dim = first_inner(shape)
+def scale_shape(shape: Sequence[int], inner: int | None = None) -> tuple[int, ...]:
+    """Return the shape of the int8 momentum's scales for a parameter of this shape; for `inner`, see `Int8Momentum`."""
+    dim = first_inner(shape) if inner is None else inner
     return (*shape[:dim], -(-math.prod(shape[dim:]) // INT8_BLOCK))

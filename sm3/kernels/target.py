@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .shared_momentum import SharedInt8Momentum
 from .task import Scratch, Task
 from .tiles import Tile
 
@@ -26,7 +27,7 @@ class Target:
     def __init__(self, task: Task, tile: Tile, scratch: Scratch) -> None:
         options = task.options
         self._task, self._tile, self._param = task, tile, task.param[tile]
-        if options.weight_decay:
+        if options.weight_decay and not task.measuring:
             self._param.mul_(1 - options.lr * options.weight_decay)
         if task.momentum is None:
             self.rate = options.lr * options.sign
@@ -41,8 +42,11 @@ class Target:
         return float32(self._param, scratch, "target")
 
     def store(self, scratch: Scratch) -> None:
-        """Write the values back; with momentum, p <- p - lr m follows."""
-        if self._task.momentum is not None:
+        """Write the values back; with momentum, p <- p - lr m follows. A pass that measures writes nothing."""
+        if self._task.measuring:
+            assert isinstance(self._task.momentum, SharedInt8Momentum)
+            self._task.momentum.measure(self._tile, self.values)
+        elif self._task.momentum is not None:
             self._task.momentum.store(self._tile, self.values, scratch)
             self._add(torch.mul(self.values, -self._task.options.lr, out=scratch.take("nu", self.values)), scratch)
         elif self._param.dtype == torch.float64:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import tiles
 from .accumulators import Accumulator, GridAccumulator
-from .momentum import FloatMomentum, Momentum
+from .momentum import FloatMomentum, Int8Momentum, Momentum
 
 MIN_EPS = 2.0**-63
 """The least `eps`: its square is the smallest normal float32, safe where subnormals are flushed."""
@@ -54,6 +54,7 @@ class Task:
         options: the options of its group.
         steps: the length of a tile along each dimension; `chunked.prepare` chooses it.
         positive: whether every accumulator is known to be at least eps^2; `chunked.prepare` finds out.
+        measuring: whether this is a first pass that only measures the momentum: see `shared_momentum.py`.
     """
 
     param: Tensor
@@ -63,6 +64,7 @@ class Task:
     options: Options
     steps: tuple[int, ...] = field(default=())
     positive: bool = False
+    measuring: bool = False
 
     def tile_limit(self) -> int:
         """Return the most elements of a tile for which its buffers fit into 3 MiB.
@@ -73,7 +75,7 @@ class Task:
         tensors = [self.param, self.grad]
         if self.momentum is not None:
             if not isinstance(self.momentum, FloatMomentum):
-                return tiles.TILE
+                return tiles.TILE // (1 if isinstance(self.momentum, Int8Momentum) else 2)
             tensors.append(self.momentum.buffer)
         if any(tensor.dtype != torch.float32 or not tensor.is_contiguous() for tensor in tensors):
             return tiles.TILE

@@ -21,8 +21,10 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from sm3 import SM3, Blocks, IndexSets, Slices, Union
+from tests.unit.test_sm3_memory import peak_bytes
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 SHAPES = [(7, 5), (16, 8), (3, 9), (11,), (1,), (4, 6, 5), (1, 10)]
@@ -48,6 +50,8 @@ OPTIONS = [
     {"cover": Blocks((3, 2))},
     {"cover": Union((Slices(), Blocks((2, -1)))), "variant": "I"},
     {"cover": {f"{number}": overlapping(shape) for number, shape in enumerate(SHAPES)}, "momentum": 0.9},
+    {"momentum": 0.9, "momentum_dtype": "int8", "weight_decay": 0.1},
+    {"momentum": 0.9, "momentum_dtype": "int8", "cover": Blocks((3, 2)), "beta": 0.9},
 ]
 
 
@@ -159,6 +163,17 @@ def collectives_of(step: Callable[[], None]) -> int:
     return len(calls)
 
 
+def _scales_stay(mesh: DeviceMesh) -> None:
+    cases = [((9, 300), Shard(0)), ((4, 1024), Shard(1)), ((512,), Shard(0)), ((4, 600), Shard(1)), ((300,), Shard(0))]
+    kept = []
+    for shape, placement in cases:
+        optimizer = SM3([sharded(shape, mesh, [placement])], momentum=0.9, momentum_dtype="int8")
+        optimizer.step()
+        (state,) = optimizer.state.values()
+        kept.append(state["momentum_scale"].placements[0])
+    assert kept == [Shard(0), Shard(1), Shard(0), Replicate(), Replicate()]
+
+
 def _rows_stay_with_their_shard(rank: int, world: int) -> None:
     mesh = init_device_mesh("cpu", (world,))
     params = [sharded((9, 5), mesh, [Shard(0)]) for _ in range(4)]
@@ -168,10 +183,23 @@ def _rows_stay_with_their_shard(rank: int, world: int) -> None:
     assert (rows.placements, columns.placements) == ((Shard(0),), (Replicate(),))
     assert rows.to_local().shape == (params[0].to_local().shape[0],)
     assert columns.to_local().shape == (5,)
+    _scales_stay(mesh)
 
 
 def test_sharded_accumulators_stay_and_one_collective_joins_the_others() -> None:
     on_ranks(2, _rows_stay_with_their_shard)
+
+
+def _shared_scales_take_little(rank: int, world: int) -> None:
+    mesh = init_device_mesh("cpu", (world,))
+    for shape, placement in [((1000, 1500), Shard(1)), ((1_500_001,), Shard(0)), ((2, 700_001), Shard(1))]:
+        optimizer = SM3([sharded(shape, mesh, [placement])], momentum=0.9, momentum_dtype="int8", beta=0.9)
+        optimizer.step()
+        assert peak_bytes(optimizer.step) < 4 * 2**20
+
+
+def test_temporaries_stay_below_4_mib_where_ranks_share_scales() -> None:
+    on_ranks(1, _shared_scales_take_little)
 
 
 def _one_collective(rank: int, world: int) -> None:
@@ -193,27 +221,31 @@ def test_a_mesh_of_two_dimensions_takes_one_collective_too() -> None:
     on_ranks(4, _one_collective)
 
 
-WIDE = [(9, 300), (4, 3, 100), (5, 257)]
+WIDE = [(9, 300), (4, 3, 100), (5, 257), (4, 1024), (2, 520), (700,), (2, 3, 20, 20), (3, 40, 30)]
 
 
 def _int8(rank: int, world: int) -> None:
-    mesh = init_device_mesh("cpu", (world,))
-    for shape in WIDE:
-        single = nn.Parameter(torch.zeros(shape))
-        param = nn.Parameter(distribute_tensor(torch.zeros(shape), mesh, [Shard(0)]))
-        one, many = (SM3([p], momentum=0.9, momentum_dtype="int8") for p in (single, param))
+    for placed, mesh_shape in CASES[world]:
+        mesh = init_device_mesh("cpu", mesh_shape)
+        single = [nn.Parameter(torch.zeros(shape)) for shape in WIDE]
+        places = [_placements(placed, len(shape)) for shape in WIDE]
+        many = [nn.Parameter(distribute_tensor(p.detach(), mesh, at)) for p, at in zip(single, places, strict=True)]
+        one, other = (SM3(params, momentum=0.9, momentum_dtype="int8") for params in (single, many))
         for step in range(4):
-            single.grad = torch.randn(shape, generator=torch.Generator().manual_seed(step))
-            param.grad = distribute_tensor(single.grad, mesh, [Shard(0)])
+            for param, part in zip(single, many, strict=True):
+                param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(step))
+                part.grad = distribute_tensor(param.grad, mesh, part.placements)
             one.step()
-            many.step()
-        assert torch.equal(param.detach().full_tensor(), single.detach())
-        for key, value in one.state[single].items():
-            assert torch.equal(_whole(many.state[param][key]), value), key
+            assert collectives_of(other.step) == (placed != "replicate")
+        for param, part in zip(single, many, strict=True):
+            assert torch.equal(_whole(part.detach()), param.detach()), (placed, param.shape)
+            for key, value in one.state[param].items():
+                assert torch.equal(_whole(other.state[part][key]), value), (placed, param.shape, key)
 
 
-def test_int8_momentum_of_sharded_rows_equals_a_single_process_bit_for_bit() -> None:
-    on_ranks(2, _int8)
+@pytest.mark.parametrize("world", CASES)
+def test_int8_momentum_equals_a_single_process_bit_for_bit_where_blocks_cross_ranks_too(world) -> None:
+    on_ranks(world, _int8)
 
 
 def _model() -> nn.Module:
@@ -232,10 +264,12 @@ def _train(model: nn.Module, optimizer: SM3, steps: range) -> None:
 def _fsdp2(rank: int, world: int) -> None:
     single = _model()
     sharded = copy.deepcopy(single)
+    shape, names = ((2, 2), ("replicate", "shard")) if world == 4 else ((world,), ("shard",))
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
     for layer in sharded:
         if isinstance(layer, nn.Linear):
-            fully_shard(layer)
-    fully_shard(sharded)
+            fully_shard(layer, mesh=mesh)
+    fully_shard(sharded, mesh=mesh)
     one, many = (SM3(net.parameters(), lr=0.1, momentum=0.9) for net in (single, sharded))
     _train(single, one, range(5))
     _train(sharded, many, range(5))
@@ -250,45 +284,109 @@ def test_fully_shard_trains_as_a_single_process_does(world) -> None:
     on_ranks(world, _fsdp2)
 
 
-def _sharded_model() -> tuple[nn.Module, SM3]:
-    model = _model()
-    fully_shard(model)
-    return model, SM3(model.named_parameters(), lr=0.1, momentum=0.9, cover={"0.*": "slices"})
+def _int8_model() -> tuple[nn.Module, SM3]:
+    """Return a model of which 2 ranks hold whole blocks of the first bias, and 4 do not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 512), nn.Tanh(), nn.Linear(512, 3))
+    if dist.get_world_size() > 1:
+        fully_shard(model)
+    named = model.named_parameters()
+    return model, SM3(named, lr=0.1, momentum=0.9, momentum_dtype="int8", cover={"0.*": "slices"})
 
 
 def _save(rank: int, world: int, folder: str) -> None:
-    model, optimizer = _sharded_model()
+    model, optimizer = _int8_model()
     _train(model, optimizer, range(3))
     dcp.save(
         {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}, checkpoint_id=folder
     )
 
 
+def _uninterrupted(rank: int, world: int, folder: str) -> None:
+    model, optimizer = _int8_model()
+    _train(model, optimizer, range(6))
+    torch.save([param.detach() for param in model.parameters()], f"{folder}/expected.pt")
+
+
 def _load(rank: int, world: int, folder: str) -> None:
-    model, optimizer = _sharded_model()
+    model, optimizer = _int8_model()
     saved = {"model": model.state_dict(), "optimizer": get_optimizer_state_dict(model, optimizer)}
     dcp.load(saved, checkpoint_id=folder)
     model.load_state_dict(saved["model"])
     set_optimizer_state_dict(model, optimizer, saved["optimizer"])
     _train(model, optimizer, range(3, 6))
-    expected = _model()
-    _train(expected, SM3(expected.parameters(), lr=0.1, momentum=0.9), range(6))
-    for found, weights in zip(model.parameters(), expected.parameters(), strict=True):
-        assert torch.equal(found.full_tensor(), weights)
+    torch.save([_whole(param.detach()) for param in model.parameters()], f"{folder}/weights-{world}-{rank}.pt")
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2), (2, 1)])
-def test_a_checkpoint_reloads_onto_another_world_size(before, after, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "after"), [(2, 4), (4, 2)])
+def test_a_checkpoint_reloads_onto_another_world_size_and_onto_a_single_process(before, after, tmp_path: Path) -> None:
     on_ranks(before, _save, str(tmp_path))
     on_ranks(after, _load, str(tmp_path))
+    on_ranks(1, _uninterrupted, str(tmp_path))
+    on_ranks(1, _load, str(tmp_path))
+    expected = torch.load(tmp_path / "expected.pt")
+    for saved in ["weights-1-0.pt", *(f"weights-{after}-{rank}.pt" for rank in range(after))]:
+        assert all(map(torch.equal, torch.load(tmp_path / saved), expected)), saved
+
+
+def _wide_model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 10))
+
+
+TWO_DIMENSIONAL = [
+    {},
+    {"variant": "I"},
+    {"momentum": 0.9, "momentum_dtype": "int8"},
+    {"cover": Blocks((2, 2)), "momentum": 0.9},
+    {"cover": Union((Slices(), Blocks((4, -1)))), "variant": "I"},
+]
+
+
+def _two_dimensional(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Return a model of which both mesh dimensions cut the same dimension of the first layer, unevenly."""
+    model = parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+    return fully_shard(model, mesh=mesh["data"])
+
+
+def _places(mesh: DeviceMesh) -> list[torch.Tensor]:
+    """Return, for each parameter, which of its entries this rank holds."""
+    model = _wide_model()
+    for param in model.parameters():
+        param.data = torch.arange(param.numel(), dtype=torch.float32).view(param.shape)
+    return [param.detach().to_local().long() for param in _two_dimensional(model, mesh).parameters()]
+
+
+def _tensor_parallel(rank: int, world: int) -> None:
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "tensor"))
+    places = _places(mesh)
+    for options in TWO_DIMENSIONAL:
+        single = _wide_model()
+        model = _two_dimensional(copy.deepcopy(single), mesh)
+        one, many = (SM3(net.parameters(), lr=0.1, **options) for net in (single, model))
+        for step in range(4):
+            for expected, found, place in zip(single.parameters(), model.parameters(), places, strict=True):
+                expected.grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(step))
+                found.grad = torch.zeros_like(found)
+                found.grad.to_local().copy_(expected.grad.flatten()[place])
+            one.step()
+            assert collectives_of(many.step) == 1
+        for expected, found, place in zip(single.parameters(), model.parameters(), places, strict=True):
+            assert torch.equal(found.detach().to_local(), expected.detach().flatten()[place]), (options, found)
+            for key, value in one.state[expected].items():
+                assert torch.equal(_whole(many.state[found][key]), value), (options, found.placements, key)
+
+
+def test_fsdp_with_tensor_parallelism_equals_a_single_process_bit_for_bit() -> None:
+    on_ranks(4, _tensor_parallel)
 
 
 def _refusals(rank: int, world: int) -> None:
     mesh = init_device_mesh("cpu", (world,))
-    for shape, placement in [((300,), Shard(0)), ((4, 300), Shard(1)), ((4, 4), Shard(0))]:
+    for shape, placement in [((4, 300), Shard(1)), ((4, 4), Shard(0))]:
         param = sharded(shape, mesh, [placement])
-        with pytest.raises(ValueError, match=r"entries, which here lie on several ranks.*bfloat16"):
-            SM3([param], momentum=0.9, momentum_dtype="int8").step()
+        with pytest.raises(ValueError, match=r"cannot share the scales of int8 momentum.*variant='II'"):
+            SM3([param], momentum=0.9, momentum_dtype="int8", variant="I").step()
 
 
 def test_what_cannot_be_sharded_is_a_sentence() -> None:

@@ -1,0 +1,62 @@
+"""The momentum of a DTensor parameter, and how the scales of its int8 form lie on the ranks."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .kernels.momentum import INT8_BLOCK, FloatMomentum, Int8Momentum, Momentum, first_inner, scale_shape
+from .kernels.shared_momentum import SharedInt8Momentum
+from .placements import shard_dim, start, zeros
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor, Placement
+
+
+def momentum(state: dict[str, Any], group: dict[str, Any], param: DTensor) -> Momentum | None:
+    """Return a parameter's momentum, zero if it had none so far; None where its group asks for none.
+
+    Raises:
+        ValueError: int8 momentum whose blocks cross ranks that hold no single ranges.
+    """
+    if not group["momentum"]:
+        return None
+    dtype = getattr(torch, group["momentum_dtype"])
+    if "momentum_buffer" not in state:
+        state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
+    buffer = state["momentum_buffer"].to_local()
+    if dtype != torch.int8:
+        return FloatMomentum(buffer)
+    shared, inner = crossing(param), first_inner(param.shape)
+    if "momentum_scale" not in state:
+        local = [(param if shared and dim >= inner else buffer).shape[dim] for dim in range(param.dim())]
+        state["momentum_scale"] = zeros(param, scale_shape(local, inner), scale_shape(param.shape), _placements(param))
+    scale = state["momentum_scale"].to_local()
+    if not shared:
+        return Int8Momentum(buffer, scale, inner)
+    return SharedInt8Momentum(buffer, scale, param.shape, [start(param, dim) for dim in range(param.dim())])
+
+
+def crossing(param: DTensor) -> tuple[int, ...]:
+    """Return the mesh dimensions along which ranks hold parts of the same blocks of 256 entries: none where all are cut
+    at multiples of 256.
+    """
+    from torch.distributed.tensor import Shard
+
+    inner, dims = first_inner(param.shape), [shard_dim(placement) for placement in param.placements]
+    cut = [mesh_dim for mesh_dim, dim in enumerate(dims) if dim is not None and dim >= inner]
+    if len(cut) == 1 and dims[cut[0]] == inner and type(param.placements[cut[0]]) is Shard:
+        length = -(-param.shape[inner] // param.device_mesh.size(cut[0]))
+        if length * math.prod(param.shape[inner + 1 :]) % INT8_BLOCK == 0:
+            return ()
+    return tuple(cut)
+
+
+def _placements(param: DTensor) -> list[Placement]:
+    """Return how the scales lie: as the parameter, but whole where ranks share blocks."""
+    from torch.distributed.tensor import Replicate
+
+    shared = crossing(param)
+    return [Replicate() if mesh_dim in shared else placed for mesh_dim, placed in enumerate(param.placements)]
