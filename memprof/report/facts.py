@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from memprof.report import sections
+from memprof.report.ranks import batch_words
 from memprof.results import Comparison, Environment
 from memprof.training.recipe import Recipe
 from memprof.units import format_size
@@ -14,7 +15,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
     knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items())
     inputs = ", ".join([*workload.inputs, *([f"target {workload.target}"] if workload.target else [])])
     lines = {
-        "Model": f"{workload.model}, batch size {workload.batch_size}{f', {knobs}' if knobs else ''}",
+        "Model": f"{workload.model}, {batch_words(comparison)}{f', {knobs}' if knobs else ''}",
         "Inputs": inputs,
         "Recipe": _recipe(comparison.recipe),
         "Capacity": f"{format_size(comparison.capacity.bytes)} ({comparison.capacity.source})",

@@ -15,7 +15,7 @@ from memprof.results import CATEGORIES, Comparison, FitAnswer, Run
 if TYPE_CHECKING:
     import pandas as pd
 
-_WORDS = {"model", "device", "source", "optimizer", "status", "reason", "implementation", "peak_phase"}
+_WORDS = {"model", "device", "source", "optimizer", "status", "reason", "implementation", "peak_phase", "strategy"}
 _REALS = {"state_bytes_per_parameter", "state_relative_to_reference", "step_seconds", "last_loss"}
 
 
@@ -107,6 +107,11 @@ def _details(comparison: Comparison, run: Run | None) -> dict[str, Any]:
         "parameter_bytes": parameters and parameters.bytes,
         **{f"peak_{layer}_upper_bytes": _upper(run, layer) for layer in ("allocated", "reserved", "process")},
         **{f"at_peak_{category}_bytes": held.get(category) for category in CATEGORIES},
+        "strategy": comparison.recipe.strategy,
+        "world_size": comparison.recipe.world_size,
+        "global_batch_size": comparison.recipe.global_batch(comparison.workload.batch_size),
+        "rank": run and run.rank,
+        "state_of_all_ranks_bytes": run and run.job_state_bytes,
         "capacity_bytes": comparison.capacity.bytes,
         **_fit_details("largest_batch_size", fit.batch_size if fit is not None else None),
         **_fit_details("largest_model", fit.model if fit is not None else None),

@@ -17,6 +17,7 @@ from memprof.report.columns import fit_text, main_table
 from memprof.report.facts import caveats, facts
 from memprof.report.figures.peak import COLOURS
 from memprof.report.levers import levers
+from memprof.report.ranks import TITLE, rank_remark, rank_table
 from memprof.report.summary import summarize
 from memprof.report.table import Table
 from memprof.report.tables import fit_table, history_remarks, validation_table
@@ -52,6 +53,7 @@ def _sections(comparison: Comparison) -> list[str]:
     parts = {
         "What would lower the peak": _list(levers(comparison)),
         "Who holds the memory at the peak": "".join(map(_table, categories)),
+        TITLE: _ranks(comparison),
         "Peak within each phase": _table(sections.phase_table(comparison)),
         "Largest batch and model": _fits(comparison),
         "Predicted against measured": _validation(comparison),
@@ -69,6 +71,11 @@ def _validation(comparison: Comparison) -> str:
     folded = f"<details><summary>Every figure</summary>{every}</details>" if every else ""
     remark = "<p>The signed error of the prediction: + is too high.</p>" if errors else ""
     return remark + errors + _list(validation.reasons(comparison)) + folded
+
+
+def _ranks(comparison: Comparison) -> str:
+    remark = rank_remark(comparison)
+    return f"{_table(rank_table(comparison))}<p>{escape(remark)}</p>" if remark else ""
 
 
 def _fits(comparison: Comparison) -> str:

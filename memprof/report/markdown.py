@@ -10,6 +10,7 @@ from memprof.report import sections, validation
 from memprof.report.columns import main_table
 from memprof.report.facts import caveats, facts
 from memprof.report.levers import levers
+from memprof.report.ranks import TITLE, rank_remark, rank_table
 from memprof.report.summary import summarize
 from memprof.report.table import Table
 from memprof.report.tables import fit_table, history_remarks, validation_table
@@ -35,6 +36,7 @@ def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, d
         render_table(main_table(comparison)),
         _list(sections.problems(comparison)),
         *_section("Who holds the memory at the peak", drawn.get("peak", ""), _breakdown(comparison)),
+        *_section(TITLE, render_table(rank_table(comparison)), escape(rank_remark(comparison))),
         *_section("What would lower the peak", _list(levers(comparison))),
         *_section("Peak within each phase", drawn.get("timeline", ""), _phases(comparison)),
         *_section("Largest batch and model", drawn.get("batch", ""), _fits(comparison)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from memprof.report.columns import is_open
+from memprof.report.ranks import batch_words, devices, strategy_words
 from memprof.report.table import Table, number_table
 from memprof.report.text import ABSENT, category_title, format_count, phase_words
 from memprof.results import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
@@ -18,12 +19,12 @@ def heading(comparison: Comparison) -> str:
     """Return what was trained, where and how: one line."""
     recipe, workload = comparison.recipe, comparison.workload
     knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items() if key != "batch_size")
-    devices = ", ".join(dict.fromkeys(run.device for run in comparison.runs))
     parts = [
         workload.name,
-        f"batch size {workload.batch_size}",
+        batch_words(comparison),
         knobs,
-        devices,
+        ", ".join(devices(comparison)),
+        strategy_words(comparison),
         recipe.precision,
         *_options(comparison),
     ]
@@ -43,7 +44,8 @@ def model_size(comparison: Comparison) -> str | None:
         return None
     frozen = parameters.count - parameters.trainable
     suffix = f", {format_count(frozen)} of them frozen" if frozen else ""
-    return f"{format_count(parameters.count)} parameters, {format_size(parameters.bytes)}{suffix}"
+    share = " of them on each rank" if comparison.recipe.strategy == "fsdp" else ""
+    return f"{format_count(parameters.count)} parameters, {format_size(parameters.bytes)}{share}{suffix}"
 
 
 def problems(comparison: Comparison) -> list[str]:

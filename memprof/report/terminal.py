@@ -16,6 +16,7 @@ from rich.text import Text
 
 from memprof.report import sections, validation
 from memprof.report.columns import main_table
+from memprof.report.ranks import TITLE, rank_remark, rank_table
 from memprof.report.summary import summarize
 from memprof.report.table import GAP, Table, column_widths, fold
 from memprof.report.text import category_title
@@ -112,12 +113,20 @@ def _parts(comparison: Comparison, width: int) -> list[RenderableType]:
     remark = sections.fit_remark(comparison)
     parts += ["", Text(remark)] if remark else []
     parts += _breakdown(comparison, width)
+    parts += _ranks(comparison, width)
     parts += _validation(comparison, width)
     basis = sections.basis(comparison)
     parts += ["", Text("What the prediction rests on", style="bold"), *map(_bullet, basis)] if basis else []
     found = sections.notes(comparison)
     parts += ["", *([Text("Notes", style="bold")] if basis else []), *map(_bullet, found)] if found else []
     return [*parts, "", *(Text(sentence, style="bold") for sentence in summarize(comparison))]
+
+
+def _ranks(comparison: Comparison, width: int) -> list[RenderableType]:
+    remark = rank_remark(comparison)
+    if not remark:
+        return []
+    return ["", Text(TITLE, style="bold"), *_pieces(rank_table(comparison), width), "", Text(remark)]
 
 
 def _validation(comparison: Comparison, width: int) -> list[RenderableType]:

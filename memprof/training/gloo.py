@@ -38,6 +38,13 @@ _COLLECTIVES = {
     "reduce_scatter_single": "_reduce_scatter_base",
     "all_to_all_single": "alltoall_base",
 }
+# What DTensor calls: lists of tensors, which gloo takes one by one.
+_COALESCED = {
+    "allgather_into_tensor_coalesced": "_allgather_base",
+    "reduce_scatter_tensor_coalesced": "_reduce_scatter_base",
+    "all_gather_single_coalesced": "_allgather_base",
+    "reduce_scatter_single_coalesced": "_reduce_scatter_base",
+}
 _LONGEST_SECONDS = 1.0
 
 
@@ -65,30 +72,33 @@ class Gloo(dist.ProcessGroup):
         """The name under which functional collectives find the group."""
         return dist.distributed_c10d._world.pg_names[self]
 
-    def exchange(self, collective: str, arguments: tuple[Any, ...]) -> dist.Work:
+    def exchange(self, collective: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> dist.Work:
         """Do a collective and return it as done."""
         given = list(nested_tensors(arguments))
         before = [*_uses(given)]
-        self._helper.submit(self._wait_for, collective, arguments).result()
+        self._helper.submit(self._wait_for, collective, arguments, options).result()
         deadline = monotonic() + _LONGEST_SECONDS
         while any(map(operator.gt, _uses(given), before)) and monotonic() < deadline:
             sleep(0)
-        future: Future[list[Tensor]] = Future()
-        future.set_result([*nested_tensors(arguments[:1])])
-        return _create_work_from_future(future)  # type: ignore[no-any-return]
+        return _done([*nested_tensors(arguments[:1])])
 
-    def _wait_for(self, collective: str, arguments: tuple[Any, ...]) -> None:
-        getattr(self._gloo, collective)(*arguments).wait()
+    def _wait_for(self, collective: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        getattr(self._gloo, collective)(*arguments, **options).wait()
 
 
 def _add(name: str, collective: str) -> None:
-    def method(self: Gloo, *arguments: Any) -> dist.Work:
-        return self.exchange(collective, arguments)
+    def method(self: Gloo, *arguments: Any, **options: Any) -> dist.Work:
+        return self.exchange(collective, arguments, options)
 
-    setattr(Gloo, name, method)
+    def coalesced(self: Gloo, outputs: list[Tensor], inputs: list[Tensor], *options: Any) -> dist.Work:
+        for pair in zip(outputs, inputs, strict=True):
+            self.exchange(collective, (*pair, *options), {})
+        return _done(outputs)
+
+    setattr(Gloo, name, coalesced if name in _COALESCED else method)
 
 
-for _name, _collective in _COLLECTIVES.items():
+for _name, _collective in (_COLLECTIVES | _COALESCED).items():
     _add(_name, _collective)
 
 
@@ -97,6 +107,12 @@ def join_by_gloo(store: Any, rank: int, world_size: int) -> None:
     maker: Callable[..., Any] = Gloo
     dist.Backend.register_backend(BACKEND, maker, devices=["cpu"])
     dist.init_process_group(BACKEND, store=store, rank=rank, world_size=world_size)
+
+
+def _done(received: list[Tensor]) -> dist.Work:
+    future: Future[list[Tensor]] = Future()
+    future.set_result(list(received))
+    return _create_work_from_future(future)  # type: ignore[no-any-return]
 
 
 def _uses(tensors: list[Tensor]) -> Iterator[int]:
