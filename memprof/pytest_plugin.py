@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -58,9 +58,19 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return None if all("model" in marker.kwargs for marker in markers) else True
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send the lines of a test's budgets with its report, which pytest-xdist carries to the process that prints."""
+    report = yield
+    if report.when == "call" and _LINES in item.stash:
+        setattr(report, MARKER, item.stash[_LINES])
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say how much room the budgets have left."""
-    lines = config.stash[_STATE].lines
+    reports = (report for found in terminalreporter.stats.values() for report in found)
+    lines = [line for report in reports for line in getattr(report, MARKER, ())]
     if lines and config.get_verbosity() >= 0:
         terminalreporter.section("memory budgets")
         for line in lines:
@@ -84,11 +94,10 @@ def memory_block() -> MeasureBlock:
 
 
 class _Session:
-    """What one run of pytest keeps: the fork server, once it is needed, and a line for every budget."""
+    """What one run of pytest keeps: the fork server, once it is needed."""
 
     def __init__(self) -> None:
         self.processes = ExitStack()
-        self.lines: list[str] = []
         self._gauge: Gauge | None = None
 
     def gauge(self, item: pytest.Item) -> Gauge:
@@ -101,20 +110,28 @@ class _Session:
 
 
 _STATE = pytest.StashKey[_Session]()
+_LINES = pytest.StashKey[list[str]]()  # of a test: one for each limit
 
 
 def _check(item: pytest.Function, marker: pytest.Mark) -> None:
+    checked = _run(item, marker)
+    if not isinstance(checked, str):
+        _report(item, checked)
+        checked = checked.text() if checked.failed else ""
+    if checked:
+        pytest.fail(checked, pytrace=False)
+
+
+def _run(item: pytest.Function, marker: pytest.Mark) -> Checked | str:
+    """Return what became of a budget, or the sentence that says why nothing did."""
     from memprof.errors import MemprofError
     from memprof.gate.marked import check
 
     try:
         budget = _budget(item, marker)
-        checked = check(item.config.stash[_STATE].gauge(item), budget)
+        return check(item.config.stash[_STATE].gauge(item), budget)
     except MemprofError as error:
-        pytest.fail(str(error), pytrace=False)
-    _report(item, checked)
-    if checked.failed:
-        pytest.fail(checked.text(), pytrace=False)
+        return str(error)
 
 
 def _budget(item: pytest.Function, marker: pytest.Mark) -> Budget:
@@ -157,10 +174,11 @@ def _report(item: pytest.Function, checked: Checked) -> None:
     for one in checked.figures:
         for name, value in one.values.items():
             item.user_properties.append((f"{one.optimizer} {name}", value))
+    lines = item.stash.setdefault(_LINES, [])
     for verdict in checked.verdicts:
         if verdict.metric is not None:
             sizes = f"{verdict.metric} {figure(verdict)}, limit {bound(verdict)}"
-            item.config.stash[_STATE].lines.append(f"{item.nodeid} {verdict.optimizer}: {sizes}")
+            lines.append(f"{item.nodeid} {verdict.optimizer}: {sizes}")
 
 
 @contextmanager

@@ -57,6 +57,9 @@ class _Settings(BaseModel):
     message: str | None = None
 
 
+KEYS = (*_Settings.model_fields, *Recipe.model_fields, *METRICS)  # of an entry
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """One named entry.
@@ -149,10 +152,9 @@ def _table(file: ConfigFile, name: str, value: Any) -> dict[str, Any]:
 
 
 def _check_keys(file: ConfigFile, table: str, entry: dict[str, Any]) -> None:
-    known = [*_Settings.model_fields, *Recipe.model_fields, *METRICS]
-    unknown = next((key for key in entry if key not in known), None)
+    unknown = next((key for key in entry if key not in KEYS), None)
     if unknown is not None:
-        hint = did_you_mean(unknown, known)
+        hint = did_you_mean(unknown, list(KEYS))
         raise UsageError(f"{file.where(table, unknown)} has no key {unknown!r}{hint}")
 
 

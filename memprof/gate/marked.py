@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memprof.errors import ExitCode, MemprofError, UsageError
+from memprof.errors import ExitCode, MemprofError, UsageError, did_you_mean
 from memprof.gate.baseline import empty_baseline
-from memprof.gate.config import Budget, read_config
+from memprof.gate.config import KEYS, Budget, read_config
 from memprof.gate.explain import largest_holders
 from memprof.gate.figures import Figures
 from memprof.gate.measure import Gauge
@@ -68,6 +68,8 @@ def read_marker(
     """
     entry: dict[str, Any] = {"model": model, "knobs": dict(knobs)}
     for key, value in keywords.items():
+        if key not in (*ALIASES, *KEYS):
+            raise UsageError(f"@pytest.mark.memory_budget has no key {key!r}{did_you_mean(key, [*ALIASES, *KEYS])}")
         entry[ALIASES.get(key, key)] = value
     for key in ("optimizers", "inputs"):
         if key in entry:

@@ -155,7 +155,7 @@ def test_mistakes_at_tests_are_one_sentence(tmp_path: Path) -> None:
     done = run(tmp_path, "-rN", "test_mistakes.py")
     assert "7 failed" in done.stdout, done.stdout
     for sentence in (
-        "@pytest.mark.memory_budget has no key 'peek'",
+        "@pytest.mark.memory_budget has no key 'peek'; did you mean 'peak'?",
         "@pytest.mark.memory_budget takes keywords only, for example peak='2 GiB'",
         "has no baseline for peak_allocated_bytes = '+2%'; write a size",
         "test_a_fixture takes the fixture 'tmp_path', which workers do not have: name the workload with model=",
@@ -165,7 +165,16 @@ def test_mistakes_at_tests_are_one_sentence(tmp_path: Path) -> None:
     ):
         assert sentence in done.stdout
     assert "Traceback" not in done.stdout
+    assert "another exception" not in done.stdout
     assert "INTERNALERROR" not in done.stdout
+
+
+def test_budgets_are_summed_up_where_other_processes_ran_the_tests(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    marker = '@pytest.mark.memory_budget(model="mlp", state="1 MiB", device="rtx-3060", optimizer="sgd")'
+    (tmp_path / "test_memory.py").write_text(f"import pytest\n{marker}\ndef test_it(): ...\n")
+    done = run(tmp_path, "-p", "xdist", "-n", "1", "test_memory.py")
+    assert "test_memory.py::test_it sgd: state_bytes 0 B, limit 1.00 MiB" in done.stdout, done.stdout + done.stderr
 
 
 def test_blocks_are_measured_to_the_byte(tmp_path: Path) -> None:
