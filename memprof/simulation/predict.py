@@ -123,7 +123,9 @@ def _run(
         save_trace(trace, trace_folder, spec.text, settings, replayed.reserved_levels)
     tensors = tensor_peaks(trace, trace.spans[-1].step)
     spans = [span for span in span_peaks(replayed.trace) if span.step > 0]
-    bounds = upper_bounds(trace, replayed, target.allocator) if target.kind == "cuda" else None
+    bounds = None
+    if target.kind == "cuda":
+        bounds = upper_bounds(trace, replayed, target.allocator, target.capacity_bytes)
     return Run(
         optimizer=info,
         device=target.name,

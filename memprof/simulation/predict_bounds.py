@@ -4,6 +4,8 @@
 - Reserved: the most of the replay and of replays in which frees come up to one allocation late, for fragmentation
   hangs on the order; to it each source of estimates adds what it makes the reserved memory grow when its blocks are at
   their highest, at the least the largest sum of such surpluses that live at once.
+- What cuDNN takes for convolutions gives way: where its workspace cannot be had PyTorch takes the next plan
+  (`try_configs` in Conv_v8.cpp), so it never adds more than what the device has left.
 
 Sources add up, so one source more never lowers a bound, and no bound is below its point.
 """
@@ -12,11 +14,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memprof.simulation.allocator import CachingAllocator, Handle
 from memprof.simulation.predict_replay import Replayed
 from memprof.simulation.settings import LARGE_ROUNDING, AllocatorSettings
+from memprof.simulation.workspaces_convolution import SOURCE as CONVOLUTIONS
 from memprof.tracing.events import Block, Event, Trace
 from memprof.trust import SizeRange
 
@@ -55,25 +58,38 @@ class _Source:
     reserved: dict[str, int]
 
 
-def upper_bounds(trace: Trace, replayed: Replayed, settings: AllocatorSettings) -> Bounds:
+def upper_bounds(
+    trace: Trace, replayed: Replayed, settings: AllocatorSettings, capacity_bytes: int | None = None
+) -> Bounds:
     """Return the upper bounds of a trace that the allocator could serve.
 
     Args:
         trace: as it was traced, sizes as asked for.
         replayed: its replay.
         settings: of the allocator that replayed it.
+        capacity_bytes: what the device has for the allocator; None for without end.
     """
     names = sorted({block.range.source for block in trace.blocks if block.range is not None})
     sources = [_source(name, trace, replayed, settings) for name in names]
     late = [_reserved(late_frees(trace, seed), settings) for seed in range(LATE_REPLAYS)]
     fragmented = {phase: max(point, *(one.get(phase, 0) for one in late)) for phase, point in replayed.reserved.items()}
+    sources = [_given_way(one, fragmented, capacity_bytes) for one in sources]
     reserved = {phase: most + sum(one.reserved[phase] for one in sources) for phase, most in fragmented.items()}
     allocated = _allocated(trace, replayed.trace, settings)
+    if capacity_bytes is not None:
+        allocated = {phase: min(most, max(capacity_bytes, fragmented[phase])) for phase, most in allocated.items()}
     return Bounds(
         allocated=allocated,
         reserved={phase: max(most, allocated[phase]) for phase, most in reserved.items()},
         ranges=[_fragmentation(replayed.reserved, late, fragmented), *map(_as_range, sources)],
     )
+
+
+def _given_way(source: _Source, fragmented: Mapping[str, int], capacity_bytes: int | None) -> _Source:
+    if capacity_bytes is None or source.name != CONVOLUTIONS:
+        return source
+    left = {phase: max(0, capacity_bytes - most) for phase, most in fragmented.items()}
+    return replace(source, reserved={phase: min(adds, left[phase]) for phase, adds in source.reserved.items()})
 
 
 def late_frees(trace: Trace, seed: int) -> Trace:

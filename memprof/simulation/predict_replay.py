@@ -1,4 +1,8 @@
-"""A trace as the caching allocator serves it: every block at the size that it really takes."""
+"""A trace as the caching allocator serves it: every block at the size that it really takes.
+
+A convolution's workspace that cannot be had is left out: PyTorch then takes a plan of cuDNN's that needs less
+(`try_configs` in Conv_v8.cpp). The allocator has given its cached blocks back by then, as the real one has.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memprof.simulation.allocator import CachingAllocator, Handle, OutOfMemory
-from memprof.tracing.events import Event, Trace
+from memprof.simulation.workspaces_convolution import SOURCE as CONVOLUTIONS
+from memprof.tracing.events import Block, Event, Trace
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,13 @@ def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
         most = allocator.reserved_bytes
         for index in range(span.start, end):
             number, size = trace.events[index]
-            if size > 0:
-                try:
-                    handle = handles[number] = allocator.allocate(size, trace.blocks[number].stream)
-                except OutOfMemory:
-                    return Replayed(trace, reserved, index)
+            if size > 0 and (handle := _served(allocator, trace.blocks[number], size)):
+                handles[number] = handle
                 events.append(Event(number, handle.size))
                 most = max(most, allocator.reserved_bytes)
-            elif size < 0:
+            elif size > 0 and not _gives_way(trace.blocks[number]):
+                return Replayed(trace, reserved, index)
+            elif size < 0 and number in handles:
                 events.append(Event(number, -handles[number].size))
                 allocator.free(handles.pop(number))
             else:
@@ -53,3 +57,14 @@ def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
             levels.append(allocator.reserved_bytes)
         reserved[span.phase] = max(reserved.get(span.phase, 0), most)
     return Replayed(Trace(blocks=trace.blocks, events=events, spans=trace.spans), reserved, None, levels)
+
+
+def _served(allocator: CachingAllocator, block: Block, size: int) -> Handle | None:
+    try:
+        return allocator.allocate(size, block.stream)
+    except OutOfMemory:
+        return None
+
+
+def _gives_way(block: Block) -> bool:
+    return block.range is not None and block.range.source == CONVOLUTIONS

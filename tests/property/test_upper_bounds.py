@@ -12,6 +12,7 @@ from memprof.simulation.allocator import CachingAllocator
 from memprof.simulation.predict_bounds import Bounds, late_frees, upper_bounds
 from memprof.simulation.predict_replay import replay_blocks
 from memprof.simulation.settings import AllocatorSettings
+from memprof.simulation.workspaces_convolution import SOURCE as CONVOLUTIONS
 from memprof.tracing.events import Block, Event, PhaseSpan, SizeLimits, Trace
 
 MIB = 2**20
@@ -106,3 +107,27 @@ def test_late_frees_are_the_same_events_and_no_block_is_freed_before_it_is_there
     for number, size in late.events:
         level[number] = level.get(number, 0) + size
         assert level[number] >= 0
+
+
+def test_a_convolutions_workspace_gives_way_to_what_else_is_needed() -> None:
+    trace = Trace(spans=[PhaseSpan(0, 0, "build"), PhaseSpan(1, 1, "forward")])
+    for size, limits in ((60 * MIB, None), (50 * MIB, SizeLimits(0, 80 * MIB, CONVOLUTIONS)), (30 * MIB, None)):
+        trace.events.append(Event(len(trace.blocks), size))
+        trace.blocks.append(Block(size, "forward", range=limits))
+    trace.events.insert(2, Event(1, -50 * MIB))
+    replayed = replay_blocks(trace, CachingAllocator(100 * MIB, SETTINGS))
+    assert replayed.failure is None
+    assert [event.size for event in replayed.trace.events] == [60 * MIB, 0, 0, 30 * MIB]
+    assert replayed.reserved == {"build": 60 * MIB, "forward": 90 * MIB}
+    assert replay_blocks(without(trace, CONVOLUTIONS), CachingAllocator(100 * MIB, SETTINGS)).failure == 1
+
+
+def test_the_bound_of_a_convolutions_workspace_ends_at_the_capacity() -> None:
+    trace = Trace(spans=[PhaseSpan(0, 0, "build"), PhaseSpan(1, 1, "forward")])
+    for number, (size, limits) in enumerate(((60 * MIB, None), (1, SizeLimits(0, 80 * MIB, CONVOLUTIONS)))):
+        trace.events.append(Event(number, size))
+        trace.blocks.append(Block(size, "forward", range=limits))
+    replayed = replay_blocks(trace, CachingAllocator(None, SETTINGS))
+    free, limited = (upper_bounds(trace, replayed, SETTINGS, capacity) for capacity in (None, 100 * MIB))
+    assert free.reserved["forward"] == 142 * MIB  # the small block's segment too
+    assert limited.reserved["forward"] == limited.allocated["forward"] == 100 * MIB

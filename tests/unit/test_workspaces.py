@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memprof.simulation.target import Target
+from memprof.simulation.workspaces_convolution import _tensor_core_bytes
 from memprof.simulation.workspaces_reductions import reduction_buffers, threads_per_multiprocessor
 from memprof.tracing.events import Allocation
 from tests.unit.test_cuda_semantics import AMPERE, TURING, cuda
@@ -31,19 +32,72 @@ def convolved(
     return [entry for entry in mode.log.entries(0) if isinstance(entry, Allocation) and entry.range is not None]
 
 
-def test_a_convolution_takes_between_nothing_and_copies_of_its_operands() -> None:
+def channels_last(tensor: Tensor) -> Tensor:
+    return tensor.to(memory_format=torch.channels_last)
+
+
+def test_a_convolution_takes_between_nothing_and_the_tensor_cores_plan() -> None:
     blocks = convolved(A100)
     copies = 4 * (4 * 16 * 20 * 20 + 16 * 16 * 3 * 3 + 4 * 16 * 10 * 10)
-    assert [block.range for block in blocks] == [(0, copies, SOURCE)] * 3  # forward, and for each gradient
+    wide = 4 * (4 * 128 * 20 * 20)  # the input's gradient in tiles of 128 channels
+    assert [block.range for block in blocks] == [(0, size, SOURCE) for size in (copies, copies + wide, copies)]
     assert {block.size for block in blocks} == {1}
 
 
+def test_the_tensor_cores_plan_as_cudnn_has_it() -> None:
+    """Workspaces that cuDNN 9.8 gave for an RTX 3060, to within a per cent (the kernels' own tables are a few KiB)."""
+    stem = torch.empty(200, 3, 86, 86, device="meta"), torch.empty(32, 3, 3, 3, device="meta"), (200, 32, 43, 43)
+    expand = torch.empty(300, 16, 43, 43, device="meta"), torch.empty(48, 16, 1, 1, device="meta"), (300, 48, 43, 43)
+    depthwise = torch.empty(200, 96, 21, 21, device="meta"), torch.empty(96, 1, 7, 7, device="meta"), (200, 96, 21, 21)
+    assert _tensor_core_bytes("forward", *stem, groups=1) == pytest.approx(71_006_224, rel=0.01)
+    assert _tensor_core_bytes("input gradient", *expand, groups=1) == pytest.approx(1.354 * 300 * 2**20, rel=0.01)
+    assert _tensor_core_bytes("forward", *depthwise, groups=96) == pytest.approx(258.69 * 2**20, rel=0.01)
+
+
+def test_channels_last_in_single_precision_lays_out_the_operands_that_it_reads() -> None:
+    image, weight, output = (4 * count for count in (4 * 16 * 20 * 20, 16 * 16 * 3 * 3, 4 * 16 * 10 * 10))
+    sizes = [block.size for block in convolved(A100, channels_last)]
+    assert sizes == [image + weight, output + weight, image + output]
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "taken"),
+    [((2, 6), (8, 6), True), ((2, 6), (8, 9), False), ((2, 8), (8, 6), False), ((2, 3), (8, 6), False)],
+)
+def test_depthwise_forward_in_channels_last(version: tuple[int, int], capability: tuple[int, int], taken: bool) -> None:
+    blocks = convolved(replace(A100, torch_version=version, capability=capability), channels_last, groups=16)
+    padded = 4 * (4 * 64 * 20 * 20 + 4 * 64 * 10 * 10 + 64 * 4 * 3 * 3)
+    assert [block.size for block in blocks] == [padded if taken else 1, 1, 1]
+    assert {block.range.high for block in blocks if block.range} == {padded}
+
+
 def test_where_nothing_is_assumed_of_a_convolution() -> None:
-    channels_last = lambda x: x.to(memory_format=torch.channels_last)  # noqa: E731
-    assert convolved(A100, channels_last) == []
+    assert convolved(A100, lambda x: channels_last(x.bfloat16())) == []
     assert convolved(TURING) == []
-    assert convolved(A100, groups=16) == []
-    assert len(convolved(A100, lambda x: channels_last(x), groups=16)) == 3  # goes to cuDNN, which has no such kernel
+    assert convolved(A100, groups=16) == []  # PyTorch's own kernel
+
+
+def test_copies_into_the_inputs_layout() -> None:
+    """`cudnn_convolution_forward` and `_backward` in ConvShared.cpp: the weight's and the output gradient's."""
+    taken = [entry.size for entry in allocations(channels_last, lambda x: x, torch.contiguous_format)]
+    weight, gradient = 4 * 16 * 16 * 3 * 3, 4 * 4 * 16 * 10 * 10
+    assert taken.count(weight) == 4  # forward, for the input's gradient; the weight's gradient, and laid out as it is
+    assert taken.count(gradient) == 2  # the output, and the copy of its gradient
+    taken = [entry.size for entry in allocations(channels_last, channels_last, torch.channels_last)]
+    assert (taken.count(weight), taken.count(gradient)) == (1, 1)
+
+
+def allocations(
+    image_layout: Callable[[Tensor], Tensor], weight_layout: Callable[[Tensor], Tensor], gradient: torch.memory_format
+) -> list[Allocation]:
+    """Return what a convolution allocates on an A100 from the forward pass on."""
+    with cuda(replace(A100, torch_version=(2, 6))) as mode:
+        image = image_layout(torch.empty(4, 16, 20, 20)).requires_grad_()
+        weight = weight_layout(torch.empty(16, 16, 3, 3)).requires_grad_()
+        incoming = torch.empty(4, 16, 10, 10).to(memory_format=gradient)
+        before = len(mode.log.entries(0))
+        F.conv2d(image, weight, padding=1, stride=2).backward(incoming)
+    return [entry for entry in mode.log.entries(0)[before:] if isinstance(entry, Allocation)]
 
 
 def test_the_gradient_of_a_bias_by_hand() -> None:
