@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from memprof.errors import MemprofError, UsageError
+from memprof.fitting.workers import Workers
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, OptimizerSpec, parse_optimizer
 from memprof.progress import OnComparison, OnProgress
 from memprof.results import Comparison
@@ -73,8 +73,8 @@ def compare(
     check_arguments(specs, batch_size, recipe or Recipe(), reference)
     workload = WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
     capacity = parse_size(budget) if isinstance(budget, str) else budget
-    with nullcontext(launcher) if launcher is not None else Launcher() as server:
-        study = Study(server, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
+    with Workers(1, launcher) as workers:
+        study = Study(workers, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
         trains = "--confirm" if confirm else "--validate" if validate else None
         study.inquire(device, capacity, reference, command, trains)
         if fit:
@@ -118,8 +118,8 @@ def predict(
     check_arguments(specs, batch_size, recipe or Recipe(), reference)
     workload = WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
     capacity = parse_size(budget) if isinstance(budget, str) else budget
-    with Launcher() as server:
-        study = Study(server, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
+    with Workers(1) as workers:
+        study = Study(workers, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
         study.inquire(device, capacity, reference, None, None)
         study.only_predict()
         if fit:

@@ -165,18 +165,23 @@ class DeviceFindings(_Message):
     devices: list[DeviceFact]
 
 
+class FitFound(_Message):
+    """One cell of a fit forecast: its number, optimizers within capacities, and the answer or why there is none."""
+
+    cell: int
+    answer: FitAnswer | None = None
+    reason: str | None = None
+
+
 class FitMatrix(_Message):
-    """The answer to a fit forecast: optimizers within capacities.
+    """The answer to a fit forecast, after every cell was told of.
 
     Attributes:
-        answers: None where an optimizer cannot train the model; `failures` says why, by optimizer.
         evaluations: values that were traced.
         refused: values that the workload does not take.
     """
 
     kind: Literal["fit"] = "fit"
-    answers: list[FitAnswer | None]
-    failures: dict[int, str]
     evaluations: int
     refused: list[int]
 
@@ -209,7 +214,7 @@ class Weights(_Message):
 
 
 class Step(_Message):
-    """A worker's sign of life; `label` says what it is about, if more than the trial."""
+    """A worker's sign of life; `label` says what it is about, if more than the trial, and `found` what is finished."""
 
     kind: Literal["step"] = "step"
     stage: Literal["build", "step"]
@@ -217,6 +222,7 @@ class Step(_Message):
     steps: int = 0
     peak_bytes: int | None = None
     label: str = ""
+    found: FitFound | None = None
 
 
 class Outcome(_Message):

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from memprof.errors import MemprofError, UsageError
-from memprof.fitting.room import Room
-from memprof.fitting.trained import TrainedSearch
-from memprof.fitting.vary import Vary
+from memprof.fitting.columns import FitColumns
+from memprof.fitting.matrix import Forecasts
+from memprof.fitting.workers import Workers
 from memprof.optimizers.spec import OptimizerSpec, parse_optimizer
-from memprof.plan import Findings, FitForecast, FitMatrix, Forecast, Inquiry, Outcome, Outcomes, Step, Trial
+from memprof.plan import Findings, Forecast, Inquiry, Outcome, Outcomes, Step, Trial
 from memprof.progress import OnComparison, OnProgress, Progress, Purpose
-from memprof.results import Capacity, Comparison, Fit, FitAnswer, Run
-from memprof.training.launcher import Launcher, WorkerDiedError, outcome_of
+from memprof.results import Capacity, Comparison, Run
+from memprof.training.launcher import WorkerDiedError, outcome_of
 from memprof.training.recipe import Recipe
 from memprof.trust import Validation
 from memprof.workloads.spec import WorkloadSpec
 
 # From the third step on every phase finds the memory reserved that all phases have needed.
 _SETTLED = 3
+# Servers that fill the fit columns of a device that is not here.
+_FORECASTERS = 8
 
 
 class Study:
@@ -29,7 +32,7 @@ class Study:
 
     def __init__(
         self,
-        launcher: Launcher,
+        workers: Workers,
         workload: WorkloadSpec,
         optimizers: list[OptimizerSpec],
         batch_size: int,
@@ -37,7 +40,8 @@ class Study:
         on_progress: OnProgress | None,
         on_comparison: OnComparison | None,
     ) -> None:
-        self._launcher = launcher
+        self._workers = workers
+        self._launcher = workers.launchers[0]
         self._workload = workload
         self._optimizers = optimizers
         self._batch_size = batch_size
@@ -46,7 +50,6 @@ class Study:
         self._on_comparison = on_comparison
         self._measured: list[Outcome] = []
         self._forecasts: dict[str, list[Outcome]] = {}
-        self._forecast_fits: dict[str, list[FitAnswer | None]] = {}
         self._started = 0
         self._trials = len(optimizers)
 
@@ -97,66 +100,52 @@ class Study:
                 found = unpredictable or validate(run, self._forecast(self._trial(spec), steps).run)
             except MemprofError as error:
                 found = unpredictable = Validation(reason=str(error))
-            runs = [*self.comparison.runs]
-            runs[index] = run.model_copy(update={"validation": found})
-            self._measured[index] = self._measured[index].model_copy(update={"run": runs[index]})
-            self._keep(runs)
+            run = run.model_copy(update={"validation": found})
+            self._measured[index] = self._measured[index].model_copy(update={"run": run})
+            self._keep_at({index: run})
 
     def expect_fits(self, confirm: bool) -> None:
         """Count the trials of the fits in, so that progress knows its end; confirming may take more."""
-        each = 1 if self._found.simulated else (3 if confirm else 1) * len(self._optimizers)
-        self._trials += each * len(self._fit_knobs())
+        self._trials += 1 if self._found.simulated else self._columns.trials(confirm) * len(self._optimizers)
 
     def fit(self, confirm: bool) -> None:
         """Find the largest batch and model of each optimizer that could train."""
+        if self._found.simulated:
+            self._predict_fits()
+            return
         for index, outcome in enumerate(self._measured):
-            if outcome.run.status == "failed":
-                continue
-            fitted = self._fit_one(self._trial(self._optimizers[index]), outcome, confirm)
-            runs = [*self.comparison.runs]
-            runs[index] = outcome.run.model_copy(update={"fit": fitted})
-            self._keep(runs)
+            if outcome.run.status != "failed":
+                fitted = self._columns.train(self._optimizers[index], outcome, self._run, confirm)
+                self._keep_at({index: outcome.run.model_copy(update={"fit": fitted})})
 
-    def _fit_knobs(self) -> dict[str, tuple[str, int]]:
-        """Return the columns of the fit: the knob that each varies, and its value in the measured trials."""
-        knobs = {"batch_size": ("batch_size", self._batch_size)}
-        scale = self._found.scale
-        if scale is not None and isinstance(self._found.knobs.get(scale), int):
-            knobs["model"] = (scale, self._found.knobs[scale])
-        return knobs
+    @property
+    def _columns(self) -> FitColumns:
+        capacity = self.comparison.capacity.bytes
+        return FitColumns(self._workload, self._found, self._batch_size, self._recipe, capacity)
 
-    def _fit_one(self, trial: Trial, measured: Outcome, confirm: bool) -> Fit:
-        answers: dict[str, FitAnswer | None] = {}
-        for name, (knob, value) in self._fit_knobs().items():
-            if self._found.simulated:
-                answers[name] = self._forecast_fit(knob, value)[self._optimizers.index(trial.optimizer)]
-                continue
-            room = Room(trial, Vary(knob=knob), self.comparison.capacity.bytes)
-            search = TrainedSearch(room, self._run, {value: measured})
-            answers[name] = search.prove() if confirm else search.extrapolate()
-        return Fit(**answers)
+    def _predict_fits(self) -> None:
+        """Search by prediction, on as many cores as there are; those that need about as much share traces."""
+        columns = self._columns
+        able = [number for number, outcome in enumerate(self._measured) if outcome.run.status != "failed"]
+        if not able:
+            return
+        able.sort(key=lambda number: _reserved_bytes(self._measured[number].run))
+        self._started += 1
+        label = f"largest {' and '.join(knob for knob, _ in columns.knobs.values())}"
+        self._tell(label, "predict", stage="start")
 
-    def _forecast_fit(self, knob: str, value: int) -> list[FitAnswer | None]:
-        """Return the largest value for each optimizer; all are searched for when the first of them asks."""
-        if knob not in self._forecast_fits:
-            job = FitForecast(
-                workload=self._workload,
-                optimizers=self._optimizers,
-                recipe=self._recipe,
-                batch_size=self._batch_size,
-                vary=Vary(knob=knob),
-                present=value,
-                device=self._found.device,
-                capacities=[self.comparison.capacity.bytes],
-            )
-            self._started += 1
-            tell = partial(self._tell, f"largest {knob}", "predict")
-            tell(stage="start")
-            answer = self._launcher.run(job, lambda step: tell(stage="step", step=step.step, steps=step.steps))
-            assert isinstance(answer, FitMatrix)
-            tell(stage="done")
-            self._forecast_fits[knob] = answer.answers
-        return self._forecast_fits[knob]
+        def on_step(what: str, finished: int, cells: int) -> None:
+            self._tell(what, "predict", stage="step", step=finished, steps=cells)
+
+        def keep() -> None:
+            runs = {number: self._measured[number].run for number in able}
+            self._keep_at({number: columns.filled(run, forecasts.matrices) for number, run in runs.items()})
+
+        forecasts = Forecasts(columns.questions([self._optimizers[n] for n in able]), on_step, keep)
+        self._workers.grow(_FORECASTERS)
+        forecasts.run(self._workers)
+        keep()
+        self._tell(label, "predict", stage="done")
 
     def _trial(self, spec: OptimizerSpec) -> Trial:
         return Trial(
@@ -166,6 +155,9 @@ class Study:
             batch_size=self._batch_size,
             recipe=self._recipe,
         )
+
+    def _keep_at(self, changed: Mapping[int, Run]) -> None:
+        self._keep([changed.get(index, run) for index, run in enumerate(self.comparison.runs)])
 
     def _keep(self, runs: list[Run]) -> None:
         self.comparison = self.comparison.model_copy(update={"runs": runs})
@@ -213,3 +205,8 @@ class Study:
             assert isinstance(answer, Outcomes)
             self._forecasts[key] = answer.outcomes
         return self._forecasts[key][self._optimizers.index(trial.optimizer)]
+
+
+def _reserved_bytes(run: Run) -> int:
+    """Return what a run takes from its device; of one that ran out of memory nothing is known but that it is most."""
+    return 1 << 62 if run.peak is None else run.peak.reserved_bytes or run.peak.allocated_bytes

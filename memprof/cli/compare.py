@@ -13,7 +13,7 @@ from memprof.cli.exports import Exports, make_trace_folder
 from memprof.cli.model_options import OPTIMIZERS, OUTPUT, Precision, Strategy, ZeroGrad, make_recipe, option
 from memprof.cli.options import DebugOption, JsonOption
 from memprof.cli.output import tell
-from memprof.errors import ExitCode
+from memprof.errors import ExitCode, MemprofError
 
 if TYPE_CHECKING:
     from memprof.results import Comparison
@@ -147,7 +147,7 @@ def compare(
 
 
 def watch(model: str, arguments: dict[str, Any], exports: Exports, as_json: bool) -> Comparison:
-    """Run a comparison, keep it after every trial, and show what is finished where the user interrupts it."""
+    """Run a comparison, keep it after every trial, and show what is finished where the user or a fault ends it."""
     from memprof.api import compare as run_comparison
     from memprof.cli.watch import make_watcher
 
@@ -160,7 +160,7 @@ def watch(model: str, arguments: dict[str, Any], exports: Exports, as_json: bool
     try:
         with make_watcher() as watcher:
             return run_comparison(model, on_progress=watcher, on_comparison=keep, **arguments)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, MemprofError):
         for comparison in finished:
             show(comparison, exports, as_json)
         raise
@@ -180,6 +180,7 @@ def show(comparison: Comparison, exports: Exports, as_json: bool) -> None:
 
 
 def exit_code(comparison: Comparison) -> ExitCode:
-    """Return 3 if a run failed or none finished; running out of memory is a result beside finished runs."""
-    states = [run.status for run in comparison.runs]
-    return ExitCode.FAILED if "failed" in states or "ok" not in states else ExitCode.OK
+    """Return 3 if a run failed, or nothing but ran out of memory when it was measured; to predict that is an answer."""
+    answered = any(run.status == "ok" or run.source == "predicted" for run in comparison.runs)
+    failed = any(run.status == "failed" for run in comparison.runs)
+    return ExitCode.FAILED if failed or not answered else ExitCode.OK

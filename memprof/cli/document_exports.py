@@ -44,6 +44,11 @@ class DocumentExports:
         for path in paths:
             check_writable(path, force)
 
+    def keep(self, document: Saved) -> None:
+        """Write the JSON file so far, if one is asked for."""
+        if self._files.get("json", STDOUT) != STDOUT:
+            document.save(self._files["json"])
+
     def show(self, document: Saved) -> bool:
         """Write every export, and say whether stdout is left for the terminal's tables."""
         from memprof.files import write_text

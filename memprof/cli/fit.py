@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memprof.cli import model_options as asked
 from memprof.cli.document_exports import DocumentExports
 from memprof.cli.options import DebugOption, JsonOption
-from memprof.errors import ExitCode, UsageError
+from memprof.errors import ExitCode, MemprofError, UsageError
 
 if TYPE_CHECKING:
     from memprof.fitting.document import FitReport
@@ -84,8 +84,6 @@ def fit(
     exports = DocumentExports(
         {"json": export_json, "csv": export_csv, "markdown": export_markdown}, as_json=as_json, force=force
     )
-    from memprof.cli.watch import make_watcher
-    from memprof.fitting.api import fit as run_fit
     from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
     from memprof.workloads.spec import parse_knobs
 
@@ -100,34 +98,57 @@ def fit(
         world_size=world_size,
         seed=seed,
     )
-    with make_watcher() as watcher:
-        report = run_fit(
-            model,
-            vary=vary,
-            devices=devices or ["auto"],
-            batch_size=batch_size,
-            knobs=parse_knobs(knobs or []),
-            inputs=inputs or [],
-            target=target,
-            optimizers=optimizers or DEFAULT_OPTIMIZERS,
-            recipe=recipe,
-            budget=budget,
-            margin=margin,
-            confirm=confirm,
-            command=shlex.join(["memprof", *sys.argv[1:]]),
-            on_progress=watcher,
-        )
+    arguments = {
+        "vary": vary,
+        "devices": devices or ["auto"],
+        "batch_size": batch_size,
+        "knobs": parse_knobs(knobs or []),
+        "inputs": inputs or [],
+        "target": target,
+        "optimizers": optimizers or DEFAULT_OPTIMIZERS,
+        "recipe": recipe,
+        "budget": budget,
+        "margin": margin,
+        "confirm": confirm,
+        "command": shlex.join(["memprof", *sys.argv[1:]]),
+    }
+    report = watch(model, arguments, exports)
     code = exit_code(report)
-    if exports.show(report):
-        from memprof.report.fits import show
-        from memprof.report.terminal import make_console
-
-        show(report, make_console())
+    show(report, exports)
     raise typer.Exit(code)
 
 
+def watch(model: str, arguments: dict[str, Any], exports: DocumentExports) -> FitReport:
+    """Run a fit, keep it after every cell, and show what is finished where the user or a fault interrupts it."""
+    from memprof.cli.watch import make_watcher
+    from memprof.fitting.api import fit as run_fit
+
+    finished: list[FitReport] = []
+
+    def keep(report: FitReport) -> None:
+        finished[:] = [report]
+        exports.keep(report)
+
+    try:
+        with make_watcher() as watcher:
+            return run_fit(model, on_progress=watcher, on_report=keep, **arguments)
+    except (KeyboardInterrupt, MemprofError):
+        for report in finished:
+            show(report, exports)
+        raise
+
+
+def show(report: FitReport, exports: DocumentExports) -> None:
+    """Write the exports, then the tables to stdout if nothing else goes there."""
+    if exports.show(report):
+        from memprof.report import fits
+        from memprof.report.terminal import make_console
+
+        fits.show(report, make_console())
+
+
 def exit_code(report: FitReport) -> ExitCode:
-    """Return 3 if an optimizer failed everywhere, 1 if nothing fits, else 0.
+    """Return 3 if a cell failed, 1 if nothing fits, else 0.
 
     Raises:
         UsageError: the budget does not hold the weights.

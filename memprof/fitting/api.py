@@ -9,7 +9,7 @@ from memprof.api import check_arguments, spec_of
 from memprof.errors import UsageError
 from memprof.fitting.document import FitReport
 from memprof.fitting.request import FitRequest
-from memprof.fitting.study import find_fits
+from memprof.fitting.study import OnReport, find_fits
 from memprof.fitting.vary import parse_vary
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.progress import OnProgress
@@ -35,6 +35,7 @@ def fit(
     confirm: bool = True,
     command: str | None = None,
     on_progress: OnProgress | None = None,
+    on_report: OnReport | None = None,
     launcher: Launcher | None = None,
 ) -> FitReport:
     """Find the largest value of a knob for each optimizer on each device.
@@ -58,6 +59,7 @@ def fit(
         confirm: prove by training, on devices that are here.
         command: the command line to record in the result.
         on_progress: told about every evaluation.
+        on_report: given the report so far after every finished cell.
         launcher: a fork server to share with other calls; started and ended here if not given.
 
     Raises:
@@ -86,4 +88,4 @@ def fit(
         confirm=confirm,
         command=command,
     )
-    return find_fits(request, on_progress, launcher)
+    return find_fits(request, on_progress, launcher, on_report)

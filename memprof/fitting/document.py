@@ -41,14 +41,16 @@ class FitCell(Document):
     Attributes:
         optimizer: the spec.
         device: its name.
-        answer: None where the optimizer cannot train the model.
-        reason: why not.
+        answer: None where the optimizer cannot train the model, or it was not searched for.
+        reason: why there is no answer.
+        pending: the fit was interrupted before this cell was finished.
     """
 
     optimizer: str
     device: str
     answer: FitAnswer | None = None
     reason: str | None = None
+    pending: bool = False
 
     @property
     def fits(self) -> bool:

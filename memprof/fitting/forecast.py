@@ -7,25 +7,24 @@ from collections.abc import Callable
 from memprof.fitting.devices import find_target
 from memprof.fitting.survey import Survey
 from memprof.fitting.traces import Traces
-from memprof.plan import FitForecast, FitMatrix, Step
+from memprof.plan import FitForecast, FitFound, FitMatrix, Step
+from memprof.results import FitAnswer
 
 
 def forecast_fit(job: FitForecast, emit: Callable[[Step], None]) -> FitMatrix:
-    """Search, and tell about every trace.
+    """Search, and tell about every trace and every cell that is finished.
 
     Raises:
         UsageError: the workload cannot be predicted, or takes no value of the range.
     """
 
-    def tell(label: str, finished: int, cells: int) -> None:
-        emit(Step(stage="step", step=finished, steps=cells, label=label))
+    def tell(value: int) -> None:
+        emit(Step(stage="step", label=f"{job.vary.knob}={value}"))
+
+    def tell_found(cell: int, answer: FitAnswer | None, reason: str | None) -> None:
+        emit(Step(stage="step", found=FitFound(cell=cell, answer=answer, reason=reason)))
 
     target = find_target(job.device)
     traces = Traces(job.workload, job.optimizers, job.recipe, job.batch_size, job.vary, target)
-    answers = Survey(traces, job.capacities, job.present, tell).run()
-    return FitMatrix(
-        answers=answers,
-        failures=traces.failures,
-        evaluations=len(traces.parameters),
-        refused=sorted(traces.refused),
-    )
+    Survey(traces, job.capacities, job.present, tell, tell_found).run()
+    return FitMatrix(evaluations=len(traces.parameters), refused=sorted(traces.refused))

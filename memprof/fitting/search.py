@@ -39,8 +39,7 @@ class Search:
         self.refused: set[int] = set()
         self._guesses = 0
         self._guessed: tuple[int | None, int | None] | None = None
-        self._edge = 0
-        self._stride = 1
+        self._edge = self._edges = 0
 
     def note(self, value: int, fits: bool | None) -> None:
         """Take down that a value fits, does not, or is refused (None)."""
@@ -107,8 +106,7 @@ class Search:
             wanted = guess(floor, highest)
             edge = (wanted >= highest and failing is not None) - (wanted <= floor)
             if fresh:
-                self._stride = 2 * self._stride if edge and edge == self._edge else 1
-                self._edge = edge
+                self._edge, self._edges = edge, self._edges + 1 if edge and edge == self._edge else 1
             if edge < 0:
                 wanted = floor + self._stride * (lowest - floor)
             elif edge > 0:
@@ -118,6 +116,14 @@ class Search:
         else:
             wanted = 2 * floor + 1
         return self._nearest(self._vary.below(wanted), lowest, highest)
+
+    @property
+    def _stride(self) -> int:
+        """How far to go beyond a guess that says that the boundary is here: farther when it was wrong again.
+
+        Upwards once more by one: the next guess has a trace nearer to the boundary to rest on.
+        """
+        return 1 << max(0, self._edges - (1 if self._edge > 0 else 2))
 
     def _nearest(self, wanted: int, lowest: int, highest: int) -> int:
         """Return the value not refused that is next to the wanted one, looking downwards first."""

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from memprof.errors import ExitCode, MemprofError, UsageError
 from memprof.fitting.document import Evaluations, FitCell, FitDevice, FitReport
 from memprof.fitting.margin import usable_bytes
+from memprof.fitting.matrix import Forecasts, Place, Question
+from memprof.fitting.notes import UNTRAINED
 from memprof.fitting.prover import Prover
 from memprof.fitting.request import FitRequest
 from memprof.fitting.teller import Teller
 from memprof.fitting.vary import BATCH, check_knob
 from memprof.fitting.workers import Workers
-from memprof.plan import (
-    DeviceFact,
-    DeviceFindings,
-    DeviceInquiry,
-    Findings,
-    FitForecast,
-    FitMatrix,
-    Inquiry,
-    Step,
-)
+from memprof.optimizers.spec import OptimizerSpec
+from memprof.plan import DeviceFact, DeviceFindings, DeviceInquiry, Findings, Inquiry
 from memprof.progress import OnProgress
 from memprof.results import FitAnswer
 from memprof.simulation.accuracy import standing
 from memprof.training.launcher import Launcher
 
+OnReport = Callable[[FitReport], None]
+
 
 def find_fits(
-    request: FitRequest, on_progress: OnProgress | None = None, launcher: Launcher | None = None
+    request: FitRequest,
+    on_progress: OnProgress | None = None,
+    launcher: Launcher | None = None,
+    on_report: OnReport | None = None,
 ) -> FitReport:
     """Return the largest value of a knob for each optimizer on each device.
 
@@ -35,13 +36,14 @@ def find_fits(
         request: what is to be found.
         on_progress: told about every evaluation.
         launcher: a fork server that runs already; those that are needed are started if not given.
+        on_report: given the report so far after every finished cell.
 
     Raises:
         UsageError: an argument, the workload or the recipe is at fault.
         MemprofError: something failed that has to do with no single optimizer.
     """
     with Workers(len(request.devices), launcher) as workers:
-        return _Study(request, workers, on_progress).run()
+        return _Study(request, workers, on_progress, on_report).run()
 
 
 def device_of(fact: DeviceFact, budget: int | None, margin: str) -> FitDevice:
@@ -68,46 +70,29 @@ def device_of(fact: DeviceFact, budget: int | None, margin: str) -> FitDevice:
 class _Study:
     """A matrix as it is filled."""
 
-    def __init__(self, request: FitRequest, workers: Workers, on_progress: OnProgress | None) -> None:
+    def __init__(
+        self, request: FitRequest, workers: Workers, on_progress: OnProgress | None, on_report: OnReport | None
+    ) -> None:
         self._request = request
         self._workers = workers
         self._teller = Teller(on_progress)
+        self._on_report = on_report
         self._unpredictable: str | None = None
-        self._refused: dict[str, tuple[int, ...]] = {}
+        self._proven: dict[tuple[str, str], FitCell] = {}
 
     def run(self) -> FitReport:
         self._inquire()
-        matrix, evaluations = self._predict()
-        if self._request.confirm:  # an answer and its successor
-            self._teller.expect(2 * len(self._numbers) * sum(not device.simulated for device in self._devices))
-        cells = [self._cell(device, number, matrix) for device in self._devices for number in self._numbers]
-        return FitReport(
-            environment=self._found.environment,
-            workload=self._found.workload_info(self._request.workload, self._request.batch_size),
-            recipe=self._request.recipe,
-            vary=self._request.vary,
-            margin=self._request.margin,
-            devices=self._devices,
-            cells=cells,
-            evaluations=Evaluations(predicted=evaluations, trained=self._prover.trained),
-            notes=self._notes(),
-        )
-
-    def _notes(self) -> list[str]:
-        notes = [standing()] if any(device.simulated for device in self._devices) else []
-        return notes + ([f"Nothing was predicted: {self._unpredictable}"] if self._unpredictable else [])
-
-    @property
-    def _numbers(self) -> range:
-        return range(len(self._request.optimizers))
+        self._predict()
+        if self._request.confirm:
+            self._prove()
+        return self._report()
 
     def _inquire(self) -> None:
         """Check everything that can be checked without a trace."""
         request, launcher = self._request, self._workers.launchers[0]
         answer = launcher.run(DeviceInquiry(devices=request.devices))
         assert isinstance(answer, DeviceFindings)
-        self._facts = {fact.name: fact for fact in answer.devices}
-        if len(self._facts) < len(answer.devices):
+        if len({fact.name for fact in answer.devices}) < len(answer.devices):
             raise UsageError("a device is given twice; keep one of each")
         self._devices = [device_of(fact, request.budget, request.margin) for fact in answer.devices]
         found = launcher.run(
@@ -122,76 +107,105 @@ class _Study:
         check_knob(request.vary, found.name, found.knobs)
         self._found = found
         self._prover = Prover(request, self._present(), launcher, self._teller)
+        kernels = {fact.name: fact.kernels for fact in answer.devices}
+        places = [Place(device.name, device.usable_bytes, kernels[device.name]) for device in self._devices]
+        self._forecasts = Forecasts([self._question(places)], self._tell_forecast, self._keep)
 
     def _present(self) -> int:
         """Return the value of the knob that the user trains with, or the workload's default."""
         knob = self._request.vary.knob
         return self._request.batch_size if knob == BATCH else int(self._found.knobs[knob])
 
-    def _predict(self) -> tuple[dict[tuple[str, int], FitAnswer | str], int]:
-        """Return an answer, or the reason why there is none, by device and optimizer; and how many values it took."""
-        parts = self._parts()
-        jobs = [self._forecast(names) for names in parts]
-        finished = [0] * len(parts)
-        cells = len(self._devices) * len(self._numbers)
+    def _question(self, places: list[Place]) -> Question:
+        return Question(
+            workload=self._request.workload,
+            optimizers=self._request.optimizers,
+            places=places,
+            recipe=self._request.recipe,
+            batch_size=self._request.batch_size,
+            vary=self._request.vary,
+            present=self._present(),
+        )
 
-        def on_step(number: int, step: Step) -> None:
-            finished[number] = step.step
-            label = f"{', '.join(parts[number])}  {step.label}"
-            self._teller.tell(label, "predict", stage="step", step=sum(finished), steps=cells)
+    def _tell_forecast(self, label: str, finished: int, cells: int) -> None:
+        self._teller.tell(label, "predict", stage="step", step=finished, steps=cells)
 
+    def _predict(self) -> None:
         self._teller.begin(self._found.name, "predict")
         try:
-            answers = self._workers.run(jobs, on_step)
+            self._forecasts.run(self._workers)
         except MemprofError as error:
             if error.exit_code != ExitCode.USAGE or not self._all_can_be_trained:
                 raise
             self._unpredictable = str(error)
-            return {}, 0
-        self._teller.tell(f"{cells} cells predicted", "predict", stage="done")
-        matrix: dict[tuple[str, int], FitAnswer | str] = {}
-        for names, answer in zip(parts, answers, strict=True):
-            assert isinstance(answer, FitMatrix)
-            keys = [(name, number) for name in names for number in self._numbers]
-            for key, found in zip(keys, answer.answers, strict=True):
-                matrix[key] = answer.failures[key[1]] if found is None else found
-            self._refused.update(dict.fromkeys(names, tuple(answer.refused)))
-        return matrix, sum(answer.evaluations for answer in answers if isinstance(answer, FitMatrix))
+            return
+        self._teller.tell(f"{len(self._keys)} cells predicted", "predict", stage="done")
+
+    @property
+    def _keys(self) -> list[tuple[FitDevice, OptimizerSpec]]:
+        return [(device, optimizer) for device in self._devices for optimizer in self._request.optimizers]
 
     @property
     def _all_can_be_trained(self) -> bool:
         return self._request.confirm and not any(device.simulated for device in self._devices)
 
-    def _parts(self) -> list[list[str]]:
-        """Return the devices by their kernels, the largest parts halved while workers would have nothing to do."""
-        by_kernels: dict[str, list[str]] = {}
-        for device in sorted(self._devices, key=lambda device: device.usable_bytes):
-            by_kernels.setdefault(self._facts[device.name].kernels, []).append(device.name)
-        parts = sorted(by_kernels.values(), key=len, reverse=True)
-        while len(parts) < len(self._workers.launchers) and len(parts[0]) > 1:
-            half = len(parts[0]) // 2
-            parts = sorted([parts[0][:half], parts[0][half:], *parts[1:]], key=len, reverse=True)
-        return parts
+    def _prove(self) -> None:
+        """Train what can be trained here, cell by cell."""
+        cells = [(device, optimizer) for device, optimizer in self._keys if not device.simulated]
+        self._teller.expect(2 * len(cells))  # an answer and its successor
+        for device, optimizer in cells:
+            predicted = self._predicted(device, optimizer)
+            if not isinstance(predicted, str):
+                self._proven[device.name, optimizer.text] = self._prove_one(device, optimizer, predicted)
+                self._keep()
 
-    def _forecast(self, names: list[str]) -> FitForecast:
-        usable = {device.name: device.usable_bytes for device in self._devices}
-        return FitForecast(
-            workload=self._request.workload,
-            optimizers=self._request.optimizers,
+    def _prove_one(self, device: FitDevice, optimizer: OptimizerSpec, predicted: FitAnswer | None) -> FitCell:
+        refused = self._forecasts.matrices[0].refused.get(device.name, ())
+        cell = FitCell(optimizer=optimizer.text, device=device.name)
+        try:
+            answer = self._prover.prove(device, optimizer, predicted, refused)
+        except MemprofError as error:
+            if error.exit_code == ExitCode.USAGE:
+                raise
+            return cell.model_copy(update={"reason": str(error)})
+        reason = None if answer is not None else f"no two values could be trained; {self._unpredictable}"
+        return cell.model_copy(update={"answer": answer, "reason": reason})
+
+    def _predicted(self, device: FitDevice, optimizer: OptimizerSpec) -> FitAnswer | str | None:
+        return self._forecasts.matrices[0].found.get((device.name, optimizer.text))
+
+    def _keep(self) -> None:
+        if self._on_report is not None:
+            self._on_report(self._report())
+
+    def _report(self) -> FitReport:
+        cells = [self._cell(device, optimizer) for device, optimizer in self._keys]
+        return FitReport(
+            environment=self._found.environment,
+            workload=self._found.workload_info(self._request.workload, self._request.batch_size),
             recipe=self._request.recipe,
-            batch_size=self._request.batch_size,
             vary=self._request.vary,
-            present=self._present(),
-            device=names[0],
-            capacities=[usable[name] for name in names],
+            margin=self._request.margin,
+            devices=self._devices,
+            cells=cells,
+            evaluations=Evaluations(predicted=self._forecasts.matrices[0].evaluations, trained=self._prover.trained),
+            notes=self._notes(),
         )
 
-    def _cell(self, device: FitDevice, number: int, matrix: dict[tuple[str, int], FitAnswer | str]) -> FitCell:
-        spec, predicted = self._request.optimizers[number], matrix.get((device.name, number))
+    def _cell(self, device: FitDevice, optimizer: OptimizerSpec) -> FitCell:
+        """Return what is known of a cell so far."""
+        cell = FitCell(optimizer=optimizer.text, device=device.name)
+        if (device.name, optimizer.text) in self._proven:
+            return self._proven[device.name, optimizer.text]
+        predicted = self._predicted(device, optimizer)
+        if predicted is None:
+            return cell.model_copy(update={"pending": True})
         if isinstance(predicted, str):
-            return FitCell(optimizer=spec.text, device=device.name, reason=predicted)
-        answer = predicted
+            return cell.model_copy(update={"reason": predicted})
         if self._request.confirm and not device.simulated:
-            answer = self._prover.prove(device, spec, predicted, self._refused.get(device.name, ()))
-        reason = None if answer is not None else f"no two values could be trained; {self._unpredictable}"
-        return FitCell(optimizer=spec.text, device=device.name, answer=answer, reason=reason)
+            predicted = predicted.model_copy(update={"notes": [*predicted.notes, UNTRAINED]})
+        return cell.model_copy(update={"answer": predicted})
+
+    def _notes(self) -> list[str]:
+        notes = [standing()] if any(device.simulated for device in self._devices) else []
+        return notes + ([f"Nothing was predicted: {self._unpredictable}"] if self._unpredictable else [])

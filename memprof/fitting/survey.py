@@ -16,7 +16,10 @@ from memprof.fitting.vary import BATCH, Vary
 from memprof.results import FitAnswer, FitPoint
 from memprof.units import format_size
 
-Tell = Callable[[str, int, int], None]
+Tell = Callable[[int], None]
+TellFound = Callable[[int, FitAnswer | None, str | None], None]
+# Farther from what an optimizer asks for, as a share of it, a trace tells it too little to be worth its own steps.
+_NEAR = 1 / 32
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,23 @@ class Survey:
         traces: nothing is traced yet.
         capacities: in bytes, of devices with these kernels.
         present: the value of the knob that the user trains with, or the workload's default.
-        tell: told about every trace: the value, cells that are finished, cells.
+        tell: told the value of every trace.
+        tell_found: told the number of every cell that is finished, its answer, and why there is none.
     """
 
-    def __init__(self, traces: Traces, capacities: Sequence[int], present: int, tell: Tell) -> None:
+    def __init__(
+        self,
+        traces: Traces,
+        capacities: Sequence[int],
+        present: int,
+        tell: Tell | None = None,
+        tell_found: TellFound | None = None,
+    ) -> None:
         self.traces = traces
         self._present = present
         self._tell = tell
+        self._tell_found = tell_found
+        self._finished: dict[int, FitAnswer | None] = {}
         self._firsts = first_values(traces.vary, present)
         self.cells = [
             Cell(optimizer, capacity, Search(traces.vary, self._firsts))
@@ -71,11 +84,12 @@ class Survey:
             if not wanted:
                 break
             value = Counter(wanted.values()).most_common(1)[0][0]
-            self._tell(f"{self.traces.vary.knob}={value}", len(self.cells) - len(wanted), len(self.cells))
+            if self._tell is not None:
+                self._tell(value)
             self.traces.take(value, self._interested(value, wanted))
             self._check(value)
             self._note(value)
-        return [self._answer(cell) for cell in self.cells]
+        return [self._finished[number] for number in range(len(self.cells))]
 
     def _ask(self, wanted: dict[int, int]) -> None:
         """Let every cell say which value it needs next; a standing wish is kept until it is met or overtaken."""
@@ -83,13 +97,24 @@ class Survey:
             if number in wanted and self._stands(cell, wanted[number]):
                 continue
             wanted.pop(number, None)
+            if number in self._finished:
+                continue
             value = None if cell.optimizer in self.traces.failures else cell.search.next_value(self._guess_of(cell))
-            if value is not None:
+            if value is None:
+                self._finish(number)
+            else:
                 wanted[number] = value
 
+    def _finish(self, number: int) -> None:
+        cell = self.cells[number]
+        self._finished[number] = answer = self._answer(cell)
+        if self._tell_found is not None:
+            self._tell_found(number, answer, self.traces.failures.get(cell.optimizer))
+
     def _interested(self, value: int, wanted: dict[int, int]) -> list[int]:
-        """Return the optimizers that ask for the value or still search around it: others' steps need not be traced."""
-        asking = (self.cells[n] for n, wish in wanted.items() if wish == value or self._stands(self.cells[n], value))
+        """Return the optimizers that ask for the value or about it: others' steps need not be traced."""
+        near = (n for n, wish in wanted.items() if abs(wish - value) <= wish * _NEAR)
+        asking = (self.cells[n] for n in near if wanted[n] == value or self._stands(self.cells[n], value))
         return sorted({cell.optimizer for cell in asking})
 
     def _stands(self, cell: Cell, value: int) -> bool:

@@ -13,6 +13,7 @@ from memprof.simulation.cuda_semantics import CudaSemantics
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_training import fake_runs
 from memprof.simulation.repetition import trace_of
+from memprof.simulation.settings import SMALLEST_BLOCK
 from memprof.simulation.target import Target
 from memprof.training.recipe import Recipe
 from memprof.workloads.loader import load_workload
@@ -59,6 +60,7 @@ class Traces:
     failures: dict[int, str] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     _needs: dict[tuple[int, int], Need] = field(default_factory=dict)
+    _within: dict[tuple[int, int, int], Need] = field(default_factory=dict)
     _guessed: dict[tuple[int, int, int, int], bool] = field(default_factory=dict)
 
     def take(self, value: int, numbers: Sequence[int] | None = None) -> None:
@@ -90,8 +92,11 @@ class Traces:
 
     def need_within(self, optimizer: int, value: int, capacity_bytes: int) -> Need:
         """Return what a traced training takes of a device of that capacity."""
-        at_will = self.need(optimizer, value)
-        return self.blocks[optimizer][value].need_within(self.target, capacity_bytes, at_will)
+        key = optimizer, value, capacity_bytes
+        if key not in self._within:
+            at_will = self.need(optimizer, value)
+            self._within[key] = self.blocks[optimizer][value].need_within(self.target, capacity_bytes, at_will)
+        return self._within[key]
 
     def guess(self, optimizer: int, capacity_bytes: int, low: int, high: int) -> int:
         """Return the largest value from `low` to `high` that should fit, going by what was traced."""
@@ -101,13 +106,15 @@ class Traces:
         if blocks_at(high, [blocks.bare for blocks in traced.values()]) is None:
             high = max(low, min(high, _FURTHEST * max(traced)))
         values = range(low, high + 1, self.vary.step)
-        bound = _last_true(0, len(values) - 1, lambda place: self._least(optimizer, values[place]) <= capacity_bytes)
+        bound = _last_true(0, len(values) - 1, lambda place: self._may_fit(optimizer, values[place], capacity_bytes))
         return values[self._step_down(bound, lambda place: self._should_fit(optimizer, values[place], capacity_bytes))]
 
-    def _least(self, optimizer: int, value: int) -> int:
-        """Return what must be there at least: the tensors in use, rounded by nobody."""
+    def _may_fit(self, optimizer: int, value: int, capacity_bytes: int) -> bool:
+        """Say whether the tensors in use, rounded by nobody, have room."""
         bare = blocks_at(value, [blocks.bare for blocks in self.blocks[optimizer].values()])
-        return self._by_line(optimizer, value, self._bytes) if bare is None else bare.allocated_bytes()
+        if bare is None:
+            return self._should_fit(optimizer, value, capacity_bytes)
+        return bare.allocated_bytes() <= capacity_bytes
 
     def _should_fit(self, optimizer: int, value: int, capacity_bytes: int) -> bool:
         key = optimizer, value, capacity_bytes, len(self.blocks[optimizer])
@@ -123,11 +130,21 @@ class Traces:
             return blocks.fits(self.target, capacity_bytes)
         bare = blocks_at(value, [one.bare for one in traced.values()])
         if bare is None:
-            return self._by_line(optimizer, value, self._bytes) <= capacity_bytes
+            return self._by_line(optimizer, value, self._height(optimizer, capacity_bytes)) <= capacity_bytes
         return bare.fits(self.target, capacity_bytes - self._by_line(optimizer, value, self._scratch))
 
-    def _bytes(self, optimizer: int, value: int) -> int:
+    def _height(self, optimizer: int, capacity_bytes: int) -> Callable[[int, int], int]:
+        """Return what grows by a line: what is reserved, or used where the allocator was seen to give the rest back."""
+        needs = ((value, self.need(optimizer, value)) for value in self.blocks[optimizer])
+        over = [value for value, need in needs if need.bytes > capacity_bytes]
+        gives_back = any(self.need_within(optimizer, value, capacity_bytes).fits for value in over)
+        return self._used if gives_back else self._reserved
+
+    def _reserved(self, optimizer: int, value: int) -> int:
         return self.need(optimizer, value).bytes
+
+    def _used(self, optimizer: int, value: int) -> int:
+        return self.blocks[optimizer][value].allocated_bytes(SMALLEST_BLOCK)
 
     def _scratch(self, optimizer: int, value: int) -> int:
         """Return how much more a traced training takes for the scratch of its kernels."""

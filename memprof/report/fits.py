@@ -55,7 +55,8 @@ def details(report: FitReport) -> Table:
 
 def sentences(report: FitReport) -> list[str]:
     """Return what was filled, what fits nowhere and what would, and how the answers were found."""
-    found = [_about_devices(report), *(_about_none(report, device) for device in report.devices)]
+    found = [_about_pending(report), _about_devices(report)]
+    found += [_about_none(report, device) for device in report.devices]
     return [sentence for sentence in found if sentence] + [_about_samples(report), _about_effort(report)]
 
 
@@ -63,7 +64,8 @@ def notes(report: FitReport) -> list[str]:
     """Return the answers' notes, each once with the cells it is about, then those of the whole."""
     about: dict[str, list[str]] = {}
     for cell in report.cells:
-        for note in cell.answer.notes if cell.answer is not None else [cell.reason or "no reason was given"]:
+        reasons = [] if cell.pending else [cell.reason or "no reason was given"]
+        for note in cell.answer.notes if cell.answer is not None else reasons:
             about.setdefault(note, []).append(f"{cell.optimizer} on {cell.device}")
     cells = len(report.cells)
     told = [note if len(who) == cells else f"{_few(who)}: {note}" for note, who in about.items()]
@@ -135,6 +137,11 @@ def _head_room(report: FitReport, cell: FitCell) -> int | None:
 
 def _largest(cell: FitCell) -> str:
     return fit_text(cell.answer) if cell.reason is None else "failed"
+
+
+def _about_pending(report: FitReport) -> str:
+    pending = sum(cell.pending for cell in report.cells)
+    return f"The fit was interrupted: {pending} of {len(report.cells)} cells are not finished." if pending else ""
 
 
 def _row(report: FitReport, cell: FitCell, several: bool) -> tuple[str, ...]:

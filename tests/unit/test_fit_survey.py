@@ -27,7 +27,7 @@ def make_traces(model: str, knobs: dict, vary: str, target: Target = GPU, optimi
 
 
 def survey(traces: Traces, capacities: list[int], present: int) -> list[FitAnswer | None]:
-    return Survey(traces, capacities, present, lambda label, done, cells: None).run()
+    return Survey(traces, capacities, present).run()
 
 
 @pytest.mark.parametrize("target", [GPU, Target()], ids=["gpu", "cpu"])
