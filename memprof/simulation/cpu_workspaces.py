@@ -9,6 +9,7 @@
 | softmax of attention | the mask of rows that are masked out (`_safe_softmax`) | always |
 | means, sums | a cast copy, and what the sum is accumulated in | halves, booleans |
 | gathers, scatters | sorted or accumulated copies (`TensorAdvancedIndexing.cpp`) | halves |
+| FSDP's chunks | padded copies of what does not divide evenly (`_chunk_cat`) | by a rule |
 | sums and products of two types | a copy in the common type (`TensorIterator.cpp`) | two types |
 | arithmetic with a number, means | the number as a tensor (`cpu_numbers`) | always |
 
@@ -34,6 +35,7 @@ from memprof.simulation.cpu_recorder import kernel_events
 from memprof.simulation.fake_events import Steps
 from memprof.simulation.fake_tensors import tensors_in
 from memprof.simulation.fake_values import geometry_of
+from memprof.simulation.workspaces_sharding import padded_copies
 
 Args = tuple[Any, ...]
 aten = torch.ops.aten
@@ -96,7 +98,7 @@ _BATCHED: Mapping[Any, tuple[int, ...]] = {
 class CpuWorkspaces:
     """What the operators of one training take on this machine's CPU, beside what they return."""
 
-    operators = frozenset(_ASKED) | WITH_OPERANDS
+    operators = frozenset(_ASKED) | WITH_OPERANDS | {aten._chunk_cat.out}
 
     def __init__(self) -> None:
         self._known: dict[Any, Steps] = {}
@@ -118,6 +120,8 @@ class CpuWorkspaces:
 
     def scratch(self, func: Any, args: Args, kwargs: dict[str, Any]) -> Steps:
         """Return what an operator takes and gives back, in order."""
+        if func is aten._chunk_cat.out:
+            return padded_copies(args)
         if takes_number(func, args):
             args = stand_in(func, args)
         elif func not in _ASKED or not _ASKED[func](args):

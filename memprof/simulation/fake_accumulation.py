@@ -62,10 +62,10 @@ class Accumulation:
         counts = _counts(args[0]), _counts(args[1])
         if self._learning:
             self.exclusive = counts[0]
-        return counts[0] == self.exclusive and _is_dense(args[0]) and args[0].shape == args[1].shape
+        return counts[0] == self.exclusive and is_dense(args[0]) and args[0].shape == args[1].shape
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def is_dense(tensor: Tensor) -> bool:
     """Say whether a tensor fills one stretch of memory, in whatever order (`is_non_overlapping_and_dense`)."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):

@@ -27,12 +27,12 @@ from unittest.mock import patch
 import torch
 import torch.distributed.fsdp  # defines the operators of fsdp::
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memprof.simulation.cuda_semantics_device import copy_to
 from memprof.simulation.fake_group import lone_group
 from memprof.simulation.fake_streams import cuda_streams
-from memprof.training import strategies
 from memprof.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[N
             stack.enter_context(patch(_DDP, _verify(mode)))
         if mode.own_host:
             stack.enter_context(cuda_streams(mode.log))
-            stack.enter_context(patch(_MESH, _on_host(mode, strategies.init_device_mesh)))
+            stack.enter_context(patch(_MESH, _on_host(mode, init_device_mesh)))
             for module in _MOVERS:
                 stack.enter_context(_replaced(module, {"_move_states_to_device": _mover(mode)}))
         yield

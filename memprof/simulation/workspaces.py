@@ -10,6 +10,7 @@
 | attention | `workspaces_attention` | |
 | sums | `workspaces_reductions` | |
 | layer norm, RMS norm | `workspaces_norms` | |
+| FSDP's copies | `workspaces_sharding` | |
 | everything else | `workspaces_kernels` | |
 
 What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
@@ -37,6 +38,7 @@ from memprof.simulation.workspaces_convolution import convolution_scratch
 from memprof.simulation.workspaces_kernels import KERNELS
 from memprof.simulation.workspaces_norms import norm_scratch
 from memprof.simulation.workspaces_reductions import part_bytes, reduction_buffers
+from memprof.simulation.workspaces_sharding import sharding_scratch
 
 Scratch = Callable[[tuple[Any, ...], dict[str, Any]], Steps]
 aten = torch.ops.aten
@@ -89,6 +91,7 @@ class Workspaces:
             **attention_scratch(target),
             **convolution_scratch(target),
             **norm_scratch(target),
+            **sharding_scratch(target),
             **KERNELS,
         }
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from memprof.simulation.catalog import find_device
-from memprof.simulation.fake_accumulation import _is_dense
+from memprof.simulation.fake_accumulation import is_dense
 from memprof.simulation.predict import target_of
 from memprof.simulation.workspaces_norms import norm_scratch
 
@@ -19,7 +19,7 @@ TARGET = target_of(find_device("rtx-3060"), torch_version="2.6.0")
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 @pytest.mark.parametrize("shape", [(2, 3, 4), (1, 3, 1), (2, 1, 4)])
 def test_any_order_of_dimensions_is_dense(order: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    assert _is_dense(torch.empty(shape).permute(order))
+    assert is_dense(torch.empty(shape).permute(order))
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_any_order_of_dimensions_is_dense(order: tuple[int, ...], shape: tuple[i
     [torch.empty(4, 6)[:, :3], torch.empty(4, 6)[:, ::2], torch.empty(1).expand(3), torch.empty(2, 3, 4)[:, 1:]],
 )
 def test_holes_and_overlaps_are_not(tensor: torch.Tensor) -> None:
-    assert not _is_dense(tensor)
+    assert not is_dense(tensor)
     assert torch.empty_like(tensor).stride() != tensor.stride()  # PyTorch keeps the strides of dense tensors only
 
 
