@@ -101,8 +101,10 @@ def restored(saved: dict[str, Any], param: Tensor, cover: Cover, dtype: torch.dt
         dtype: the momentum's.
 
     Raises:
-        ValueError: accumulators of other shapes than the cover's.
+        ValueError: accumulators of other shapes than the cover's, or the state of another optimizer.
     """
+    if saved and not any(key.startswith("accumulator_") for key in saved):
+        raise ValueError(f"the checkpoint holds another optimizer's state ({', '.join(saved)}): SM3 starts without one")
     shapes = cover.state_shapes(param.shape)
     state = {}
     for key, value in saved.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any
 
 import torch
@@ -45,9 +46,12 @@ def check_group(group: dict[str, Any]) -> None:
 
     Raises:
         ValueError: an option out of its range.
-        TypeError: a complex parameter.
+        TypeError: an option that is no number, or a complex parameter.
     """
     lr = group["lr"]
+    for option in ("lr", "momentum", "beta", "eps", "weight_decay"):
+        if not isinstance(group[option], Real) and not (option == "lr" and isinstance(lr, Tensor)):
+            raise TypeError(f"{option} must be a number, not {group[option]!r}")
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
             raise ValueError(f"lr as a tensor must have one element, not {lr.numel()}")

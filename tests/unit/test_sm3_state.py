@@ -131,6 +131,21 @@ def test_another_shape_is_refused() -> None:
         second.load_state_dict(first.state_dict())
 
 
+def test_the_state_of_another_optimizer_is_refused_by_name() -> None:
+    param = nn.Parameter(torch.zeros(2, 3))
+    adam = torch.optim.Adam([param])
+    param.grad = torch.ones(2, 3)
+    adam.step()
+    with pytest.raises(ValueError, match=r"another optimizer's state \(step, exp_avg, exp_avg_sq\)"):
+        SM3([param]).load_state_dict(adam.state_dict())
+
+
+@pytest.mark.parametrize("option", ["lr", "momentum", "beta", "eps", "weight_decay"])
+def test_an_option_that_is_no_number_is_named(option: str) -> None:
+    with pytest.raises(TypeError, match=f"^{option} must be a number, not '0.1'$"):
+        SM3([nn.Parameter(torch.zeros(2))], **{option: "0.1"})  # type: ignore[arg-type]
+
+
 def test_an_option_that_a_checkpoint_lacks_takes_its_default() -> None:
     param = nn.Parameter(torch.zeros(2, 3))
     saved = SM3([param]).state_dict()
