@@ -8,6 +8,11 @@ from statistics import fmean
 from memprof.plan import Outcome
 from memprof.results import Rank, Run, Steps
 
+_ON_THE_CPU = (
+    "The ranks share this machine's cores, so their steps take longer than on devices of their own. What gloo takes "
+    "for itself counts in the process's figure alone."
+)
+
 
 def gather(outcomes: Sequence[Outcome]) -> Outcome:
     """Return the outcome of the rank that needs most of its device, with all ranks beside it.
@@ -20,7 +25,12 @@ def gather(outcomes: Sequence[Outcome]) -> Outcome:
     ranks = [_rank(number, outcome.run) for number, outcome in enumerate(outcomes)]
     top = max(range(len(outcomes)), key=lambda number: (_needed(outcomes[number].run), -number))
     chosen = outcomes[top]
-    update = {"rank": top, "ranks": ranks, "steps": _steps([outcome.run for outcome in outcomes], chosen.run)}
+    update = {
+        "rank": top,
+        "ranks": ranks,
+        "steps": _steps([outcome.run for outcome in outcomes], chosen.run),
+        "notes": [*chosen.run.notes, *([_ON_THE_CPU] if chosen.run.device == "cpu" else [])],
+    }
     return chosen.model_copy(update={"run": chosen.run.model_copy(update=update)})
 
 

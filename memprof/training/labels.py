@@ -49,7 +49,9 @@ class Labeller:
             if id(key) in owner
             for address in data_pointers(nested_tensors(value))
         }
-        storages = iter_state_storages(optimizer, self._model.parameters())
+        # While FSDP has a group gathered, the model's parameters are not those of the optimizer.
+        own = [*self._model.parameters(), *(parameter for _, parameter in self._parameters)]
+        storages = iter_state_storages(optimizer, own)
         addresses = [storage.data_ptr() for storage, _ in storages]
         return LabelMark("optimizer_state", {address: modules.get(address, "") for address in addresses})
 

@@ -33,26 +33,34 @@ def peak_rss_bytes() -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
-def limit_memory(limit_bytes: int) -> bool:
-    """Let tensors take at most about so many bytes more than now: beyond, allocations fail (RLIMIT_DATA).
+def data_bytes() -> int | None:
+    """Return what the process has of its own memory; None where the system does not say (only Linux does)."""
+    return _status_bytes("VmData")
+
+
+def limit_memory(limit_bytes: int, beside: int | None) -> bool:
+    """Let tensors take at most about so many bytes: beyond, allocations fail (RLIMIT_DATA).
 
     The kernel's limit covers thread stacks and libraries' scratch as well, for which there is a fixed allowance;
     whoever needs the limit to the byte compares the allocator's peak with it.
 
-    False where the system does not say how much the process has (only Linux does).
+    Args:
+        limit_bytes: for the tensors.
+        beside: `data_bytes()` from before there were any.
+
+    Returns:
+        False where the system does not say how much the process has.
     """
-    used = _status_bytes("VmData")
-    if used is None:
+    if beside is None:
         return False
-    _give_back_at_once()
     allowance = 64 * _MIB + 16 * _MIB * (os.cpu_count() or 1)
-    limit = used + limit_bytes + allowance
+    limit = beside + limit_bytes + allowance
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return True
 
 
-def _give_back_at_once() -> None:
-    """Let the C library return every larger block that is freed, so that the limit sees what is in use (mallopt(3))."""
+def give_back_at_once() -> None:
+    """Have the C library return each larger block that is freed, so that the limit sees what is in use (mallopt(3))."""
     with suppress(AttributeError, OSError):  # only the GNU library has it
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 64 * 1024)
 

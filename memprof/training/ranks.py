@@ -10,6 +10,7 @@ before they start, so that no port can be taken in between.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from memprof.training.rank import Lost, enter
 _Message = Annotated[Outcome | Mistake | Lost, Field(discriminator="kind")]
 _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
 
+# Ranks that do the same fail at the same time.
+_GRACE = 0.3
 # A rank that lost another says so within milliseconds of what ended the other; the reason is worth waiting for.
 _PATIENCE = 10.0
 
@@ -49,11 +52,13 @@ def run_ranks(trial: Trial, emit: Callable[[Step], None], guarded: Callable[[Cal
         answers, failed = _listen(channels)
     if failed is None:
         return gather([answers[rank] for rank in range(trial.recipe.world_size)])
-    answer = answers.get(failed)
+    answer = answers[failed]
     if answer is None:
         code = processes[failed].exitcode
-        answer = outcome_of(WorkerDiedError(code, code == -9 and kernel_kills() > kills), trial)
-    return _failure(answer, failed)
+        killed = code == -signal.SIGKILL and kernel_kills() > kills
+        answer = outcome_of(WorkerDiedError(code, out_of_memory=killed), trial)
+    alike = [each for each in answers.values() if isinstance(each, Outcome) and each.run.reason == _reason(answer)]
+    return _failure(answer, None if len(alike) == trial.recipe.world_size else failed)
 
 
 @contextmanager
@@ -94,8 +99,17 @@ def _listen(channels: list[Connection]) -> tuple[dict[int, Any], int | None]:
             if isinstance(answer, Lost):
                 lost, deadline = rank, deadline or monotonic() + _PATIENCE
             elif not (isinstance(answer, Outcome) and answer.run.status == "ok"):
-                return answers, rank
+                return answers | _heard_meanwhile(open_channels), rank
     return answers, lost
+
+
+def _heard_meanwhile(channels: dict[Connection, int]) -> dict[int, Any]:
+    """Return what the other ranks say at the same time."""
+    waiting, answers, deadline = dict(channels), dict[int, Any](), monotonic() + _GRACE
+    while ready := wait(list(waiting), max(0.0, deadline - monotonic())):
+        for channel in ready:
+            answers[waiting.pop(channel)] = _receive(channel)  # type: ignore[call-overload]
+    return answers
 
 
 def _receive(channel: Any) -> Outcome | Mistake | Lost | None:
@@ -105,10 +119,17 @@ def _receive(channel: Any) -> Outcome | Mistake | Lost | None:
         return None
 
 
-def _failure(answer: Outcome | Mistake | Lost, rank: int) -> Outcome:
+def _reason(answer: Outcome | Mistake | Lost) -> str | None:
+    return answer.run.reason if isinstance(answer, Outcome) else answer.message
+
+
+def _failure(answer: Outcome | Mistake | Lost, rank: int | None) -> Outcome:
+    """Return what ended the trial, with the rank that it ended on, None for all of them."""
     if isinstance(answer, Mistake):
         raise MemprofError(answer.message, ExitCode(answer.exit_code))
     if isinstance(answer, Lost):
         raise MemprofError(f"rank {rank} lost the others: {answer.message}")
+    if rank is None:
+        return answer
     run = answer.run.model_copy(update={"rank": rank, "reason": f"rank {rank}: {answer.run.reason}"})
     return answer.model_copy(update={"run": run})

@@ -25,8 +25,8 @@ from memprof.tracing.modules import compiled_graphs, followed_modules
 from memprof.training.building import bucket_sizes, build_model, own_module
 from memprof.training.counts import count_parameters, state_figures
 from memprof.training.labels import Labeller, label_tensors
+from memprof.training.limits import device_limit
 from memprof.training.meter import Meter, Reading
-from memprof.training.process_memory import limit_memory
 from memprof.training.step import PerParameterOptimizers, TrainingStep
 from memprof.workloads.loader import load_workload
 
@@ -76,11 +76,16 @@ class _Session:
         self._phase = "build"
 
     def run(self) -> Outcome:
-        if self.trial.limit_bytes is not None:
-            self._limit(self.trial.limit_bytes)
+        limit = device_limit(self.device, self.trial.limit_bytes)
+        # FSDP cuts into shards what is made whole, on the host, which is no device's memory.
+        sharded = self.trial.recipe.strategy == "fsdp"
         self._emit(Step(stage="build"))
+        if not sharded:
+            limit()
         self._meter.start()
         self._build()
+        if sharded:
+            limit()
         count = self.trial.recipe.warmup + self.trial.recipe.steps
         for number in range(1, count + 1):
             self._number = number
@@ -91,13 +96,6 @@ class _Session:
     def unfinished(self, status: Literal["oom", "failed"], reason: str) -> Outcome:
         run = Run(optimizer=self._optimizer_info(None), device=self.trial.device, status=status, reason=reason)
         return Outcome(run=run)
-
-    def _limit(self, limit_bytes: int) -> None:
-        if self.device.type == "cuda":
-            total = torch.cuda.get_device_properties(self.device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), self.device)
-        else:
-            limit_memory(limit_bytes)
 
     def _build(self) -> None:
         recipe = self.trial.recipe
@@ -167,6 +165,11 @@ class _Session:
         self._note_loss()
 
     def _blame(self, error: Exception) -> MemprofError:
+        if "find_unused_parameters" in str(error):  # DDP waits for the gradients of all
+            return UsageError(
+                "--strategy ddp needs every trainable parameter in every loss, and some of "
+                f"{self.trial.workload.model} take no part; set requires_grad=False on them, or use --strategy fsdp"
+            )
         if self._phase in ("batch", "forward", "backward") and self._number == 1:
             return UsageError(f"the {self._phase} phase of {self.trial.workload.model} raised {describe(error)}")
         return _OptimizerError(f"{self.place} raised {describe(error)}")

@@ -68,7 +68,6 @@ def guarded(job: Callable[[], Answer]) -> Answer | Mistake:
 
 
 def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answer:
-    _check_strategy(request)
     if request["job"] == "inquiry":
         return _inquire(Inquiry.model_validate(request))
     if request["job"] == "forecast":
@@ -91,12 +90,6 @@ def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answe
     from memprof.training.ranks import run_ranks
 
     return run_ranks(trial, send, guarded)
-
-
-def _check_strategy(request: dict[str, Any]) -> None:
-    strategy = request.get("recipe", {}).get("strategy", "single")
-    if strategy != "single" and request["job"] != "trial":
-        raise UsageError(f"training with --strategy {strategy} cannot be predicted yet; leave --strategy out")
 
 
 def _inquire(inquiry: Inquiry) -> Findings:

@@ -119,13 +119,69 @@ def test_what_a_rank_raises_is_told(launcher: Launcher) -> None:
     assert workers() == []
 
 
+def test_what_every_rank_says_is_said_of_no_rank(launcher: Launcher) -> None:
+    outcome = launcher.run(trial("parts", "adafactor", strategy="fsdp", world_size=2))
+    assert isinstance(outcome, Outcome)
+    assert (outcome.run.status, outcome.run.rank) == ("failed", None)
+    assert outcome.run.reason.startswith("the optimizer phase of step 1 raised RuntimeError: aten.pow_.Scalar")
+
+
+def test_ddp_with_parameters_that_take_no_part_is_a_sentence(launcher: Launcher) -> None:
+    with pytest.raises(MemprofError, match=r"needs every trainable parameter in every loss, and some of .*:has_unused"):
+        launcher.run(trial("has_unused", strategy="ddp", world_size=2))
+    assert trained(launcher, trial("has_unused", strategy="fsdp", world_size=2)).rank == 0
+
+
+RECIPES = {
+    "accumulation and clipping": {"accumulate": 2, "clip_grad": 0.01},
+    "checkpointing": {"checkpoint_activations": True},
+    "in the backward pass": {"step_in_backward": True},
+    "zeroed first": {"zero_grad": "start"},
+}
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_as_one_process_does(launcher: Launcher, name: str, strategy: str) -> None:
+    recipe = RECIPES[name]
+    if strategy == "ddp" and "step_in_backward" in recipe:
+        pytest.skip("refused by the recipe")
+    alone = trained(launcher, trial(optimizer="sm3,lr=0.1", batch_size=4, **recipe))
+    shared = trained(launcher, trial(optimizer="sm3,lr=0.1", strategy=strategy, world_size=2, **recipe))
+    assert shared.steps.losses == pytest.approx(alone.steps.losses, rel=1e-5)
+    again = trained(launcher, trial(optimizer="sm3,lr=0.1", strategy=strategy, world_size=2, **recipe))
+    assert [each.peak.tensor_bytes for each in again.ranks] == [each.peak.tensor_bytes for each in shared.ranks]
+    assert shared.breakdown.by_category["optimizer_state"] == shared.state.bytes
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_mixed_precision_keeps_float32_weights_and_gathers_in_bfloat16(launcher: Launcher, strategy: str) -> None:
+    full, mixed = (
+        trained(launcher, trial(strategy=strategy, world_size=2, precision=precision))
+        for precision in ("fp32", "amp-bf16")
+    )
+    assert (mixed.state, mixed.parameters) == (full.state, full.parameters)
+    held = [run.breakdown.by_category["parameters"] for run in (full, mixed)]
+    gathered = held[0] - held[1]
+    assert gathered > 0 if strategy == "fsdp" else gathered == 0
+
+
 def test_a_limit_holds_for_each_rank(launcher: Launcher) -> None:
-    large = WorkloadSpec(model="mlp", knobs={"d_model": 8192})
+    large = WorkloadSpec(model="mlp", knobs={"d_model": 4096})
     limited = trial(strategy="fsdp", world_size=2).model_copy(update={"workload": large, "limit_bytes": 4 << 20})
     outcome = launcher.run(limited)
     assert isinstance(outcome, Outcome)
     assert outcome.run.status == "oom"
-    assert outcome.run.reason.startswith(f"rank {outcome.run.rank}: out of memory in the ")
+    assert "out of memory in the forward phase of step 1" in outcome.run.reason
+
+
+def test_fsdp_builds_the_whole_model_before_the_limit_holds(launcher: Launcher) -> None:
+    """Who trains on GPUs makes it on the host, which is no device's memory."""
+    limited = {"limit_bytes": 1 << 30}
+    for strategy, status in (("fsdp", "ok"), ("ddp", "oom")):
+        outcome = launcher.run(trial("grows_only_freely", strategy=strategy, world_size=2).model_copy(update=limited))
+        assert isinstance(outcome, Outcome)
+        assert outcome.run.status == status
 
 
 def workers() -> list[psutil.Process]:

@@ -105,8 +105,8 @@ def test_high_water_mark_is_the_kernels_and_can_be_reset():
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much a process has")
 def test_limit_stops_an_allocation():
     body = f"""
-from memprof.training.process_memory import limit_memory
-assert limit_memory({512 << 20})
+from memprof.training.process_memory import data_bytes, limit_memory
+assert limit_memory({512 << 20}, data_bytes())
 bytearray({400 << 20})
 try:
     bytearray({4 << 30})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -83,6 +84,29 @@ def hangs() -> Workload:
 
 def no_tensor() -> Workload:
     return Workload(model=lambda: Net(8), batch=lambda batch_size: None, loss=lambda model, batch: 1.5)
+
+
+def has_unused() -> Workload:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = Net(8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    return Workload(model=Half, batch=lambda batch_size: torch.randn(batch_size, 6), loss=squared)
+
+
+def grows_only_freely() -> Workload:
+    """The model can be made only where the process has no limit."""
+
+    def build() -> nn.Module:
+        if resource.getrlimit(resource.RLIMIT_DATA)[0] != resource.RLIM_INFINITY:
+            raise MemoryError
+        return Net(8)
+
+    return Workload(model=build, batch=lambda batch_size: torch.randn(batch_size, 6), loss=squared)
 
 
 def larger_there() -> Workload:
