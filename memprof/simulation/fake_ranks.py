@@ -27,12 +27,13 @@ from unittest.mock import patch
 import torch
 import torch.distributed.fsdp  # defines the operators of fsdp::
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memprof.simulation.cuda_semantics_device import copy_to
 from memprof.simulation.fake_group import lone_group
 from memprof.simulation.fake_streams import cuda_streams
+from memprof.tracing.events import RangeMark
 from memprof.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -66,6 +67,8 @@ def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[N
         mode.add_plans({getattr(torch.ops.fsdp, name).default: _composed(mode) for name in _COMPOSED})
         if hasattr(torch.ops.fsdp, _COMPILED):
             mode.add_plans({getattr(torch.ops.fsdp, _COMPILED).default: _instead(mode, aten._chunk_cat.out)})
+        mode.add_plans(_ranges(mode))
+        stack.enter_context(patch(_MESH, _mesh(mode)))
         for name in _PROPAGATION:
             stack.enter_context(_outside_modes(name))
         for module in _STORAGE_USERS:
@@ -75,7 +78,6 @@ def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[N
             stack.enter_context(patch(_DDP, _verify(mode)))
         if mode.own_host:
             stack.enter_context(cuda_streams(mode.log))
-            stack.enter_context(patch(_MESH, _on_host(mode, init_device_mesh)))
             for module in _MOVERS:
                 stack.enter_context(_replaced(module, {"_move_states_to_device": _mover(mode)}))
         yield
@@ -99,6 +101,31 @@ def _composed(mode: FakeOperators) -> Plan:
             return func._op_dk(torch._C.DispatchKey.CPU, *args, **kwargs)
 
     return run
+
+
+def _ranges(mode: FakeOperators) -> dict[Any, Plan]:
+    """Note the named ranges of FSDP's own work."""
+    running: list[str] = []
+
+    def enter(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        running.append(args[0])
+        mark(True)
+        return func(*args, **kwargs)
+
+    def leave(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        mark(False)
+        running.pop()
+        return func(*args, **kwargs)
+
+    def mark(enters: bool) -> None:
+        if running[-1].startswith("FSDP::"):
+            mode.log.mark(RangeMark(running[-1], enters))
+
+    profiler = torch.ops.profiler
+    return {
+        profiler._record_function_enter_new.default: enter,
+        profiler._record_function_exit._RecordFunction: leave,
+    }
 
 
 def _instead(mode: FakeOperators, operator: Any) -> Plan:
@@ -165,14 +192,17 @@ def _verify(mode: FakeOperators) -> Callable[..., None]:
     return verify
 
 
-def _on_host(mode: FakeOperators, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a function make its tensors in the host's memory: the numbers of the ranks."""
+def _mesh(mode: FakeOperators) -> Callable[..., DeviceMesh]:
+    """Make the mesh, whose ranks are real numbers on the host, and note only what it keeps."""
 
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with mode.made_on(host=True):
-            return function(*args, **kwargs)
+    def make(*args: Any, **kwargs: Any) -> DeviceMesh:
+        with _disable_current_modes():
+            mesh = init_device_mesh(*args, **kwargs)
+        storage = getattr(mesh, "_rank_map", mesh.mesh).untyped_storage()  # the former since 2.10
+        mode.log.allocated(storage, storage.data_ptr(), storage.nbytes(), host=mode.own_host)
+        return mesh
 
-    return run
+    return make
 
 
 def _mover(mode: FakeOperators) -> Callable[..., None]:

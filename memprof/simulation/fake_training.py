@@ -26,6 +26,7 @@ from memprof.simulation.fake_operators import FakeOperators
 from memprof.simulation.fake_optimizers import Contender, SharedStep
 from memprof.simulation.fake_reads import Reads
 from memprof.tracing.events import Entry, PhaseMark
+from memprof.training.building import bucket_sizes, own_module
 from memprof.training.checkpointing import checkpoint_blocks
 from memprof.training.counts import count_parameters
 from memprof.training.labels import Labeller, label_tensors
@@ -49,6 +50,7 @@ class FakeRun:
         failure: why there is nothing, or None.
         assumed: operators whose answer was assumed, with the phase.
         guesses: sentences about what was predicted as something else than it is.
+        buckets: bytes of each of the buckets in which DDP exchanges gradients.
     """
 
     entries: list[Entry]
@@ -58,6 +60,7 @@ class FakeRun:
     failure: str | None
     assumed: frozenset[tuple[str, str]]
     guesses: frozenset[str] = frozenset()
+    buckets: tuple[int, ...] = ()
 
 
 def fake_runs(
@@ -154,7 +157,7 @@ class _FakeTraining:
             self._model.to(torch.bfloat16)
         if recipe.checkpoint_activations:
             checkpoint_blocks(self._model)
-        own = self._distribute()
+        own = self._distribute(recipe)
         self._labels = Labeller(own)
         self._follow_modules(stack, own)
         self._step = TrainingStep(
@@ -167,14 +170,13 @@ class _FakeTraining:
             self._begin_phase,
         )
 
-    def _distribute(self) -> nn.Module:
+    def _distribute(self, recipe: Recipe) -> nn.Module:
         """Have the ranks share the training, and return the user's own module."""
-        if self._recipe.strategy == "single":
-            return self._model
-        from memprof.training.strategies import distribute, undistributed
+        if recipe.strategy != "single":
+            from memprof.training.strategies import distribute
 
-        self._model = distribute(self._model, self._recipe, torch.device("cpu"))
-        return undistributed(self._model)
+            self._model = distribute(self._model, recipe, torch.device("cpu"))
+        return own_module(self._model, recipe)
 
     def _follow_modules(self, stack: ExitStack, model: nn.Module) -> None:
         modules = RunningModules(model)
@@ -271,6 +273,7 @@ class _FakeTraining:
             failure=None,
             assumed=assumed,
             guesses=frozenset({*self._reads.guesses, *self._mode.doubts}),
+            buckets=tuple(bucket_sizes(self._model, self._recipe)),
         )
 
 

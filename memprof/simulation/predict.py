@@ -27,10 +27,9 @@ from memprof.simulation.late_memory import LATE_WITHIN_BYTES
 from memprof.simulation.predict_basis import confidence_of
 from memprof.simulation.predict_bounds import Bounds, upper_bounds
 from memprof.simulation.predict_replay import Replayed, replay_blocks
-from memprof.simulation.repetition import trace_of
+from memprof.simulation.repetition import labelled_trace, trace_of
 from memprof.simulation.settings import AllocatorSettings
 from memprof.simulation.target import Target, parse_torch_version
-from memprof.tracing.attribution import build_trace
 from memprof.tracing.events import Trace
 from memprof.training.counts import state_figures
 from memprof.training.meter import attributed_breakdown, tensor_peaks
@@ -101,7 +100,7 @@ def predict_runs(
     """
     semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
     made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps or STEPS)
-    traces = [trace_of(fake, target) if steps is None else build_trace(fake.entries) for fake in made]
+    traces = [trace_of(fake, target) if steps is None else labelled_trace(fake) for fake in made]
     jobs = zip(optimizers, made, traces, strict=True)
     return [_run(spec, fake, trace, target, timeline, trace_folder) for spec, fake, trace in jobs]
 

@@ -13,12 +13,20 @@ from memprof.simulation.fake_training import FakeRun
 from memprof.simulation.target import Target
 from memprof.tracing.attribution import build_trace
 from memprof.tracing.events import Event, PhaseSpan, Trace
+from memprof.training.meter import label_buckets
 
 
 def trace_of(fake: FakeRun, target: Target) -> Trace:
     """Return the trace of a fake training, with one step more for a GPU."""
-    trace = build_trace(fake.entries)
+    trace = labelled_trace(fake)
     return with_repeated_step(trace) if target.kind == "cuda" else trace
+
+
+def labelled_trace(fake: FakeRun) -> Trace:
+    """Return the trace of a fake training, with DDP's buckets named."""
+    trace = build_trace(fake.entries)
+    label_buckets(trace, trace, fake.buckets)
+    return trace
 
 
 def with_repeated_step(trace: Trace) -> Trace:

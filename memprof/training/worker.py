@@ -101,7 +101,7 @@ def _inquire(inquiry: Inquiry) -> Findings:
         environment=describe_environment(inquiry.command, device if is_real(device) else "cpu"),
         device=device,
         simulated=not is_real(device),
-        device_memory_bytes=capacity,
+        device_memory_bytes=memory_of_rank(device, capacity, inquiry.world_size),
         name=loaded.name,
         knobs=loaded.knobs,
         scale=loaded.scale,
@@ -149,6 +149,11 @@ def _levels(run: Run) -> dict[str, list[int]]:
 def _upper_levels(run: Run) -> dict[str, list[int]]:
     bounds = {name: peak.reserved_upper_bytes for name, peak in run.phases.items()}
     return {name: [bound] for name, bound in bounds.items() if bound is not None}
+
+
+def memory_of_rank(device: str, memory_bytes: int, world_size: int) -> int:
+    """Return what each rank has of a device's memory: ranks share the CPU's, and have a GPU of their own each."""
+    return memory_bytes // world_size if device == "cpu" else memory_bytes
 
 
 def is_real(device: str) -> bool:
