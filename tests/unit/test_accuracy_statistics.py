@@ -6,7 +6,15 @@ import pytest
 
 from tests.accuracy.xmem.lengths import LONGEST, STEPS, draw_lengths, full_lengths
 from tests.accuracy.xmem.predictions import Prediction
-from tests.accuracy.xmem.statistics import failures, peer_errors, peer_failures, percentile, summarise, upper_held
+from tests.accuracy.xmem.statistics import (
+    failures,
+    peer_errors,
+    peer_failures,
+    percentile,
+    summarise,
+    upper_held,
+    upper_width,
+)
 from tests.accuracy.xmem.truth import Answer, Row, read_rows
 
 _GB = 10**9
@@ -48,6 +56,13 @@ def test_the_upper_bound_is_held_against_known_truths_only() -> None:
     assert upper_held([inside, outside]) == 0.5
     assert upper_held([inside, outside, prediction(9 * _GB, 6 * _GB, oom=True), prediction(9 * _GB, None)]) == 0.5
     assert upper_held([]) is None
+
+
+def test_how_far_the_upper_bound_is_above_the_estimate() -> None:
+    near, far, unknown = prediction(6 * _GB, 5 * _GB), prediction(6 * _GB, _GB), prediction(9 * _GB, 6 * _GB, oom=True)
+    assert upper_width([near]) == pytest.approx(0.02)
+    assert upper_width([near, near, far, unknown, prediction(9 * _GB, None)]) == pytest.approx(0.02)
+    assert upper_width([unknown]) is None
 
 
 def test_both_checks() -> None:

@@ -77,7 +77,7 @@ def _predict(row: Row, shuffles: int) -> Prediction:
     start = time.process_time()
     seeds = _seeds(row, shuffles)
     try:
-        found = {seed: _shuffle(row, seed) for seed in set(seeds)}
+        found = {seed: estimate(row, seed) for seed in set(seeds)}
     except MemprofError as error:
         return Prediction(row, None, None, False, time.process_time() - start, str(error))
     estimates = [found[seed] for seed in seeds]
@@ -97,13 +97,13 @@ def _seeds(row: Row, shuffles: int) -> Sequence[int]:
 
 
 @dataclass(frozen=True)
-class _Estimate:
+class Estimate:
     bytes: int
     upper_bytes: int
     oom: bool
 
 
-def _shuffle(row: Row, seed: int) -> _Estimate:
+def estimate(row: Row, seed: int) -> Estimate:
     """Predict one shuffle of the data; the upper bound is that of the prediction."""
     run = _run(row, seed, limited=True)
     oom = run.status == "oom"
@@ -112,7 +112,7 @@ def _shuffle(row: Row, seed: int) -> _Estimate:
     peak = run.peak
     if peak is None or peak.reserved_bytes is None or peak.reserved_upper_bytes is None:
         raise MemprofError(run.reason or "no peak")
-    return _Estimate(peak.reserved_bytes + _late(row), peak.reserved_upper_bytes + _late_at_most(row), oom)
+    return Estimate(peak.reserved_bytes + _late(row), peak.reserved_upper_bytes + _late_at_most(row), oom)
 
 
 def _late(row: Row) -> int:

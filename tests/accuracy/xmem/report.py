@@ -22,6 +22,7 @@ from tests.accuracy.xmem.statistics import (
     percentile,
     summarise,
     upper_held,
+    upper_width,
 )
 from tests.accuracy.xmem.truth import PEERS, Row
 
@@ -29,23 +30,23 @@ KINDS = {"transformer": "transformers", "cnn": "CNNs", "large": "1.5-4B models"}
 GOALS = {"transformer": (0.004, 0.025), "cnn": (0.012, 0.05), "large": (0.02, None)}
 _NAMES = {"xmem": "xMem", "dnnmem": "DNNMem", "schedtune": "SchedTune", "llmem": "LLMem"}
 _SUMMARY_HEAD = ("rows", "median", "p90", "p95", "worst", "signed", "too low")
-_HELD_HEAD = "upper bound held"
+_HELD_HEAD = ("upper bound held", "above the estimate by")
 
 Table = list[tuple[str, ...]]
 
 
 def by_kind(predictions: Sequence[Prediction], full: Sequence[Prediction]) -> str:
     """Return the comparison with the other estimators, kind by kind, on the rows whose truth is known."""
-    table: Table = [("models", "estimator", *_SUMMARY_HEAD, _HELD_HEAD)]
+    table: Table = [("models", "estimator", *_SUMMARY_HEAD, *_HELD_HEAD)]
     for kind, title in KINDS.items():
         ours = [p for p in predictions if p.row.kind == kind]
-        table.append((title, "**memprof**", *_cells(_summary(ours)), _held(ours)))
+        table.append((title, "**memprof**", *_cells(_summary(ours)), *_held(ours)))
         if kind != "cnn":
             others = _of_kind(full, kind)
-            table.append((title, "memprof, every line 128 tokens", *_cells(_summary(others)), _held(others)))
+            table.append((title, "memprof, every line 128 tokens", *_cells(_summary(others)), *_held(others)))
         rows = [p.row for p in ours]
-        table += [(title, _NAMES[peer], *_cells(summarise(peer_errors(rows, peer))), "") for peer in PEERS]
-    return _markdown([line for line in table if line[2] != "0"])
+        table += [(title, _NAMES[peer], *_cells(summarise(peer_errors(rows, peer))), "", "") for peer in PEERS]
+    return markdown([line for line in table if line[2] != "0"])
 
 
 def goals(predictions: Sequence[Prediction]) -> str:
@@ -63,7 +64,7 @@ def goals(predictions: Sequence[Prediction]) -> str:
     if held is not None:
         table.append(("upper bound held", "97 %", f"{held:.1%}", "reached" if held >= 0.97 else "missed"))
     table.append(("out of memory told right", "98 %", f"{right:.1%}", "reached" if right >= 0.98 else "missed"))
-    return _markdown(table)
+    return markdown(table)
 
 
 def _goal(what: str, goal: float, reached: float) -> tuple[str, ...]:
@@ -72,13 +73,13 @@ def _goal(what: str, goal: float, reached: float) -> tuple[str, ...]:
 
 def grouped(predictions: Sequence[Prediction], key: Callable[[Row], str], head: str) -> str:
     """Return the errors of groups of rows, with xMem's median beside them."""
-    table: Table = [(head, *_SUMMARY_HEAD, _HELD_HEAD, "xMem's median")]
+    table: Table = [(head, *_SUMMARY_HEAD, *_HELD_HEAD, "xMem's median")]
     for name in dict.fromkeys(key(prediction.row) for prediction in predictions):
         group = [prediction for prediction in predictions if key(prediction.row) == name]
         peer = summarise(peer_errors([prediction.row for prediction in group], "xmem"))
         beside = "" if peer is None else f"{peer.median:.2%}"
-        table.append((name, *_cells(_summary(group)), _held(group), beside))
-    return _markdown(table)
+        table.append((name, *_cells(_summary(group)), *_held(group), beside))
+    return markdown(table)
 
 
 def checks(predictions: Sequence[Prediction]) -> str:
@@ -90,7 +91,7 @@ def checks(predictions: Sequence[Prediction]) -> str:
     table += [_failure_line(_NAMES[peer], peer_failures(rows, peer, total_share=True)) for peer in PEERS]
     for peer in PEERS:
         table.append(_failure_line(f"{_NAMES[peer]}, second run made", peer_failures(rows, peer, total_share=False)))
-    return _markdown(table)
+    return markdown(table)
 
 
 def _failure_line(name: str, found: Failures) -> tuple[str, ...]:
@@ -109,13 +110,13 @@ def times(predictions: Sequence[Prediction]) -> str:
             peer = statistics.median(prediction.row.xmem_seconds for prediction in group)
             middle, most = statistics.median(seconds), percentile(seconds, 0.95)
             table.append((title, f"{middle:.2f} s", f"{most:.2f} s", f"{max(seconds):.2f} s", f"{peer:.1f} s"))
-    return _markdown(table)
+    return markdown(table)
 
 
 def every_row(predictions: Sequence[Prediction]) -> str:
     """Return one line per row."""
     head = ("model", "optimizer", "batch", "zero_grad", "GPU", "truth", "predicted", "error", "xMem", "shuffles")
-    return _markdown([head, *(_row_line(prediction) for prediction in predictions)])
+    return markdown([head, *(_row_line(prediction) for prediction in predictions)])
 
 
 def _row_line(prediction: Prediction) -> tuple[str, ...]:
@@ -214,9 +215,9 @@ def _summary(predictions: Sequence[Prediction]) -> Summary | None:
     return summarise([prediction.error for prediction in predictions if prediction.error is not None])
 
 
-def _held(predictions: Sequence[Prediction]) -> str:
-    held = upper_held(predictions)
-    return "" if held is None else f"{held:.0%}"
+def _held(predictions: Sequence[Prediction]) -> tuple[str, str]:
+    held, width = upper_held(predictions), upper_width(predictions)
+    return ("", "") if held is None or width is None else (f"{held:.0%}", f"{width:.1%}")
 
 
 def _cells(summary: Summary | None) -> tuple[str, ...]:
@@ -226,7 +227,8 @@ def _cells(summary: Summary | None) -> tuple[str, ...]:
     return (str(summary.rows), *(f"{share:.2%}" for share in shares), f"{summary.signed:+.2%}", f"{summary.under:.0%}")
 
 
-def _markdown(table: Table) -> str:
+def markdown(table: Table) -> str:
+    """Return a table, its first line the head."""
     head, *lines = table
     rule = ["---"] * len(head)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, rule, *lines))

@@ -62,6 +62,12 @@ def upper_held(predictions: Sequence[Prediction]) -> float | None:
     return sum(upper >= truth for upper, truth in bounds) / len(bounds) if bounds else None
 
 
+def upper_width(predictions: Sequence[Prediction]) -> float | None:
+    """Return by how much of the estimate the upper bound is above it, in the median; None of none."""
+    widths = [p.upper_bytes / p.bytes - 1 for p in predictions if not p.row.oom and p.upper_bytes and p.bytes]
+    return statistics.median(widths) if widths else None
+
+
 def peer_errors(rows: Sequence[Row], peer: str) -> list[float]:
     """Return another estimator's signed errors, on the rows whose truth is known and that it supports."""
     answers = [(row, row.answer(peer).bytes) for row in rows if not row.oom]
