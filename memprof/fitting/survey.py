@@ -83,7 +83,8 @@ class Survey:
             self._ask(wanted)
             if not wanted:
                 break
-            value = Counter(wanted.values()).most_common(1)[0][0]
+            asked = Counter(wanted.values())
+            value = min(asked, key=lambda value: (-asked[value], value))
             if self._tell is not None:
                 self._tell(value)
             self.traces.take(value, self._interested(value, wanted))

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from memprof.cli.compare import exit_code
 from memprof.results import Comparison
 from tests.cli.conftest import FAKE, ROOT, Command
+from tests.comparisons import make_broken_run, make_comparison
 
 
 def test_results_go_to_stdout_and_progress_to_stderr(fake_compare: Command) -> None:
@@ -189,3 +191,10 @@ def _in_terminal(script: str, folder: Path, no_color: str) -> str:
     os.close(ours)
     assert child.returncode == 3
     return shown.decode()
+
+
+@pytest.mark.parametrize(("sources", "code"), [("predicted predicted", 0), ("predicted measured", 0), ("measured", 3)])
+def test_out_of_memory_is_an_answer_where_it_is_predicted(sources: str, code: int) -> None:
+    oom = make_broken_run("adam", "oom", "out of memory")
+    runs = [oom.model_copy(update={"source": source}) for source in sources.split()]
+    assert exit_code(make_comparison(runs=runs)) == code

@@ -1,0 +1,102 @@
+"""A fit that ends early: what is finished is kept, shown and exported, cell by cell."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import memprof
+from memprof.cli.fit import exit_code
+from memprof.errors import ExitCode
+from memprof.fitting.document import FitReport
+from memprof.fitting.notes import UNTRAINED
+from memprof.fitting.workers import Workers
+from memprof.plan import DeviceInquiry
+from memprof.report import fits
+from memprof.report.terminal import make_console
+from memprof.training.launcher import Launcher
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "tests" / "data" / "models" / "lengths.py"
+SMALL_AND_LARGE = ("1GiB", "8GiB")
+MARGIN = "470MiB"  # of 498 MiB beside the CUDA context
+
+
+def test_report_so_far_is_told_after_every_cell(launcher: Launcher):
+    reports: list[FitReport] = []
+    done = memprof.fit(
+        "mlp",
+        optimizers=["sgd", "adam"],
+        devices=["cpu"],
+        budget="12MiB",
+        on_report=reports.append,
+        launcher=launcher,
+    )
+    pending = [[cell.pending for cell in report.cells] for report in reports]
+    assert pending[:2] in ([[False, True], [False, False]], [[True, False], [False, False]])
+    methods = [[cell.answer and cell.answer.method for cell in report.cells] for report in reports[1:]]
+    assert methods[0] == ["predicted", "predicted"]
+    assert methods[-1] == ["confirmed", "confirmed"]
+    assert all(cell.answer.notes == [UNTRAINED] for cell in reports[1].cells)
+    assert reports[-1].cells == done.cells
+    assert not any(cell.pending for cell in done.cells)
+
+    shown = io.StringIO()
+    fits.show(reports[0], make_console(shown))
+    assert "The fit was interrupted: 1 of 2 cells are not finished." in shown.getvalue()
+    assert "no reason was given" not in shown.getvalue()
+
+
+def test_worker_that_dies_leaves_its_reason_in_what_it_had_not_finished(launcher: Launcher):
+    options = {"devices": SMALL_AND_LARGE, "margin": MARGIN, "launcher": launcher}
+    report = memprof.fit(f"{FILE}:deadly", optimizers=["sgd"], **options)
+    small, large = report.cells
+    assert 0 < small.answer.value < 200
+    assert large.answer is None
+    assert not large.pending
+    assert large.reason == "the worker process ended without a result (exit code 9)"
+    assert exit_code(report) == ExitCode.FAILED
+
+
+def test_ctrl_c_shows_and_exports_what_is_finished(tmp_path: Path):
+    command = [sys.executable, "-m", "memprof", "fit", f"{FILE}:stuck", "-o", "sgd", "--margin", MARGIN]
+    command += [*(word for size in SMALL_AND_LARGE for word in ("--device", size)), "--export-json", "fit.json"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        until = time.monotonic() + 120
+        while not (tmp_path / "fit.json").exists() and child.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        shown, said = child.communicate(timeout=60)
+    assert child.returncode == ExitCode.INTERRUPTED, said
+    assert said.splitlines()[-1] == "interrupted"
+    assert "1 of 2 cells are not finished" in shown
+    small, large = FitReport.load(tmp_path / "fit.json").cells
+    assert 0 < small.answer.value < 200
+    assert (large.answer, large.reason, large.pending) == (None, None, True)
+
+
+def test_servers_outlive_an_error_that_the_caller_may_handle(launcher: Launcher):
+    """A model that cannot be predicted is trained instead, by the same servers."""
+    with Workers(2) as workers:
+        try:
+            workers.run(
+                [DeviceInquiry(devices=["gtx-9000"]), DeviceInquiry(devices=["cpu"])], lambda number, step: None
+            )
+        except memprof.UsageError:
+            raise AssertionError("an error from a worker is a MemprofError") from None
+        except memprof.MemprofError as error:
+            assert error.exit_code == ExitCode.USAGE
+        (answer,) = workers.run([DeviceInquiry(devices=["cpu"])], lambda number, step: None)
+        assert answer.devices[0].name == "cpu"
