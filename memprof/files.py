@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +30,18 @@ def check_writable(path: Path, force: bool) -> None:
         raise UsageError(
             f"cannot write {path}: {error.strerror}; choose a folder that exists and is writable"
         ) from error
+
+
+def check_exports(paths: Sequence[Path], force: bool) -> None:
+    """Refuse files that cannot be written, as `check_writable` does, and one that is named twice.
+
+    Raises:
+        UsageError: with the first of them.
+    """
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UsageError("two exports name the same file; give each its own")
+    for path in paths:
+        check_writable(path, force)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from memprof.cli import model_options as asked
-from memprof.cli.document_exports import DocumentExports
+from memprof.cli.exports import Exports, watched
 from memprof.cli.options import DebugOption, JsonOption
 from memprof.errors import ExitCode
+
+if TYPE_CHECKING:
+    from memprof.advice.document import AdviceReport
 
 DEVICE = "Device"
 
@@ -66,9 +69,8 @@ def advise(
     debug: DebugOption = False,
 ) -> None:
     """Say what to change so that a training fits, with what each change saves; nothing is trained."""
-    exports = DocumentExports({"json": export_json, "markdown": export_markdown}, as_json=as_json, force=force)
+    exports = Exports({"json": export_json, "markdown": export_markdown}, as_json=as_json, force=force)
     from memprof.advice.api import advise as run_advise
-    from memprof.cli.watch import make_watcher
     from memprof.workloads.spec import parse_knobs
 
     recipe = asked.make_recipe(
@@ -82,25 +84,27 @@ def advise(
         world_size=world_size,
         seed=seed,
     )
-    with make_watcher() as watcher:
-        report = run_advise(
-            model,
-            optimizer=optimizer,
-            device=device,
-            batch_size=batch_size,
-            knobs=parse_knobs(knobs or []),
-            inputs=inputs or [],
-            target=target,
-            recipe=recipe,
-            budget=budget,
-            margin=margin,
-            command=shlex.join(["memprof", *sys.argv[1:]]),
-            on_progress=watcher,
-        )
-    if exports.show(report):
-        from memprof.report.advice import show
-        from memprof.report.terminal import make_console
-
-        show(report, make_console())
+    arguments: dict[str, Any] = {
+        "optimizer": optimizer,
+        "device": device,
+        "batch_size": batch_size,
+        "knobs": parse_knobs(knobs or []),
+        "inputs": inputs or [],
+        "target": target,
+        "recipe": recipe,
+        "budget": budget,
+        "margin": margin,
+        "command": shlex.join(["memprof", *sys.argv[1:]]),
+    }
+    report = watched(lambda watcher, _: run_advise(model, on_progress=watcher, **arguments), exports, draw)
+    exports.show(report, draw)
     helped = report.now.fits or any(suggestion.fits for suggestion in report.suggestions)
     raise typer.Exit(ExitCode.OK if helped else ExitCode.BUDGET_EXCEEDED)
+
+
+def draw(report: AdviceReport) -> None:
+    """Print the advice."""
+    from memprof.report.advice import show
+    from memprof.report.terminal import make_console
+
+    show(report, make_console())

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memprof.cli import model_options as asked
-from memprof.cli.exports import Exports, make_trace_folder
+from memprof.cli.exports import ComparisonExports, make_trace_folder, watched
 from memprof.cli.model_options import OPTIMIZERS, OUTPUT, Precision, Strategy, ZeroGrad, make_recipe, option
 from memprof.cli.options import DebugOption, JsonOption
-from memprof.cli.output import tell
-from memprof.errors import ExitCode, MemprofError
+from memprof.errors import ExitCode
 
 if TYPE_CHECKING:
     from memprof.results import Comparison
@@ -107,8 +106,9 @@ def compare(
 ) -> None:
     """Train one model with several optimizers, each in a fresh process, and compare what memory they take."""
     files = {"json": export_json, "csv": export_csv, "markdown": export_markdown, "html": export_html}
-    exports = Exports(files, as_json=as_json, force=force)
+    exports = ComparisonExports(files, as_json=as_json, force=force)
     traces = make_trace_folder(export_trace, optimizers, force)
+    from memprof.api import compare as run_comparison
     from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
     from memprof.workloads.spec import parse_knobs
 
@@ -125,7 +125,7 @@ def compare(
         steps=steps,
         seed=seed,
     )
-    arguments = {
+    arguments: dict[str, Any] = {
         "batch_size": batch_size,
         "knobs": parse_knobs(knobs or []),
         "inputs": inputs or [],
@@ -141,42 +141,18 @@ def compare(
         "trace_folder": traces,
         "command": shlex.join(["memprof", *sys.argv[1:]]),
     }
-    comparison = watch(model, arguments, exports, as_json)
-    show(comparison, exports, as_json)
+    comparison = watched(
+        lambda watcher, keep: run_comparison(model, on_progress=watcher, on_comparison=keep, **arguments), exports, draw
+    )
+    exports.show(comparison, draw)
     raise typer.Exit(exit_code(comparison))
 
 
-def watch(model: str, arguments: dict[str, Any], exports: Exports, as_json: bool) -> Comparison:
-    """Run a comparison, keep it after every trial, and show what is finished where the user or a fault ends it."""
-    from memprof.api import compare as run_comparison
-    from memprof.cli.watch import make_watcher
+def draw(comparison: Comparison) -> None:
+    """Print the comparison's tables."""
+    from memprof.report.terminal import make_console, render
 
-    finished: list[Comparison] = []
-
-    def keep(comparison: Comparison) -> None:
-        finished[:] = [comparison]
-        exports.keep(comparison)
-
-    try:
-        with make_watcher() as watcher:
-            return run_comparison(model, on_progress=watcher, on_comparison=keep, **arguments)
-    except (KeyboardInterrupt, MemprofError):
-        for comparison in finished:
-            show(comparison, exports, as_json)
-        raise
-
-
-def show(comparison: Comparison, exports: Exports, as_json: bool) -> None:
-    """Write the exports, then the comparison to stdout if nothing else goes there."""
-    written = exports.write(comparison)
-    if as_json:
-        sys.stdout.write(comparison.to_json())
-    elif not exports.takes_stdout:
-        from memprof.report.terminal import make_console, render
-
-        render(comparison, make_console())
-    if written:
-        tell(f"wrote {', '.join(written)}")
+    render(comparison, make_console())
 
 
 def exit_code(comparison: Comparison) -> ExitCode:

@@ -1,25 +1,28 @@
-"""`--export-json`, `--export-csv`, `--export-markdown`, `--export-html`: checked before any training, written whole."""
+"""Where a document goes: to stdout and into the files that were asked for, checked before any work, written whole."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from memprof.errors import UsageError
+from memprof.cli.output import tell
+from memprof.errors import MemprofError, UsageError
 
 if TYPE_CHECKING:
-    from memprof.results import Comparison
+    from memprof.documents import Saved
+    from memprof.progress import OnProgress
 
+_D = TypeVar("_D", bound="Saved")
 STDOUT = "-"
 
 
 class Exports:
-    """Where a comparison is to be written.
+    """The outputs of a document.
 
     Args:
-        files: per format (`json`, `csv`, `markdown`, `html`) the file, `-` for stdout, or None.
+        files: per format (`json`, `csv`, `markdown`) the file, `-` for stdout, or None.
         as_json: `--json` was given: stdout is taken.
         force: overwrite files that exist.
 
@@ -28,45 +31,108 @@ class Exports:
     """
 
     def __init__(self, files: Mapping[str, str | None], *, as_json: bool, force: bool) -> None:
-        self.files = {kind: path for kind, path in files.items() if path is not None}
-        to_stdout = [f"--export-{kind} -" for kind, path in self.files.items() if path == STDOUT]
+        from memprof.files import check_exports
+
+        self._files = {kind: name for kind, name in files.items() if name is not None}
+        self._as_json = as_json
+        to_stdout = [f"--export-{kind} -" for kind, name in self._files.items() if name == STDOUT]
         to_stdout += ["--json"] if as_json else []
         if len(to_stdout) > 1:
             raise UsageError(f"{' and '.join(to_stdout)} both write to stdout; give one of them a file")
-        self.takes_stdout = bool(to_stdout)
-        from memprof.files import check_writable
+        self._takes_stdout = bool(to_stdout)
+        named = [self._paths(kind, name) for kind, name in self._files.items() if name != STDOUT]
+        check_exports([path for paths in named for path in paths], force)
 
-        paths = [path.resolve() for kind, name in self.files.items() if name != STDOUT for path in _paths(kind, name)]
-        if len(set(paths)) < len(paths):
-            raise UsageError("two exports name the same file; give each its own")
-        for path in paths:
-            check_writable(path, force)
+    def keep(self, document: Saved) -> None:
+        """Write the JSON file so far, if one is asked for: called whenever something has finished."""
+        if self._files.get("json", STDOUT) != STDOUT:
+            document.save(self._files["json"])
 
-    def keep(self, comparison: Comparison) -> None:
-        """Write the JSON file so far, if one is asked for: called after every finished trial."""
-        if self.files.get("json", STDOUT) != STDOUT:
-            comparison.save(self.files["json"])
-
-    def write(self, comparison: Comparison) -> list[str]:
-        """Write every export and return the files written."""
-        self.keep(comparison)
+    def show(self, document: _D, draw: Callable[[_D], None]) -> None:
+        """Write every export and what stdout is to have, by `draw` where it is left for the terminal's tables."""
         written = []
-        for kind, path in self.files.items():
-            if path == STDOUT:
-                sys.stdout.write(_WRITERS[kind](comparison))
+        for kind, name in self._files.items():
+            if name == STDOUT:
+                sys.stdout.write(self._text(kind, document))
             else:
-                written += [path] if kind == "json" else self._write_file(kind, Path(path), comparison)
-        return written
+                written += self._write(kind, name, document)
+        if self._as_json:
+            sys.stdout.write(document.to_json())
+        elif not self._takes_stdout:
+            draw(document)
+        if written:
+            tell(f"wrote {', '.join(written)}")
 
-    def _write_file(self, kind: str, path: Path, comparison: Comparison) -> list[str]:
+    def _paths(self, kind: str, name: str) -> list[Path]:
+        """Return the files that a format fills."""
+        return [Path(name)]
+
+    def _text(self, kind: str, document: Any) -> str:
+        """Return the document in a format."""
+        if kind == "csv":
+            return str(document.to_frame().to_csv(index=False, lineterminator="\n"))
+        return str(document.to_json() if kind == "json" else document.to_markdown())
+
+    def _write(self, kind: str, name: str, document: Any) -> list[str]:
+        """Write one export and return the files written."""
         from memprof.files import write_text
+
+        write_text(Path(name), self._text(kind, document))
+        return [name]
+
+
+class ComparisonExports(Exports):
+    """The outputs of a comparison, which has `html` as well, and figures beside its `markdown`."""
+
+    def _paths(self, kind: str, name: str) -> list[Path]:
+        from memprof.report.files import report_paths
+
+        return report_paths(Path(name)) if kind == "markdown" else super()._paths(kind, name)
+
+    def _text(self, kind: str, document: Any) -> str:
+        if kind == "csv":
+            from memprof.report.frame import to_csv
+
+            return to_csv(document)
+        if kind == "html":
+            from memprof.report.html import to_page
+
+            return to_page(document)
+        return super()._text(kind, document)
+
+    def _write(self, kind: str, name: str, document: Any) -> list[str]:
+        if kind != "markdown":
+            return super()._write(kind, name, document)
         from memprof.report.files import write_report
 
-        if kind == "markdown":
-            saved = self.files.get("json", STDOUT)
-            return [str(file) for file in write_report(comparison, path, None if saved == STDOUT else Path(saved))]
-        write_text(path, _WRITERS[kind](comparison))
-        return [str(path)]
+        saved = self._files.get("json", STDOUT)
+        written = write_report(document, Path(name), None if saved == STDOUT else Path(saved))
+        return [str(file) for file in written]
+
+
+def watched(run: Callable[[OnProgress, Callable[[_D], None]], _D], exports: Exports, draw: Callable[[_D], None]) -> _D:
+    """Run with progress on stderr, keep the document as it grows, and show what there is if the run is cut short.
+
+    Args:
+        run: told whom to tell of progress and of each document so far; returns the whole one.
+        exports: where it goes.
+        draw: prints its tables on the terminal.
+    """
+    from memprof.cli.watch import make_watcher
+
+    finished: list[_D] = []
+
+    def keep(document: _D) -> None:
+        finished[:] = [document]
+        exports.keep(document)
+
+    try:
+        with make_watcher() as watcher:
+            return run(watcher, keep)
+    except (KeyboardInterrupt, MemprofError):
+        for document in finished:
+            exports.show(document, draw)
+        raise
 
 
 def make_trace_folder(name: str | None, optimizers: list[str] | None, force: bool) -> Path | None:
@@ -90,29 +156,3 @@ def make_trace_folder(name: str | None, optimizers: list[str] | None, force: boo
         for path in trace_paths(folder, spec):
             check_writable(path, force)
     return folder
-
-
-def _paths(kind: str, name: str) -> list[Path]:
-    from memprof.report.files import report_paths
-
-    return report_paths(Path(name)) if kind == "markdown" else [Path(name)]
-
-
-def _to_csv(comparison: Comparison) -> str:
-    from memprof.report.frame import to_csv
-
-    return to_csv(comparison)
-
-
-def _to_page(comparison: Comparison) -> str:
-    from memprof.report.html import to_page
-
-    return to_page(comparison)
-
-
-_WRITERS: dict[str, Callable[[Comparison], str]] = {
-    "json": lambda comparison: comparison.to_json(),
-    "csv": _to_csv,
-    "markdown": lambda comparison: comparison.to_markdown(),
-    "html": _to_page,
-}

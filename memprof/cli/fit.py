@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from memprof.cli import model_options as asked
-from memprof.cli.document_exports import DocumentExports
+from memprof.cli.exports import Exports, watched
 from memprof.cli.options import DebugOption, JsonOption
-from memprof.errors import ExitCode, MemprofError, UsageError
+from memprof.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from memprof.fitting.document import FitReport
@@ -81,9 +81,10 @@ def fit(
     debug: DebugOption = False,
 ) -> None:
     """Find the largest batch, or the largest model, for each optimizer on each device."""
-    exports = DocumentExports(
+    exports = Exports(
         {"json": export_json, "csv": export_csv, "markdown": export_markdown}, as_json=as_json, force=force
     )
+    from memprof.fitting.api import fit as run_fit
     from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
     from memprof.workloads.spec import parse_knobs
 
@@ -98,7 +99,7 @@ def fit(
         world_size=world_size,
         seed=seed,
     )
-    arguments = {
+    arguments: dict[str, Any] = {
         "vary": vary,
         "devices": devices or ["auto"],
         "batch_size": batch_size,
@@ -112,39 +113,20 @@ def fit(
         "confirm": confirm,
         "command": shlex.join(["memprof", *sys.argv[1:]]),
     }
-    report = watch(model, arguments, exports)
+    report = watched(
+        lambda watcher, keep: run_fit(model, on_progress=watcher, on_report=keep, **arguments), exports, draw
+    )
     code = exit_code(report)
-    show(report, exports)
+    exports.show(report, draw)
     raise typer.Exit(code)
 
 
-def watch(model: str, arguments: dict[str, Any], exports: DocumentExports) -> FitReport:
-    """Run a fit, keep it after every cell, and show what is finished where the user or a fault interrupts it."""
-    from memprof.cli.watch import make_watcher
-    from memprof.fitting.api import fit as run_fit
+def draw(report: FitReport) -> None:
+    """Print the report's tables."""
+    from memprof.report.fits import show
+    from memprof.report.terminal import make_console
 
-    finished: list[FitReport] = []
-
-    def keep(report: FitReport) -> None:
-        finished[:] = [report]
-        exports.keep(report)
-
-    try:
-        with make_watcher() as watcher:
-            return run_fit(model, on_progress=watcher, on_report=keep, **arguments)
-    except (KeyboardInterrupt, MemprofError):
-        for report in finished:
-            show(report, exports)
-        raise
-
-
-def show(report: FitReport, exports: DocumentExports) -> None:
-    """Write the exports, then the tables to stdout if nothing else goes there."""
-    if exports.show(report):
-        from memprof.report import fits
-        from memprof.report.terminal import make_console
-
-        fits.show(report, make_console())
+    show(report, make_console())
 
 
 def exit_code(report: FitReport) -> ExitCode:

@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memprof.errors import UsageError
-
 if TYPE_CHECKING:
     from memprof.gate.document import Report
 
@@ -30,15 +28,12 @@ class GateOutputs:
     """
 
     def __init__(self, shown: str, files: Mapping[str, str | None], force: bool) -> None:
-        from memprof.files import check_writable
+        from memprof.files import check_exports, check_writable
 
         self.shown = shown
         # Relative to where the command was given, not to where the model files are.
         self.files = {kind: Path(path).absolute() for kind, path in files.items() if path is not None}
-        if len({path.resolve() for path in self.files.values()}) < len(self.files):
-            raise UsageError("two exports name the same file; give each its own")
-        for path in self.files.values():
-            check_writable(path, force)
+        check_exports(list(self.files.values()), force)
         summary = os.environ.get(SUMMARY_VARIABLE)
         self.summary = Path(summary) if summary else None
         if self.summary is not None:
