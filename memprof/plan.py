@@ -59,10 +59,11 @@ class Forecast(_Message):
 
 
 class DeviceInquiry(_Message):
-    """Say what `--device` names mean, and how much memory there is."""
+    """Say what `--device` names mean, and how much memory there is for each of `world_size` ranks."""
 
     job: Literal["devices"] = "devices"
     devices: list[str]
+    world_size: int = 1
 
 
 class FitForecast(_Message):
@@ -110,11 +111,17 @@ class Inquiry(_Message):
     workload: WorkloadSpec
     optimizers: list[OptimizerSpec]
     device: str
+    world_size: int = 1
     command: str | None = None
 
 
 class Findings(_Message):
-    """The answer to an inquiry; `simulated` says that the device is to be predicted for."""
+    """The answer to an inquiry.
+
+    Attributes:
+        simulated: the device is to be predicted for.
+        device_memory_bytes: of the device; ranks on the CPU have a share of its memory each.
+    """
 
     kind: Literal["findings"] = "findings"
     environment: Environment

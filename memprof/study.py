@@ -57,7 +57,13 @@ class Study:
         self, device: str, budget: int | None, reference: str | None, command: str | None, trains: str | None
     ) -> None:
         """Check everything that can be checked without training; `trains` is an option that needs a real device."""
-        inquiry = Inquiry(workload=self._workload, optimizers=self._optimizers, device=device, command=command)
+        inquiry = Inquiry(
+            workload=self._workload,
+            optimizers=self._optimizers,
+            device=device,
+            world_size=self._recipe.world_size,
+            command=command,
+        )
         found = self._launcher.run(inquiry)
         assert isinstance(found, Findings)
         if found.simulated and trains:

@@ -72,7 +72,7 @@ def advise(
     )
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Workers(2, launcher) as workers:
-        place, kernels = _device(workers, device, capacity, margin)
+        place, kernels = _device(workers, device, capacity, margin, recipe.world_size)
         found = _inquire(workers, workload, spec, place.name, command)
         scales = Scales(workload, place.name, place.usable_bytes, workers, Teller(on_progress))
         now, suggestions = weigh_changes(Setup(spec, recipe, batch_size), kernels != "cpu", scales)
@@ -90,8 +90,8 @@ def advise(
     )
 
 
-def _device(workers: Workers, name: str, budget: int | None, margin: str) -> tuple[FitDevice, str]:
-    answer = workers.launchers[0].run(DeviceInquiry(devices=[name]))
+def _device(workers: Workers, name: str, budget: int | None, margin: str, world_size: int) -> tuple[FitDevice, str]:
+    answer = workers.launchers[0].run(DeviceInquiry(devices=[name], world_size=world_size))
     assert isinstance(answer, DeviceFindings)
     (fact,) = answer.devices
     return device_of(fact, budget, margin), fact.kernels

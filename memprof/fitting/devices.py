@@ -8,7 +8,7 @@ from memprof.simulation.catalog import device_here, find_device
 from memprof.simulation.predict import target_of
 from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
 from memprof.simulation.target import Target
-from memprof.training.worker import is_real, resolve_device
+from memprof.training.worker import is_real, memory_of_rank, resolve_device
 
 
 def find_devices(inquiry: DeviceInquiry) -> DeviceFindings:
@@ -17,7 +17,7 @@ def find_devices(inquiry: DeviceInquiry) -> DeviceFindings:
     Raises:
         UsageError: this machine has no such device, or the catalog no such GPU.
     """
-    return DeviceFindings(devices=[_fact(name) for name in inquiry.devices])
+    return DeviceFindings(devices=[_fact(name, inquiry.world_size) for name in inquiry.devices])
 
 
 def find_target(device: str, conf: str | None = None) -> Target:
@@ -34,9 +34,10 @@ def find_target(device: str, conf: str | None = None) -> Target:
     return target_of(device_here(device) if is_real(device) else find_device(device), settings)
 
 
-def _fact(name: str) -> DeviceFact:
+def _fact(name: str, world_size: int) -> DeviceFact:
     device, memory_bytes = resolve_device(name)
     capacity = min(memory_bytes, _free_bytes(device)) if is_real(device) else memory_bytes
+    capacity = memory_of_rank(device, capacity, world_size)
     return DeviceFact(name=device, simulated=not is_real(device), capacity_bytes=capacity, kernels=_kernels(device))
 
 

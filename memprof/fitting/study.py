@@ -90,7 +90,7 @@ class _Study:
     def _inquire(self) -> None:
         """Check everything that can be checked without a trace."""
         request, launcher = self._request, self._workers.launchers[0]
-        answer = launcher.run(DeviceInquiry(devices=request.devices))
+        answer = launcher.run(DeviceInquiry(devices=request.devices, world_size=request.recipe.world_size))
         assert isinstance(answer, DeviceFindings)
         if len({fact.name for fact in answer.devices}) < len(answer.devices):
             raise UsageError("a device is given twice; keep one of each")
@@ -100,6 +100,7 @@ class _Study:
                 workload=request.workload,
                 optimizers=request.optimizers,
                 device=self._devices[0].name,
+                world_size=request.recipe.world_size,
                 command=request.command,
             )
         )

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from memprof.errors import MemprofError, UsageError
 from memprof.optimizers.spec import parse_optimizer
-from memprof.plan import Outcome, Step, Trial
+from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
 from memprof.results import CATEGORIES, Run
 from memprof.training.launcher import Launcher, WorkerDiedError
 from memprof.training.rank import check_devices, own_device
@@ -223,6 +223,16 @@ def test_no_rank_outlives_its_launcher() -> None:
         assert len(family) == 4  # the fork server, the worker, two ranks
         process.kill()
         assert psutil.wait_procs(family, timeout=10)[1] == []
+
+
+def test_ranks_share_the_memory_of_the_cpu(launcher: Launcher) -> None:
+    alone, shared = (
+        launcher.run(Inquiry(workload=WorkloadSpec(model="mlp"), optimizers=[], device="cpu", world_size=world_size))
+        for world_size in (1, 2)
+    )
+    assert isinstance(alone, Findings)
+    assert isinstance(shared, Findings)
+    assert shared.device_memory_bytes == alone.device_memory_bytes // 2
 
 
 def test_a_device_for_every_rank() -> None:
