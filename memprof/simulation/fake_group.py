@@ -1,7 +1,7 @@
 """A process group with one real member: its collectives are over at once and exchange nothing.
 
 PyTorch's own fake process group cannot serve DDP, whose reducer wants its buffers back from an all-reduce. Nothing of a
-fake tensor is read or written here; what a collective would allocate for itself is said by `scratch`.
+fake tensor is read or written here. What NCCL or gloo would allocate for themselves belongs to the process.
 
 Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch._C._distributed_c10d._create_work_from_future`, and
 the names of the collectives that a Python process group overrides.
@@ -10,9 +10,8 @@ the names of the collectives that a Python process group overrides.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch.distributed as dist
@@ -27,7 +26,13 @@ from memprof.errors import UsageError
 from memprof.simulation.fake_values import is_fake
 
 BACKEND = "memprof"
-Scratch = Callable[[str, list[Tensor]], None]
+_IN_PLACE = ("allreduce", "allreduce_coalesced", "broadcast", "reduce", "barrier")
+_INTO_OTHERS = (
+    *("gather", "scatter", "reduce_scatter", "alltoall", "alltoall_base", "_reduce_scatter_base"),
+    *("reduce_scatter_tensor_coalesced", "allgather_into_tensor_coalesced"),
+    *("all_to_all_single", "reduce_scatter_single"),  # the names since 2.13
+    *("reduce_scatter_single_coalesced", "all_gather_single_coalesced"),
+)
 
 
 class LoneGroup(dist.ProcessGroup):
@@ -36,12 +41,10 @@ class LoneGroup(dist.ProcessGroup):
     Args:
         rank: of this process.
         size: ranks in the group.
-        scratch: called with the name of each collective and the tensors that it sends.
     """
 
-    def __init__(self, rank: int, size: int, scratch: Scratch) -> None:
+    def __init__(self, rank: int, size: int) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]  # another overload
-        self._scratch = scratch
 
     def getBackendName(self) -> str:  # noqa: N802
         """Return the name that `init_process_group` knows."""
@@ -52,44 +55,43 @@ class LoneGroup(dist.ProcessGroup):
         """The name under which functional collectives find the group."""
         return dist.distributed_c10d._world.pg_names[self]
 
-    def allreduce(self, tensors: Any, *options: Any) -> dist.Work:
-        """Leave the sum as it is."""
-        return self._done("allreduce", tensors, tensors)
-
-    def broadcast(self, tensors: Any, *options: Any) -> dist.Work:
-        """Keep one's own."""
-        return self._done("broadcast", tensors, tensors)
-
-    def barrier(self, *options: Any) -> dist.Work:
-        """Wait for nobody."""
-        return self._done("barrier", [], [])
-
     def allgather(self, outputs: Any, inputs: Any, *options: Any) -> dist.Work:
-        """Find that all others have the same, where that is read: DDP compares the number of parameters."""
+        """Find that all others have the same, where values are known."""
         for received, sent in zip(outputs, inputs, strict=True):
             for tensor in received:
-                if not is_fake(tensor):
-                    tensor.copy_(sent)
-        return self._done("allgather", inputs, outputs[0])
+                _repeat(tensor, sent)
+        return _done(outputs[0])
 
-    def _allgather_base(self, output: Tensor, tensor: Tensor, *options: Any) -> dist.Work:
-        return self._done("all_gather", [tensor], [output])
+    def _allgather_base(self, output: Tensor, input: Tensor, *options: Any, **named: Any) -> dist.Work:
+        for part in output.chunk(self.size()):
+            _repeat(part, input)
+        return _done([output])
 
-    def _reduce_scatter_base(self, output: Tensor, tensor: Tensor, *options: Any) -> dist.Work:
-        return self._done("reduce_scatter", [tensor], [output])
+    all_gather_single: Any = _allgather_base  # the name since 2.13
 
-    all_gather_single: Any = _allgather_base  # the names since 2.13
-    reduce_scatter_single: Any = _reduce_scatter_base
 
-    def _done(self, collective: str, sent: list[Tensor], received: list[Tensor]) -> dist.Work:
-        self._scratch(collective, sent)
-        future: Future[list[Tensor]] = Future()
-        future.set_result(list(received))
-        return _create_work_from_future(future)  # type: ignore[no-any-return]
+def _over(self: LoneGroup, received: Any = (), *arguments: Any, **named: Any) -> dist.Work:
+    """Leave everything as it is."""
+    return _done(received if isinstance(received, list) else [received] if isinstance(received, Tensor) else [])
+
+
+for _name in (*_IN_PLACE, *_INTO_OTHERS):
+    setattr(LoneGroup, _name, _over)
+
+
+def _repeat(output: Tensor, tensor: Tensor) -> None:
+    if not is_fake(output) and not is_fake(tensor):
+        output.view(-1).copy_(tensor.reshape(-1))
+
+
+def _done(received: list[Any]) -> dist.Work:
+    future: Future[list[Any]] = Future()
+    future.set_result(received)
+    return _create_work_from_future(future)  # type: ignore[no-any-return]
 
 
 @contextmanager
-def lone_group(rank: int, size: int, scratch: Scratch) -> Iterator[None]:
+def lone_group(rank: int, size: int) -> Iterator[None]:
     """Within the `with` block the default process group is a lone one.
 
     Raises:
@@ -98,7 +100,7 @@ def lone_group(rank: int, size: int, scratch: Scratch) -> Iterator[None]:
     if dist.is_initialized():
         raise UsageError("this process is in a process group already: predict ranks in another, as the CLI does")
     excepthook = sys.excepthook  # `init_process_group` puts the rank before tracebacks
-    dist.Backend.register_backend(BACKEND, partial(_make, scratch), devices=["cpu"])
+    dist.Backend.register_backend(BACKEND, _make, devices=["cpu"])
     try:
         dist.init_process_group(BACKEND, store=HashStore(), rank=rank, world_size=size)
         yield
@@ -108,5 +110,5 @@ def lone_group(rank: int, size: int, scratch: Scratch) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _make(scratch: Scratch, store: Any, rank: int, size: int, timeout: Any) -> LoneGroup:
-    return LoneGroup(rank, size, scratch)
+def _make(store: Any, rank: int, size: int, timeout: Any) -> LoneGroup:
+    return LoneGroup(rank, size)

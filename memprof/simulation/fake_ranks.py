@@ -63,7 +63,7 @@ def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[N
         UsageError: this process is in a process group already.
     """
     with ExitStack() as stack:
-        stack.enter_context(lone_group(rank, recipe.world_size, lambda collective, sent: None))
+        stack.enter_context(lone_group(rank, recipe.world_size))
         mode.add_plans({getattr(torch.ops.fsdp, name).default: _composed(mode) for name in _COMPOSED})
         if hasattr(torch.ops.fsdp, _COMPILED):
             mode.add_plans({getattr(torch.ops.fsdp, _COMPILED).default: _instead(mode, aten._chunk_cat.out)})

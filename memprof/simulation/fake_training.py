@@ -51,6 +51,8 @@ class FakeRun:
         assumed: operators whose answer was assumed, with the phase.
         guesses: sentences about what was predicted as something else than it is.
         buckets: bytes of each of the buckets in which DDP exchanges gradients.
+        ranks: of the training; this was the first of them.
+        alike: every rank holds as much; else the first holds the most.
     """
 
     entries: list[Entry]
@@ -61,6 +63,8 @@ class FakeRun:
     assumed: frozenset[tuple[str, str]]
     guesses: frozenset[str] = frozenset()
     buckets: tuple[int, ...] = ()
+    ranks: int = 1
+    alike: bool = True
 
 
 def fake_runs(
@@ -274,6 +278,8 @@ class _FakeTraining:
             assumed=assumed,
             guesses=frozenset({*self._reads.guesses, *self._mode.doubts}),
             buckets=tuple(bucket_sizes(self._model, self._recipe)),
+            ranks=self._recipe.world_size,
+            alike=self._recipe.strategy != "fsdp" or all(len(p) % self._recipe.world_size == 0 for p in parameters),
         )
 
 

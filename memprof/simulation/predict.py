@@ -8,6 +8,7 @@ predict_runs(workload, optimizers, recipe, batch_size, target)          # one fo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from memprof.simulation.fake_training import STEPS, FakeRun, fake_runs
 from memprof.simulation.late_memory import LATE_WITHIN_BYTES
 from memprof.simulation.predict_basis import confidence_of
 from memprof.simulation.predict_bounds import Bounds, upper_bounds
+from memprof.simulation.predict_ranks import rank_notes, ranks_of
 from memprof.simulation.predict_replay import Replayed, replay_blocks
 from memprof.simulation.repetition import labelled_trace, trace_of
 from memprof.simulation.settings import AllocatorSettings
@@ -125,6 +127,7 @@ def _run(
     bounds = None
     if target.kind == "cuda":
         bounds = upper_bounds(trace, replayed, target.allocator, target.capacity_bytes)
+    peak = _peak(spans, tensors, replayed, bounds, target if fake.ranks == 1 else replace(target, context_bytes=None))
     return Run(
         optimizer=info,
         device=target.name,
@@ -132,12 +135,15 @@ def _run(
         status="ok",
         parameters=fake.parameters,
         state=state_figures(fake.state, fake.parameters),
-        peak=_peak(spans, tensors, replayed, bounds, target),
+        peak=peak,
         breakdown=attributed_breakdown(replayed.trace),
         phases=_phases(spans, tensors, replayed, bounds),
         steps=Steps(seconds=[], losses=[], allocated_bytes=_step_peaks(spans)),
         timeline=make_timeline(replayed.trace, replayed.reserved_levels or None) if timeline else None,
         confidence=confidence_of(trace, fake, target, bounds),
+        rank=0 if fake.ranks > 1 else None,
+        ranks=ranks_of(fake, target, peak),
+        notes=rank_notes(fake, target),
     )
 
 

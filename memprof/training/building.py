@@ -51,10 +51,12 @@ def own_module(model: nn.Module, recipe: Recipe) -> nn.Module:
 def bucket_sizes(model: nn.Module, recipe: Recipe) -> list[int]:
     """Return the sizes in bytes of the buckets in which DDP reduces gradients; none without DDP.
 
-    Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `DistributedDataParallel._get_ddp_logging_data`.
+    Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `DistributedDataParallel._get_ddp_logging_data` and
+    `logger.set_runtime_stats_and_log`, without which the buckets of the second step are told in the third.
     """
     if recipe.strategy != "ddp":
         return []
+    model.logger.set_runtime_stats_and_log()  # type: ignore[union-attr, operator]
     told: Mapping[str, Any] = model._get_ddp_logging_data()  # type: ignore[operator]
     listed = [str(told.get(name, "")) for name in ("bucket_sizes", "rebuilt_bucket_sizes")]
     return [int(size) for sizes in listed for size in sizes.split(", ") if size]
