@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 
 from memprof.tracing.events import PhaseSpan, Trace
 
@@ -38,18 +39,14 @@ def span_peaks(trace: Trace, tensors_only: bool = False) -> list[SpanPeak]:
         trace: the events of a trial.
         tensors_only: count only blocks that operators returned to the training step.
     """
+    changes: Iterable[int] = (event.size for event in trace.events)
+    if tensors_only:
+        changes = (event.size if trace.blocks[event.block].tensor else 0 for event in trace.events)
+    levels = list(accumulate(changes, initial=0))  # before the first event and after each
     peaks = []
-    level = 0
     for span, end in _bounded(trace):
-        best, best_event = level, span.start - 1
-        for index in range(span.start, end):
-            event = trace.events[index]
-            if tensors_only and not trace.blocks[event.block].tensor:
-                continue
-            level += event.size
-            if level > best:
-                best, best_event = level, index
-        peaks.append(SpanPeak(span.step, span.phase, best, best_event))
+        best = max(levels[span.start : end + 1])
+        peaks.append(SpanPeak(span.step, span.phase, best, levels.index(best, span.start) - 1))
     return peaks
 
 

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from memprof.simulation.allocator_blocks import Block, Pool
+from memprof.simulation.allocator_blocks import Block, FreeList, Pool
 from memprof.simulation.allocator_driver import Driver, Memory
 from memprof.simulation.allocator_expandable import ExpandableSegments
 from memprof.simulation.allocator_segments import Segments
-from memprof.simulation.settings import SMALL_LIMIT, SMALLEST_BLOCK, AllocatorSettings
+from memprof.simulation.settings import SMALL_LIMIT, SMALLEST_BLOCK, UNLIMITED, AllocatorSettings
 from memprof.units import format_size
 
 Handle = Block
@@ -55,10 +55,8 @@ class CachingAllocator:
         collects_garbage: a threshold and a memory fraction are set.
         allocated_bytes: sum of the blocks in use, rounded as PyTorch counts them.
         requested_bytes: sum of what was asked for, of blocks in use or waiting.
-        active_bytes: sum of the blocks in use or waiting for another stream.
-        peak_allocated_bytes: largest `allocated_bytes` so far; likewise the other two.
+        peak_allocated_bytes: largest `allocated_bytes` so far; likewise the other one.
         peak_requested_bytes: see there.
-        peak_active_bytes: see there.
     """
 
     def __init__(
@@ -70,8 +68,8 @@ class CachingAllocator:
         driver: Driver | None = None,
     ) -> None:
         self.settings = settings or AllocatorSettings()
-        self.allocated_bytes = self.requested_bytes = self.active_bytes = 0
-        self.peak_allocated_bytes = self.peak_requested_bytes = self.peak_active_bytes = 0
+        self.allocated_bytes = self.requested_bytes = self._waiting_bytes = 0
+        self.peak_allocated_bytes = self.peak_requested_bytes = self._peak_while_waiting = 0
         total = capacity_bytes if total_bytes is None else total_bytes
         fraction = self.settings.memory_fraction
         allowed = None if fraction is None or total is None else int(fraction * total)
@@ -82,7 +80,12 @@ class CachingAllocator:
             else Segments(driver, self.settings, allowed)
         )
         self.collects_garbage = allowed is not None and self.settings.garbage_collection_threshold > 0
-        self._small, self._large = Pool(small=True), Pool(small=False)
+        expandable = self.settings.expandable_segments
+        self._small = Pool(small=True, least_rest=SMALLEST_BLOCK)
+        self._large = Pool(small=False, least_rest=SMALLEST_BLOCK if expandable else SMALL_LIMIT + 1)
+        # The rules beyond "the smallest block that is large enough", which few settings have.
+        self._has_rules = self.collects_garbage or expandable or self.settings.max_split_bytes != UNLIMITED
+        self._rounded: dict[int, int] = {}  # sizes asked for; a training asks for few, over and over
         self._waiting: list[Block] = []
 
     @property
@@ -95,23 +98,34 @@ class CachingAllocator:
         """Largest `reserved_bytes` so far."""
         return self._segments.peak_reserved_bytes
 
+    @property
+    def active_bytes(self) -> int:
+        """Sum of the blocks in use or waiting for another stream."""
+        return self.allocated_bytes + self._waiting_bytes
+
+    @property
+    def peak_active_bytes(self) -> int:
+        """Largest `active_bytes` so far."""
+        return max(self.peak_allocated_bytes, self._peak_while_waiting)
+
     def allocate(self, size: int, stream: int = 0) -> Handle:
         """Return a block for `size` bytes, at least 1, that work on `stream` may use.
 
         Raises:
             OutOfMemory: the memory is not there; the cache has then been released.
         """
-        if size < 1:
-            raise ValueError(f"a request of {size} bytes; PyTorch makes none for empty tensors")
-        rounded = self.settings.round_size(size)
+        rounded = self._rounded.get(size) or self._round(size)
         pool = self._small if rounded <= SMALL_LIMIT else self._large
-        block = self._find(pool, stream, rounded) or self._grow(pool, stream, rounded)
+        free = pool.free[stream]
+        # A prefix sorts just before.
+        index = self._search(pool, free, rounded) if self._has_rules else bisect_left(free, (rounded,))
+        block = free.pop(index)[2] if index < len(free) else self._grow(pool, stream, rounded)
         if block is None:
             raise OutOfMemory(size, self.allocated_bytes, self.reserved_bytes)
-        if self._should_split(block, rounded):
+        if block.size != rounded and self._should_split(block, rounded):
             block.cut(rounded).enter_pool()
         block.allocated, block.requested = True, size
-        self._count_in(block)
+        self._count_in(block.size, size)
         return block
 
     def free(self, handle: Handle) -> None:
@@ -124,10 +138,12 @@ class CachingAllocator:
         self._count_out(handle)
         handle.waiting = True
         self._waiting.append(handle)
+        self._waiting_bytes += handle.size
 
     def finish(self, handle: Handle) -> None:
         """The other streams are done with a block that was freed by `free_later`."""
         self._waiting.remove(handle)
+        self._waiting_bytes -= handle.size
         handle.waiting = False
         self._put_back(handle)
 
@@ -146,28 +162,34 @@ class CachingAllocator:
         """Say whether a request would be served without asking the driver for memory."""
         rounded = self.settings.round_size(size)
         pool = self._small if rounded <= SMALL_LIMIT else self._large
-        return self._best_fit(pool.free[stream], rounded) is not None or self._segments.has_room(pool, stream, rounded)
+        free = pool.free[stream]
+        return self._best_fit(free, rounded) < len(free) or self._segments.has_room(pool, stream, rounded)
 
-    def _find(self, pool: Pool, stream: int, size: int) -> Block | None:
+    def _round(self, size: int) -> int:
+        if size < 1:
+            raise ValueError(f"a request of {size} bytes; PyTorch makes none for empty tensors")
+        rounded = self._rounded[size] = self.settings.round_size(size)
+        return rounded
+
+    def _search(self, pool: Pool, free: FreeList, size: int) -> int:
         if self.collects_garbage:
             pool.searches += 1
-        free = pool.free[stream]
-        index = self._best_fit(free, size)
-        return None if index is None else free.pop(index)[2]
+        return self._best_fit(free, size)
 
-    def _best_fit(self, free: list[tuple[int, int, Block]], size: int) -> int | None:
-        """Return the place of the smallest free block that is large enough, the lowest of equals (`get_free_block`)."""
-        index = bisect_left(free, (size,))  # a prefix sorts just before
-        if index == len(free):
-            return None
+    def _best_fit(self, free: FreeList, size: int) -> int:
+        """Return the place of the smallest free block that is large enough, the lowest of equals (`get_free_block`).
+
+        Where there is none, or it may not be taken, that is the end of the list.
+        """
+        index = bisect_left(free, (size,))
+        if index == len(free) or not self._has_rules:
+            return index
         if self.settings.expandable_segments:
             index = _least_expandable(free, index)
         found, limit = free[index][0], self.settings.max_split_bytes
-        if size < limit <= found:
-            return None
-        if size >= limit and found >= size + self.settings.max_non_split_rounding_bytes:
-            return None
-        return index
+        whole = size < limit <= found
+        too_large = size >= limit and found >= size + self.settings.max_non_split_rounding_bytes
+        return len(free) if whole or too_large else index
 
     def _grow(self, pool: Pool, stream: int, size: int) -> Block | None:
         """Get memory from the driver; if it has none, release cached blocks in PyTorch's order and try again."""
@@ -183,28 +205,25 @@ class CachingAllocator:
         return block
 
     def _should_split(self, block: Block, size: int) -> bool:
-        rest = block.size - size
-        if block.pool.small or self.settings.expandable_segments:
-            return rest >= SMALLEST_BLOCK
-        return size < self.settings.max_split_bytes and rest > SMALL_LIMIT
+        pool = block.pool
+        splittable = pool.small or size < self.settings.max_split_bytes or self.settings.expandable_segments
+        return splittable and block.size - size >= pool.least_rest
 
     def _put_back(self, block: Block) -> None:
-        self.active_bytes -= block.size
         self.requested_bytes -= block.requested
         block.requested = 0
         block.absorb_neighbours()
         block.enter_pool()
 
-    def _count_in(self, block: Block) -> None:
-        self.allocated_bytes += block.size
-        self.active_bytes += block.size
-        self.requested_bytes += block.requested
-        if self.allocated_bytes > self.peak_allocated_bytes:
-            self.peak_allocated_bytes = self.allocated_bytes
-        if self.active_bytes > self.peak_active_bytes:
-            self.peak_active_bytes = self.active_bytes
-        if self.requested_bytes > self.peak_requested_bytes:
-            self.peak_requested_bytes = self.requested_bytes
+    def _count_in(self, size: int, requested: int) -> None:
+        self.allocated_bytes = allocated = self.allocated_bytes + size
+        self.requested_bytes = wanted = self.requested_bytes + requested
+        if allocated > self.peak_allocated_bytes:
+            self.peak_allocated_bytes = allocated
+        if wanted > self.peak_requested_bytes:
+            self.peak_requested_bytes = wanted
+        if self._waiting_bytes:
+            self._peak_while_waiting = max(self._peak_while_waiting, self.active_bytes)
 
     def _count_out(self, block: Block) -> None:
         if not block.allocated:
@@ -213,7 +232,7 @@ class CachingAllocator:
         self.allocated_bytes -= block.size
 
 
-def _least_expandable(free: list[tuple[int, int, Block]], index: int) -> int:
+def _least_expandable(free: FreeList, index: int) -> int:
     """Step over blocks that could still grow while the next in size can grow less; PyTorch's best fit for them."""
     while index + 1 < len(free) and _expandable_size(free[index + 1][2]) < _expandable_size(free[index][2]):
         index += 1

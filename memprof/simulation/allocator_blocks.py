@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict
+from typing import TypeAlias
 
 
 class Block:
@@ -43,7 +44,17 @@ class Block:
         "waiting",
     )
 
-    def __init__(self, pool: Pool, stream: int, address: int, size: int, segment_end: int = 0) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        stream: int,
+        address: int,
+        size: int,
+        segment_end: int = 0,
+        mapped: bool = True,
+        previous: Block | None = None,
+        following: Block | None = None,
+    ) -> None:
         self.pool = pool
         self.stream = stream
         self.address = address
@@ -51,9 +62,9 @@ class Block:
         self.segment_end = segment_end
         self.requested = self.born = 0
         self.allocated = self.waiting = False
-        self.mapped = True
-        self.previous: Block | None = None
-        self.following: Block | None = None
+        self.mapped = mapped
+        self.previous = previous
+        self.following = following
 
     @property
     def split(self) -> bool:
@@ -67,42 +78,40 @@ class Block:
 
     def cut(self, size: int) -> Block:
         """Shrink to the first `size` bytes and return the rest as a free block behind this one."""
-        rest = Block(self.pool, self.stream, self.address + size, self.size - size, self.segment_end)
-        rest.mapped = self.mapped
-        rest.previous, rest.following = self, self.following
-        if self.following is not None:
-            self.following.previous = rest
+        after = self.following
+        rest = Block(
+            self.pool, self.stream, self.address + size, self.size - size, self.segment_end, self.mapped, self, after
+        )
+        if after is not None:
+            after.previous = rest
         self.size, self.following = size, rest
         return rest
 
     def absorb_neighbours(self) -> None:
         """Take in the free neighbours that are mapped as this one is; they leave their pool."""
-        before = self.previous
-        if before is not None and self._may_absorb(before):
+        before, after = self.previous, self.following
+        if before is not None and not before.allocated and not before.waiting and before.mapped is self.mapped:
             before.leave_pool()
             self.address = before.address
             self.size += before.size
-            self.previous = before.previous
-            if self.previous is not None:
-                self.previous.following = self
-        after = self.following
-        if after is not None and self._may_absorb(after):
+            self.previous = before = before.previous
+            if before is not None:
+                before.following = self
+        if after is not None and not after.allocated and not after.waiting and after.mapped is self.mapped:
             after.leave_pool()
             self.size += after.size
-            self.following = after.following
-            if self.following is not None:
-                self.following.previous = self
-
-    def _may_absorb(self, other: Block) -> bool:
-        return not other.allocated and not other.waiting and other.mapped == self.mapped
+            self.following = after = after.following
+            if after is not None:
+                after.previous = self
 
     def enter_pool(self) -> None:
         """Lie down among the free blocks (mapped) or the holes (unmapped) of its pool."""
+        pool = self.pool
         if self.mapped:
-            self.born = self.pool.searches
-            insort(self.pool.free[self.stream], (self.size, self.address, self))
+            self.born = pool.searches
+            insort(pool.free[self.stream], (self.size, self.address, self))
         else:
-            insort(self.pool.holes[self.stream], (self.address, self))
+            insort(pool.holes[self.stream], (self.address, self))
 
     def leave_pool(self) -> None:
         """Undo `enter_pool`."""
@@ -114,21 +123,26 @@ class Block:
             del holes[bisect_left(holes, (self.address,))]  # likewise
 
 
+FreeList: TypeAlias = "list[tuple[int, int, Block]]"  # size, address and block, in this order
+
+
 class Pool:
     """The free blocks of 1 MiB and less, or the larger ones.
 
     Attributes:
         small: which of the two it is.
+        least_rest: what must be left over of a block for it to be split.
         free: by stream, the free blocks ordered by size, then address.
         holes: by stream, the unmapped stretches of expandable segments, ordered by address.
         searches: how often a free block was looked for; counted only when garbage collection is on.
     """
 
-    __slots__ = ("free", "holes", "searches", "small")
+    __slots__ = ("free", "holes", "least_rest", "searches", "small")
 
-    def __init__(self, small: bool) -> None:
+    def __init__(self, small: bool, least_rest: int) -> None:
         self.small = small
-        self.free: defaultdict[int, list[tuple[int, int, Block]]] = defaultdict(list)
+        self.least_rest = least_rest
+        self.free: defaultdict[int, FreeList] = defaultdict(list)
         self.holes: defaultdict[int, list[tuple[int, Block]]] = defaultdict(list)
         self.searches = 0
 

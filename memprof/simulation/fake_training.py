@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,6 +25,7 @@ from memprof.simulation.fake_modules import RunningModules, unwatched
 from memprof.simulation.fake_operators import FakeOperators
 from memprof.simulation.fake_optimizers import Contender, SharedStep
 from memprof.simulation.fake_reads import Reads
+from memprof.simulation.garbage import no_garbage_collection
 from memprof.tracing.events import Entry, PhaseMark
 from memprof.training.building import bucket_sizes, own_module
 from memprof.training.checkpointing import checkpoint_blocks
@@ -132,7 +133,7 @@ class _FakeTraining:
     def run(self) -> list[FakeRun]:
         """Build, train and return each optimizer's part."""
         with ExitStack() as stack:
-            stack.enter_context(_no_garbage_collection())
+            stack.enter_context(no_garbage_collection())
             stack.enter_context(self._semantics.applied(self._mode))
             self._join_ranks(stack)
             stack.enter_context(self._mode)
@@ -281,20 +282,3 @@ class _FakeTraining:
             ranks=self._recipe.world_size,
             alike=self._recipe.strategy != "fsdp" or all(len(p) % self._recipe.world_size == 0 for p in parameters),
         )
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Keep the collector from ending storages at odd moments, and from walking the model over and over.
-
-    What was there before is left out meanwhile: libraries bring a million objects, a training few.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        if enabled:
-            gc.enable()

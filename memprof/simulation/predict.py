@@ -24,6 +24,7 @@ from memprof.simulation.catalog import SimulatedDevice
 from memprof.simulation.cuda_semantics import CudaSemantics
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_training import STEPS, FakeRun, fake_runs
+from memprof.simulation.garbage import no_garbage_collection
 from memprof.simulation.late_memory import LATE_WITHIN_BYTES
 from memprof.simulation.predict_basis import confidence_of
 from memprof.simulation.predict_bounds import Bounds, upper_bounds
@@ -75,6 +76,7 @@ def predict_run(trial: Trial, target: Target, steps: int | None = None) -> Run:
     return predict_runs(trial.workload, [trial.optimizer], trial.recipe, trial.batch_size, target, steps)[0]
 
 
+@no_garbage_collection()
 def predict_runs(
     workload: WorkloadSpec,
     optimizers: Sequence[OptimizerSpec],

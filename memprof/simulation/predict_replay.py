@@ -38,23 +38,26 @@ def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
     handles: dict[int, Handle] = {}
     reserved: dict[str, int] = {}
     levels = array("q")
+    level = allocator.reserved_bytes
     ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
     for span, end in zip(trace.spans, ends, strict=True):
-        most = allocator.reserved_bytes
-        for index in range(span.start, end):
-            number, size = trace.events[index]
-            if size > 0 and (handle := _served(allocator, trace.blocks[number], size)):
-                handles[number] = handle
-                events.append(Event(number, handle.size))
-                most = max(most, allocator.reserved_bytes)
-            elif size > 0 and not _gives_way(trace.blocks[number]):
-                return Replayed(trace, reserved, index)
-            elif size < 0 and number in handles:
-                events.append(Event(number, -handles[number].size))
-                allocator.free(handles.pop(number))
-            else:
-                events.append(Event(number, 0))
-            levels.append(allocator.reserved_bytes)
+        most = level
+        for number, change in trace.events[span.start : end]:
+            size = 0
+            if change > 0:
+                handle = _served(allocator, trace.blocks[number], change)
+                level = allocator.reserved_bytes  # only a request changes what is reserved
+                most = max(most, level)
+                if handle is not None:
+                    handles[number], size = handle, handle.size
+                elif not _gives_way(trace.blocks[number]):
+                    return Replayed(trace, reserved, len(events))
+            elif change < 0 and number in handles:
+                handle = handles.pop(number)
+                size = -handle.size
+                allocator.free(handle)
+            events.append(Event(number, size))
+            levels.append(level)
         reserved[span.phase] = max(reserved.get(span.phase, 0), most)
     return Replayed(Trace(blocks=trace.blocks, events=events, spans=trace.spans), reserved, None, levels)
 

@@ -18,7 +18,8 @@ activation where the backward pass needs it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from memprof.tracing.events import (
     Allocation,
@@ -46,14 +47,19 @@ _RANGES = {
 def build_trace(entries: Iterable[Entry]) -> Trace:
     """Return the trace of a stream that starts in an empty process."""
     builder = _TraceBuilder()
+    takers = builder.takers
     for entry in entries:
-        builder.feed(entry)
+        take = takers.get(type(entry))
+        if take is not None:
+            take(entry)
     return builder.trace
 
 
 class _TraceBuilder:
     def __init__(self) -> None:
         self.trace = Trace(spans=[PhaseSpan(0, 0, "build")])
+        self._blocks, self._events, self._operators = self.trace.blocks, self.trace.events, self.trace.operators
+        self._phase = "build"
         self._live: dict[int, int] = {}  # address -> block
         self._operator: OperatorBegin | None = None
         self._scratch: set[int] = set()  # blocks taken within the current operator, by number
@@ -61,50 +67,46 @@ class _TraceBuilder:
         self._ranges: list[tuple[str, str]] = []  # category and module of the ranges that are running
         self._exchanged: set[int] = set()  # blocks taken within them, by number
 
-    def feed(self, entry: Entry) -> None:
-        if isinstance(entry, Allocation):
-            self._allocate(entry)
-        elif isinstance(entry, Free):
-            self._free(entry.address)
-        elif isinstance(entry, PhaseMark):
-            self._begin_phase(entry)
-        elif isinstance(entry, OperatorBegin):
-            self._operator, self._scratch = entry, set()
-            self.trace.operators.setdefault(self._phase, set()).add(entry.operator)
-        elif isinstance(entry, OperatorEnd):
-            self._end_operator(entry)
-        elif isinstance(entry, LabelMark):
-            self._label(entry)
-        elif isinstance(entry, RangeMark):
-            self._mark_range(entry)
-
     @property
-    def _phase(self) -> str:
-        return self.trace.spans[-1].phase
+    def takers(self) -> Mapping[type[Any], Callable[[Any], None]]:
+        """What takes in each kind of entry; the others say nothing of blocks."""
+        return {
+            Allocation: self._allocate,
+            Free: self._free,
+            PhaseMark: self._begin_phase,
+            OperatorBegin: self._begin_operator,
+            OperatorEnd: self._end_operator,
+            LabelMark: self._label,
+            RangeMark: self._mark_range,
+        }
+
+    def _begin_operator(self, begin: OperatorBegin) -> None:
+        self._operator, self._scratch = begin, set()
+        self._operators.setdefault(self._phase, set()).add(begin.operator)
 
     def _allocate(self, allocation: Allocation) -> None:
-        number = len(self.trace.blocks)
+        number, operator = len(self._blocks), self._operator
         block = Block(allocation.size, self._phase, stream=allocation.stream, range=allocation.range)
-        if self._operator is not None:
-            block.operator, block.module = self._operator.operator, self._operator.module
+        if operator is not None:
+            block.operator, block.module = operator.operator, operator.module
             self._scratch.add(number)
         elif allocation.size <= _LARGEST_NUMBER:
             block.category = "temporaries"
             self._note_forward(number)
         if self._ranges:
             block.category, block.module = self._ranges[-1]
-            block.tensor = self._operator is None  # a storage that is resized
+            block.tensor = operator is None  # a storage that is resized
             self._exchanged.add(number)
-        self.trace.blocks.append(block)
-        self.trace.events.append(Event(number, allocation.size))
+        self._blocks.append(block)
+        self._events.append(Event(number, allocation.size))
         self._live[allocation.address] = number
 
-    def _free(self, address: int) -> None:
-        number = self._live.pop(address, None)
+    def _free(self, free: Free) -> None:
+        number = self._live.pop(free.address, None)
         if number is None:  # it lived before the recording began
             return
-        block = self.trace.blocks[number]
-        self.trace.events.append(Event(number, -block.size))
+        block = self._blocks[number]
+        self._events.append(Event(number, -block.size))
         if number in self._scratch and block.category != "communication":
             block.category = "temporaries"
 
@@ -113,7 +115,7 @@ class _TraceBuilder:
         for address in end.outputs:
             number = self._live.get(address)
             if number in self._scratch:
-                block = self.trace.blocks[number]
+                block = self._blocks[number]
                 block.tensor = True
                 if number not in self._exchanged:
                     block.category = "activations" if operator and operator.recompute else "temporaries"
@@ -135,13 +137,14 @@ class _TraceBuilder:
         if mark.phase == "backward":
             living = set(self._live.values())
             for number in self._forward & living:
-                self.trace.blocks[number].category = "activations"
+                self._blocks[number].category = "activations"
             self._forward.clear()
-        self.trace.spans.append(PhaseSpan(len(self.trace.events), mark.step, mark.phase))
+        self._phase = mark.phase
+        self.trace.spans.append(PhaseSpan(len(self._events), mark.step, mark.phase))
 
     def _label(self, mark: LabelMark) -> None:
         for address, module in mark.modules.items():
             number = self._live.get(address)
             if number is not None:
-                block = self.trace.blocks[number]
+                block = self._blocks[number]
                 block.tensor, block.category, block.module = True, mark.category, module
