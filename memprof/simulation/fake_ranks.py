@@ -7,12 +7,12 @@ What they do runs as it is, with these exceptions, for what a fake tensor cannot
 | collectives | nothing is exchanged (`fake_group`) |
 | operators of `fsdp::`, kernels written in Python | run, so that the operators within are seen |
 | FSDP's parameters, whose storages shrink to nothing and grow again | the log is told |
-| DTensor, which asks meta tensors what an operator returns | asks outside the dispatch mode |
+| DTensor, which asks meta tensors what an operator returns | asks outside the dispatch mode (`fake_dtensors`) |
 | DDP's check that all ranks have the same parameters | allocates what it does; there is nothing to compare |
 | DDP's reducer, which writes the order of its buckets into integers | has real ones |
 | FSDP, which moves a block to the GPU before it cuts it into shards | copies from the host's tensors to the device's |
 
-Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: the names in `_FSDP`, `_PROPAGATION` and `_DDP`, and
+Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: the names in `_FSDP` and `_DDP`, and
 `_disable_current_modes`.
 """
 
@@ -31,6 +31,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memprof.simulation.cuda_semantics_device import copy_to
+from memprof.simulation.fake_dtensors import dtensors_outside_modes
 from memprof.simulation.fake_group import lone_group
 from memprof.simulation.fake_streams import cuda_streams
 from memprof.tracing.events import RangeMark
@@ -42,10 +43,6 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 _FSDP = "torch.distributed.fsdp._fully_shard"
 _STORAGE_USERS = (f"{_FSDP}._fsdp_param", f"{_FSDP}._fsdp_param_group")  # the latter since 2.9
-_PROPAGATION = (
-    "torch.distributed.tensor._sharding_prop.ShardingPropagator.propagate_op_sharding_non_cached",
-    "torch.distributed.tensor._sharding_prop.ShardingPropagator._propagate_tensor_meta_non_cached",
-)
 _DDP = "torch.nn.parallel.distributed._verify_param_shape_across_processes"
 _MOVERS = (f"{_FSDP}._fsdp_init", f"{_FSDP}._fully_shard")  # the latter to 2.12
 _MESH = "memprof.training.strategies.init_device_mesh"
@@ -69,8 +66,7 @@ def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[N
             mode.add_plans({getattr(torch.ops.fsdp, _COMPILED).default: _instead(mode, aten._chunk_cat.out)})
         mode.add_plans(_ranges(mode))
         stack.enter_context(patch(_MESH, _mesh(mode)))
-        for name in _PROPAGATION:
-            stack.enter_context(_outside_modes(name))
+        stack.enter_context(dtensors_outside_modes())
         for module in _STORAGE_USERS:
             stack.enter_context(_replaced(module, _storages(mode)))
         if recipe.strategy == "ddp":
@@ -136,21 +132,6 @@ def _instead(mode: FakeOperators, operator: Any) -> Plan:
             operator(*args, **kwargs)
 
     return run
-
-
-@contextmanager
-def _outside_modes(name: str) -> Iterator[None]:
-    owner, _, method = name.rpartition(".")
-    module, _, class_ = owner.rpartition(".")
-    cls = getattr(import_module(module), class_)
-    original = getattr(cls, method)
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        with _disable_current_modes():
-            return original(*args, **kwargs)
-
-    with patch.object(cls, method, run):
-        yield
 
 
 def _storages(mode: FakeOperators) -> Mapping[str, Callable[[Tensor], None]]:
