@@ -93,6 +93,18 @@ def check_cuda() -> Check:
     return Check("CUDA", "pass", f"{torch.version.cuda} with {', '.join(names)}")
 
 
+def check_ranks() -> Check:
+    """Can a training over several ranks be measured?"""
+    import torch
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_gloo_available()):
+        return Check("ranks", "warn", "this PyTorch has no gloo: --strategy ddp and fsdp cannot be measured on the CPU")
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() and dist.is_nccl_available() else 0
+    more = f", NCCL for --world-size up to {gpus} on GPUs" if gpus > 1 else "; on GPUs it takes two of them, and NCCL"
+    return Check("ranks", "pass", f"gloo for --strategy ddp and fsdp on the CPU{more}")
+
+
 def check_nvml() -> Check:
     """Does NVML answer? It gives the memory of a process on the GPU, and the driver's version."""
     with nvml() as library:
@@ -159,4 +171,4 @@ def _dotted(version: tuple[int, int]) -> str:
     return ".".join(map(str, version))
 
 
-_WITH_TORCH: tuple[Callable[[], Check], ...] = (check_threads, check_cpu_allocator, check_cuda)
+_WITH_TORCH: tuple[Callable[[], Check], ...] = (check_threads, check_cpu_allocator, check_cuda, check_ranks)

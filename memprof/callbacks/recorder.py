@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from memprof.callbacks.beginnings import living_tensors
 from memprof.errors import UsageError
@@ -33,6 +35,8 @@ _NOTE = (
     "Recorded in a running training: of what lived before it, only the model's and the optimizer's tensors are known."
 )
 
+_ONE_RANK = "Recorded on one rank; what the others hold is not known."
+
 
 def _harmless(
     method: Callable[Concatenate[TrainingRecorder, _P], None],
@@ -51,6 +55,18 @@ def _harmless(
             warnings.warn(f"memprof stopped recording: {describe(error)}", RuntimeWarning, stacklevel=2)
 
     return run
+
+
+def sharing(model: nn.Module) -> dict[str, Any]:
+    """Return the recipe's strategy and world size: `fsdp` where parameters are in shards, else `ddp`.
+
+    Ranks that share the model in another way (pipelines, DeepSpeed's ZeRO) count as `ddp`: they are not told apart.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return {"strategy": "single", "world_size": 1}
+    shards = any(is_traceable_wrapper_subclass(p) and hasattr(p, "placements") for p in model.parameters())
+    first_version = any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules())
+    return {"strategy": "fsdp" if shards or first_version else "ddp", "world_size": dist.get_world_size()}
 
 
 class TrainingRecorder:
@@ -97,7 +113,7 @@ class TrainingRecorder:
         while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
             optimizer = optimizer.optimizer
         self._model, self._optimizer, self._batch_size = model, optimizer, batch_size
-        self._recipe = recipe.model_copy(update={"warmup": 1, "steps": self._steps - 1})
+        self._recipe = recipe.model_copy(update={"warmup": 1, "steps": self._steps - 1, **sharing(model)})
         self._device = next(model.parameters()).device
         self._labels = Labeller(model)
         self._meter = Meter(self._device, living_tensors(model, optimizer, self._device))
@@ -195,7 +211,8 @@ class TrainingRecorder:
             phases=reading.phases,
             steps=Steps(seconds=self._seconds, losses=[], allocated_bytes=reading.step_peaks),
             timeline=reading.timeline,
-            notes=[*reading.notes, _NOTE],
+            rank=dist.get_rank() if self._recipe.world_size > 1 else None,
+            notes=[*reading.notes, _NOTE, *([_ONE_RANK] if self._recipe.world_size > 1 else [])],
         )
 
     def _describe(self, reading: Reading) -> OptimizerInfo:

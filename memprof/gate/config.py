@@ -222,4 +222,7 @@ def _validated(file: ConfigFile, table: str, model: type[Any], values: dict[str,
             raise UsageError(f'{file.where(table)} lacks {key!r}; say what is trained, e.g. model = "gpt2"') from None
         hint = did_you_mean(str(first["input"]), list(LEVELS)) if key == "level" else ""
         wanted = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        if not key:  # values that do not go together, told in the words of the command line
+            keys = re.sub(r"--([a-z-]+)", lambda option: option[1].replace("-", "_"), wanted)
+            raise UsageError(f"{file.where(table)}: {keys}") from None
         raise UsageError(f"{file.where(table, key)} {key} = {first['input']!r}: it {wanted}{hint}") from None

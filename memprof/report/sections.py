@@ -164,7 +164,9 @@ def fit_remark(comparison: Comparison) -> str | None:
     if not answers:
         return None
     knobs = " and ".join(dict.fromkeys(answer.knob for answer in answers))
-    whose = "the budget" if comparison.capacity.source == "budget" else "all of the device's memory"
+    shared = comparison.recipe.world_size > 1 and devices(comparison) == ["cpu"]
+    device = "each rank's share of this machine's memory" if shared else "all of the device's memory"
+    whose = "the budget" if comparison.capacity.source == "budget" else device
     methods = {answer.method for answer in answers if answer.value and not is_open(answer)}
     how = {
         frozenset({"extrapolated"}): "; ~ is extrapolated from smaller runs, --confirm trains it",

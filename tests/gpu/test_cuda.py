@@ -130,3 +130,29 @@ def test_out_of_memory_is_a_row() -> None:
         "gpt2", batch_size=1 << 20, knobs=KNOBS, optimizers=["adam", "sgd"], device="cuda", fit=False
     )
     assert [run.status for run in result.runs] == ["oom", "oom"]
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_each_rank_has_a_gpu_of_its_own(strategy: str) -> None:
+    recipe = memprof.Recipe(strategy=strategy, world_size=2)
+    compared = memprof.compare(
+        "gpt2", batch_size=4, knobs=KNOBS, optimizers=["adam"], device="cuda", recipe=recipe, fit=False
+    )
+    (run,) = compared.runs
+    assert run.status == "ok", run.reason
+    assert [rank.device for rank in run.ranks] == ["cuda:0", "cuda:1"]
+    (alone,) = memprof.compare("gpt2", batch_size=4, knobs=KNOBS, optimizers=["adam"], device="cuda", fit=False).runs
+    share = 1 if strategy == "ddp" else 2
+    for rank in run.ranks:
+        assert rank.state_bytes == pytest.approx(alone.state.bytes / share, rel=0.01)
+        assert rank.peak.allocated_bytes <= rank.peak.reserved_bytes
+    assert sum(run.breakdown.by_category.values()) == run.breakdown.total_bytes
+    assert run.breakdown.by_category["communication"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs exactly one GPU")
+def test_more_ranks_than_gpus_are_refused() -> None:
+    recipe = memprof.Recipe(strategy="ddp", world_size=2)
+    with pytest.raises(memprof.MemprofError, match="needs 2 GPUs and this machine has 1"):
+        memprof.compare("mlp", optimizers=["sgd"], device="cuda", recipe=recipe, fit=False)

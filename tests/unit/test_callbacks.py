@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 
-from memprof.callbacks.recorder import TrainingRecorder
+from memprof.callbacks.recorder import TrainingRecorder, sharing
 from memprof.errors import UsageError
 from memprof.report.html import to_page
 from memprof.results import Comparison, Run
@@ -220,3 +223,29 @@ def test_lightning(tmp_path: Path) -> None:
     check_run(run, count(module), 4 * count(module) + 4 * 4)
     assert Comparison.load(tmp_path / "run.json").workload.batch_size == 8
     assert run.optimizer.name == "adagrad"
+
+
+@pytest.fixture
+def two_ranks() -> Iterator[None]:
+    """This process is one of two, of which the other is imagined (torch's fake process group)."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_rank_s_recipe_says_how_many_share_the_training_and_how(two_ranks: None, tmp_path: Path) -> None:
+    recorder = TrainingRecorder(tmp_path / "run.json")
+    model = Net()
+    train(recorder, model, torch.optim.SGD(model.parameters(), lr=0.1), steps=4)
+    saved = Comparison.load(tmp_path / "run.json")
+    assert (saved.recipe.strategy, saved.recipe.world_size, saved.runs[0].rank) == ("ddp", 2, 1)
+    assert any("one rank" in note for note in saved.runs[0].notes)
+    assert sharing(fully_shard(Net())) == {"strategy": "fsdp", "world_size": 2}
+
+
+def test_a_single_process_is_a_single_rank() -> None:
+    assert sharing(Net()) == {"strategy": "single", "world_size": 1}

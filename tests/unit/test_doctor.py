@@ -106,4 +106,17 @@ def test_allocator_settings(monkeypatch: pytest.MonkeyPatch, conf: str | None, l
 
 def test_every_check_has_a_name_of_its_own() -> None:
     names = [check.name for check in doctor.examine()]
-    assert len(set(names)) == len(names) == 14
+    assert len(set(names)) == len(names) == 15
+
+
+def test_ranks_need_gloo_on_the_cpu_and_two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = torch.distributed
+    assert doctor.check_ranks().level == "pass"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(distributed, "is_nccl_available", lambda: True)
+    assert doctor.check_ranks().finding.endswith("on the CPU, NCCL for --world-size up to 4 on GPUs")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert "it takes two of them" in doctor.check_ranks().finding
+    monkeypatch.setattr(distributed, "is_gloo_available", lambda: False)
+    assert doctor.check_ranks().level == "warn"

@@ -51,6 +51,11 @@ def test_an_entry_overrides_the_defaults_key_by_key() -> None:
     assert config.baseline == Path("ci/accepted.json")
 
 
+def test_an_entry_may_train_over_several_ranks() -> None:
+    budget = budget_of("strategy = 'fsdp'\nworld_size = 4")
+    assert (budget.recipe.strategy, budget.recipe.world_size) == ("fsdp", 4)
+
+
 def test_limits_at_level_off_are_left_out_and_entries_at_level_off_are_not_run() -> None:
     config = config_of(
         f'{ENTRY}state_bytes = {{ limit = "1 GiB", level = "off" }}\n[budgets.other]\nmodel = "mlp"\nlevel = "off"\n'
@@ -91,6 +96,10 @@ def test_the_capacity_is_a_size() -> None:
         (f"{ENTRY}batch_size = '8'", "memprof.toml:3: [budgets.small] batch_size = '8': it should be a valid integer"),
         (f"{ENTRY}batch_size = 0", "should be greater than or equal to 1"),
         (f"{ENTRY}precision = 'fp8'", "memprof.toml:3: [budgets.small] precision = 'fp8'"),
+        (
+            f"{ENTRY}world_size = 2",
+            "memprof.toml:1: [budgets.small]: world_size needs strategy ddp or fsdp, which say how the ranks share",
+        ),
         (f"{ENTRY}level = 'warning'", "did you mean 'warn'?"),
         (f"{ENTRY}optimizers = []", "at least 1 item"),
         (f"{ENTRY}optimizers = ['adam', 'Adam']", "names the optimizer 'adam' twice"),
