@@ -94,33 +94,63 @@ inline void descend(P& param, float grad, M* average, float nu, const Options o)
 // SM3-II; maxima of g^2 only; SM3-I with its sums ready; SM3-II with averages for sums.
 enum Mode { kSecond = 0, kMaxima = 1, kFirst = 2, kAverage = 3 };
 
-// One row, columns [from, to): least = min(row, column); returns the row's maximum and raises those of the columns.
+// One entry, its least accumulator min(row, column); `poison` is `row` if that is a NaN, which the comparison would lose.
+template <typename P, typename M, Mode mode, bool averages>
+inline Bits entry(P& p, P g, M* m, float row, float poison, float column, const Options o) {
+  const float grad = load(g);
+  float nu;
+  if (mode == kMaxima) {
+    nu = grad * grad;
+  } else {
+    const float least = (row < column ? row : column) + poison;
+    nu = mode == kSecond ? add_square(least, grad) : mode == kAverage ? average_square(least, grad, o) : least;
+  }
+  if (mode != kMaxima) descend<P, M, averages>(p, grad, m, nu, o);
+  return mode == kFirst ? 0 : bits_of(nu);
+}
+
+inline float poison_of(float row) { return row != row ? row : 0.0f; }
+
+// One row, columns [from, to): returns the row's maximum and raises those of the columns.
 template <typename P, typename M, Mode mode, bool averages>
 inline Bits sweep(P* p, const P* g, M* m, float row, const float* column, Bits* column_max, int64_t from, int64_t to,
                   const Options o) {
-  const float poison = row != row ? row : 0.0f;  // the comparison below would lose a NaN in `row`
+  const float poison = poison_of(row);
   Bits row_max = 0;
 #pragma omp simd reduction(max : row_max)
   for (int64_t j = from; j < to; ++j) {
-    const float grad = load(g[j]);
-    float nu;
-    if (mode == kMaxima) {
-      nu = grad * grad;
-    } else {
-      const float least = (row < column[j] ? row : column[j]) + poison;
-      nu = mode == kSecond ? add_square(least, grad) : mode == kAverage ? average_square(least, grad, o) : least;
-    }
-    if (mode != kFirst) {
-      const Bits bits = bits_of(nu);
-      column_max[j - from] = larger(column_max[j - from], bits);
-      row_max = larger(row_max, bits);
-    }
-    if (mode != kMaxima) descend<P, M, averages>(p[j], grad, averages ? m + j : nullptr, nu, o);
+    const Bits bits = entry<P, M, mode, averages>(p[j], g[j], averages ? m + j : nullptr, row, poison, column[j], o);
+    if (mode == kFirst) continue;
+    column_max[j - from] = larger(column_max[j - from], bits);
+    row_max = larger(row_max, bits);
   }
   return row_max;
 }
 
-// Threads share out the rows, which they read as they lie in memory; `partial` holds each thread's column maxima.
+// Two rows at once, the second `apart` entries and `next` rows after the first: the columns' accumulators and maxima,
+// which for wide matrices fill the first-level cache, are read and written half as often.
+template <typename P, typename M, Mode mode, bool averages>
+inline void sweep_two(P* p, const P* g, M* m, float* row, const float* column, Bits* column_max, int64_t cols,
+                      int64_t apart, int64_t next, const Options o) {
+  const float one = row[0], two = row[next], poison_one = poison_of(one), poison_two = poison_of(two);
+  Bits max_one = 0, max_two = 0;
+#pragma omp simd reduction(max : max_one, max_two)
+  for (int64_t j = 0; j < cols; ++j) {
+    const int64_t k = j + apart;
+    const Bits a = entry<P, M, mode, averages>(p[j], g[j], averages ? m + j : nullptr, one, poison_one, column[j], o);
+    const Bits b = entry<P, M, mode, averages>(p[k], g[k], averages ? m + k : nullptr, two, poison_two, column[j], o);
+    if (mode == kFirst) continue;
+    column_max[j] = larger(column_max[j], larger(a, b));
+    max_one = larger(max_one, a);
+    max_two = larger(max_two, b);
+  }
+  if (mode == kFirst) return;
+  std::memcpy(row, &max_one, 4);
+  std::memcpy(row + next, &max_two, 4);
+}
+
+// Threads share out the rows. Each reads its own in two halves at once, both as they lie in memory: neighbouring rows
+// would confuse the processor's fetching ahead. `partial` holds each thread's column maxima.
 template <typename P, typename M, Mode mode, bool averages>
 void by_rows(P* p, const P* g, M* m, float* row, float* column, Bits* partial, int64_t rows, int64_t cols,
              const Options o, int threads) {
@@ -129,15 +159,21 @@ void by_rows(P* p, const P* g, M* m, float* row, float* column, Bits* partial, i
     const Options options = o;  // else each store might change them
     Bits* mine = partial + thread_number() * cols;
     if (mode != kFirst) std::memset(mine, 0, size_t(cols) * sizeof(Bits));
-#pragma omp for schedule(static)
-    for (int64_t i = 0; i < rows; ++i) {
+    const int64_t from = rows * thread_number() / team_size(), to = rows * (thread_number() + 1) / team_size();
+    const int64_t half = (to - from) / 2;
+    for (int64_t i = from; i < from + half; ++i) {
       const int64_t at = i * cols;
-      const Bits top =
-          sweep<P, M, mode, averages>(p + at, g + at, averages ? m + at : nullptr, row[i], column, mine, 0, cols,
-                                           options);
-      if (mode != kFirst) std::memcpy(row + i, &top, 4);
+      sweep_two<P, M, mode, averages>(p + at, g + at, averages ? m + at : nullptr, row + i, column, mine, cols,
+                                      half * cols, half, options);
+    }
+    if (from + 2 * half < to) {
+      const int64_t at = (to - 1) * cols;
+      const Bits top = sweep<P, M, mode, averages>(p + at, g + at, averages ? m + at : nullptr, row[to - 1], column,
+                                                   mine, 0, cols, options);
+      if (mode != kFirst) std::memcpy(row + to - 1, &top, 4);
     }
     if (mode != kFirst) {
+#pragma omp barrier
 #pragma omp for schedule(static)
       for (int64_t j = 0; j < cols; ++j) {
         Bits top = 0;
