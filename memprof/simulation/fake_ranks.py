@@ -76,7 +76,20 @@ def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[N
             stack.enter_context(cuda_streams(mode.log))
             for module in _MOVERS:
                 stack.enter_context(_replaced(module, {"_move_states_to_device": _mover(mode)}))
+        else:
+            stack.enter_context(_share_of_threads(recipe.world_size))
         yield
+
+
+@contextmanager
+def _share_of_threads(world_size: int) -> Iterator[None]:
+    """Ask kernels with as many threads as a rank has when all of them share this machine's cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // world_size))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ _ATTENTION = {
 }
 _CONVOLUTIONS = "aten::convolution"
 # What is computed there is PyTorch's or sm3's own and known to the tables of `cuda_semantics` and `workspaces`.
-_OWN_NAMESPACES = ("aten", "prim", "prims", "sm3")
+_OWN_NAMESPACES = ("aten", "prim", "prims", "sm3", "fsdp", "profiler", "_c10d_functional", "_dtensor")
 
 
 def confidence_of(trace: Trace, fake: FakeRun, target: Target, bounds: Bounds | None) -> Confidence:
