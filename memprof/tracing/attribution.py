@@ -10,7 +10,8 @@ The rules, in the words of `memprof.results.CATEGORIES`:
 
 Of several ranks, what FSDP allocates within its range "FSDP::all_gather_copy_out" are parameters: those of a whole
 group, as long as it is gathered. Within "FSDP::all_gather" and "FSDP::post_backward_reduce" it is communication, unless
-it is labelled later on (a reduced gradient). The names are the same from PyTorch 2.8.0 to 2.15.0.
+it is labelled later on (a reduced gradient). What the latter frees and has not made are the gradients that it reduces.
+The names are the same from PyTorch 2.8.0 to 2.15.0.
 
 A Python number that is passed to an operator becomes a block of a few bytes outside of any operator: a temporary, or an
 activation where the backward pass needs it.
@@ -37,10 +38,11 @@ from memprof.tracing.events import (
 )
 
 _LARGEST_NUMBER = 16  # bytes of a complex128
+_REDUCTION = "FSDP::post_backward_reduce"
 _RANGES = {
     "FSDP::all_gather": "communication",
     "FSDP::all_gather_copy_out": "parameters",
-    "FSDP::post_backward_reduce": "communication",
+    _REDUCTION: "communication",
 }
 
 
@@ -66,6 +68,7 @@ class _TraceBuilder:
         self._forward: set[int] = set()  # tensors made in this step's forward pass, by number
         self._ranges: list[tuple[str, str]] = []  # category and module of the ranges that are running
         self._exchanged: set[int] = set()  # blocks taken within them, by number
+        self._reducing = False
 
     @property
     def takers(self) -> Mapping[type[Any], Callable[[Any], None]]:
@@ -109,6 +112,8 @@ class _TraceBuilder:
         self._events.append(Event(number, -block.size))
         if number in self._scratch and block.category != "communication":
             block.category = "temporaries"
+        elif block.category == "temporaries" and self._reducing and number not in self._exchanged:
+            block.category = "gradients"
 
     def _end_operator(self, end: OperatorEnd) -> None:
         operator, self._operator = self._operator, None
@@ -128,6 +133,8 @@ class _TraceBuilder:
             self._ranges.append((_RANGES[name], module.strip("()")))
         elif name in _RANGES:
             self._ranges.pop()
+        if name == _REDUCTION:
+            self._reducing = mark.enters
 
     def _note_forward(self, number: int) -> None:
         if self._phase == "forward":

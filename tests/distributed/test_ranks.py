@@ -12,10 +12,11 @@ import psutil
 import pytest
 import torch.distributed as dist
 
+from memprof.api import compare
 from memprof.errors import MemprofError, UsageError
 from memprof.optimizers.spec import parse_optimizer
 from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
-from memprof.results import CATEGORIES, Run
+from memprof.results import CATEGORIES, Comparison, Run
 from memprof.training.launcher import Launcher, WorkerDiedError
 from memprof.training.rank import check_devices, own_device
 from memprof.training.recipe import Recipe
@@ -42,7 +43,7 @@ def trained(launcher: Launcher, given: Trial) -> Run:
     return outcome.run
 
 
-@pytest.mark.parametrize("optimizer", ["sgd,lr=0.1", "sm3,lr=0.1", "adam,lr=0.01"])
+@pytest.mark.parametrize("optimizer", ["sgd,lr=0.1", "sm3,lr=0.1"])
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_ranks_train_as_one_process_does_on_the_whole_batch(launcher: Launcher, strategy, optimizer) -> None:
     alone = trained(launcher, trial(optimizer=optimizer, batch_size=6))
@@ -62,7 +63,7 @@ def test_ddp_has_the_whole_state_on_every_rank(launcher: Launcher) -> None:
     assert shared.job_state_bytes == 2 * alone.state.bytes
 
 
-@pytest.mark.parametrize("world_size", [2, 3, 4])
+@pytest.mark.parametrize("world_size", [3, 4])
 def test_fsdp_has_a_shard_of_the_state_on_every_rank(launcher: Launcher, world_size: int) -> None:
     shared = trained(launcher, trial(strategy="fsdp", world_size=world_size))
     rows = [(7, 6), (7, 1), *[(7, 7), (7, 1)] * 2, (3, 7), (3, 1)]
@@ -78,12 +79,33 @@ def test_fsdp_has_a_shard_of_the_state_on_every_rank(launcher: Launcher, world_s
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_the_run_is_the_rank_with_the_highest_peak(launcher: Launcher, strategy: str) -> None:
-    run = trained(launcher, trial("larger_there", strategy=strategy, world_size=2))
+    given = trial("larger_there", strategy=strategy, world_size=2, clip_grad=1.0)
+    run, again = trained(launcher, given), trained(launcher, given)
+    assert [each.peak.allocated_bytes for each in again.ranks] == [each.peak.allocated_bytes for each in run.ranks]
     assert run.rank == 1
     assert run.peak == run.ranks[1].peak
     assert run.ranks[0].peak.allocated_bytes < run.ranks[1].peak.allocated_bytes
     assert sum(run.breakdown.by_category.values()) == run.breakdown.total_bytes
     assert set(run.breakdown.by_category) <= set(CATEGORIES)
+
+
+def test_a_comparison_goes_on_after_an_optimizer_that_takes_no_shards(launcher: Launcher, tmp_path: Path) -> None:
+    saved = tmp_path / "ranks.json"
+    recipe = Recipe(strategy="fsdp", world_size=2)
+    compared = compare(
+        f"{RANKS}:parts",
+        batch_size=2,
+        optimizers=["adafactor", "sgd"],
+        device="cpu",
+        recipe=recipe,
+        fit=False,
+        launcher=launcher,
+    )
+    compared.save(saved)
+    assert Comparison.load(saved) == compared
+    failed, ok = compared.runs
+    assert (failed.status, failed.ranks, ok.status, len(ok.ranks)) == ("failed", [], "ok", 2)
+    assert "batch size 2 per rank, 4 per step" in compared.to_markdown()
 
 
 def test_the_first_ranks_steps_are_told(launcher: Launcher) -> None:
@@ -149,8 +171,6 @@ def test_every_recipe_trains_as_one_process_does(launcher: Launcher, name: str, 
     alone = trained(launcher, trial(optimizer="sm3,lr=0.1", batch_size=4, **recipe))
     shared = trained(launcher, trial(optimizer="sm3,lr=0.1", strategy=strategy, world_size=2, **recipe))
     assert shared.steps.losses == pytest.approx(alone.steps.losses, rel=1e-5)
-    again = trained(launcher, trial(optimizer="sm3,lr=0.1", strategy=strategy, world_size=2, **recipe))
-    assert [each.peak.tensor_bytes for each in again.ranks] == [each.peak.tensor_bytes for each in shared.ranks]
     assert shared.breakdown.by_category["optimizer_state"] == shared.state.bytes
 
 

@@ -11,6 +11,7 @@ from memprof.tracing.events import (
     OperatorBegin,
     OperatorEnd,
     PhaseMark,
+    RangeMark,
     Trace,
 )
 
@@ -113,3 +114,50 @@ def test_holdings_sum_to_the_level_and_levels_start_where_the_phase_starts():
         "temporaries": {"b": 7},
     }
     assert step_levels(trace, 1) == {"forward": [100, 130], "backward": [130, 137]}
+
+
+def within(name: str, *inside: Entry) -> list[Entry]:
+    return [RangeMark(name, enters=True), *inside, RangeMark(name, enters=False)]
+
+
+def test_what_fsdp_gathers_are_parameters_and_what_it_exchanges_is_communication():
+    gathered = within(
+        "FSDP::pre_forward (layer)",
+        *within("FSDP::all_gather (layer)", *operator("aten::empty", Allocation(1, 64), outputs=[1])),
+        *within(
+            "FSDP::all_gather_copy_out (layer)",
+            Allocation(2, 48),
+            *operator("fsdp::split_with_sizes_copy", Allocation(3, 24), Free(3), outputs=[]),
+        ),
+    )
+    kept = operator("mm", Allocation(4, 32), outputs=[4])
+    trace = build_trace([PhaseMark(1, "forward"), *gathered, *kept, PhaseMark(1, "backward")])
+    found = {block.size: (block.category, block.module, block.tensor) for block in trace.blocks}
+    assert found == {
+        64: ("communication", "layer", True),
+        48: ("parameters", "layer", True),
+        24: ("temporaries", "layer", False),
+        32: ("activations", "", True),
+    }
+
+
+def test_gradients_that_fsdp_reduces_are_gradients_before_and_after():
+    reduced = within(
+        "FSDP::post_backward_reduce (layer)",
+        *operator("aten::empty", Allocation(2, 80), outputs=[2]),
+        Free(1),
+        *operator("aten::empty", Allocation(3, 40), outputs=[3]),
+    )
+    trace = build_trace(
+        [
+            PhaseMark(1, "backward"),
+            *operator("mm", Allocation(1, 72), outputs=[1], module="layer"),
+            *operator("mm", Allocation(5, 8), outputs=[5]),
+            *reduced,
+            LabelMark("gradients", {3: "layer"}),
+            Free(2),
+            Free(5),
+        ]
+    )
+    found = {block.size: block.category for block in trace.blocks}
+    assert found == {72: "gradients", 80: "communication", 40: "gradients", 8: "temporaries"}

@@ -15,7 +15,7 @@ from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
 from memprof.tracing.attribution import build_trace
 from memprof.tracing.cuda_events import Loose, as_requested, loose_events
 from memprof.tracing.events import Allocation, Entry, Free, LabelMark, PhaseMark
-from memprof.training.meter import label_workspaces, tensor_peaks
+from memprof.training.meter import label_buckets, label_workspaces, tensor_peaks
 from tests.data.allocator.programs import CAPACITY, HERE
 from tests.data.allocator.record import unpack
 
@@ -186,3 +186,18 @@ def test_tensors_are_counted_as_requested_and_a_library_s_workspace_is_named() -
     label_workspaces(trace, requested, 65 * KIB)
     assert [block.category for block in trace.blocks] == ["parameters", "workspace", "unattributed"]
     assert tensor_peaks(requested, 1) == {"forward": 100}
+
+
+def test_ddp_s_buckets_are_blocks_of_their_sizes_that_nobody_has_and_that_stay() -> None:
+    entries = [
+        Allocation(4096, 512),
+        Allocation(8192, 512),
+        Allocation(12288, 512),
+        LabelMark("gradients", {4096: "weight"}),
+        Free(12288),
+    ]
+    history = [event("alloc", address, 400) for address in (4096, 8192, 12288)]
+    trace, requested = build_trace(entries), build_trace(as_requested(entries, history))
+    label_buckets(trace, requested, [400])
+    assert [block.category for block in trace.blocks] == ["gradients", "communication", "unattributed"]
+    assert requested.blocks[1].tensor
