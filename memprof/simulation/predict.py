@@ -129,7 +129,8 @@ def _run(
     bounds = None
     if target.kind == "cuda":
         bounds = upper_bounds(trace, replayed, target.allocator, target.capacity_bytes)
-    peak = _peak(spans, tensors, replayed, bounds, target if fake.ranks == 1 else replace(target, context_bytes=None))
+    told = target if fake.ranks == 1 else replace(target, context_bytes=None)  # of the process nothing is known
+    peak = _peak(spans, tensors, replayed, bounds, told)
     return Run(
         optimizer=info,
         device=target.name,
@@ -142,7 +143,7 @@ def _run(
         phases=_phases(spans, tensors, replayed, bounds),
         steps=Steps(seconds=[], losses=[], allocated_bytes=_step_peaks(spans)),
         timeline=make_timeline(replayed.trace, replayed.reserved_levels or None) if timeline else None,
-        confidence=confidence_of(trace, fake, target, bounds),
+        confidence=confidence_of(trace, fake, told, bounds),
         rank=0 if fake.ranks > 1 else None,
         ranks=ranks_of(fake, target, peak),
         notes=rank_notes(fake, target),
