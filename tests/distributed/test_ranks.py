@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import psutil
@@ -225,24 +222,6 @@ def test_no_rank_outlives_its_worker(launcher: Launcher) -> None:
     with pytest.raises(WorkerDiedError, match="SIGKILL"):
         launcher.run(trial("hangs", strategy="fsdp", world_size=2), kill)
     assert psutil.wait_procs(family, timeout=10)[1] == []
-
-
-def test_no_rank_outlives_its_launcher() -> None:
-    script = """
-    from memprof.training.launcher import Launcher
-    from tests.distributed.test_ranks import trial
-    with Launcher() as launcher:
-        launcher.run(trial("hangs", strategy="fsdp", world_size=2), lambda step: print(step.step, flush=True))
-    """
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", textwrap.dedent(script)]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        while int(process.stdout.readline()) < 2:
-            pass
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) == 4  # the fork server, the worker, two ranks
-        process.kill()
-        assert psutil.wait_procs(family, timeout=10)[1] == []
 
 
 def test_ranks_share_the_memory_of_the_cpu(launcher: Launcher) -> None:

@@ -62,12 +62,14 @@ def test_memory_limit_of_a_trial_holds(launcher: Launcher):
     assert outcome.run.status == "oom"
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_no_process_is_left_when_the_parent_ends(how: signal.Signals):
+@pytest.mark.parametrize(("how", "ranks"), [(signal.SIGINT, 1), (signal.SIGKILL, 2)])
+def test_no_process_is_left_when_the_parent_ends(how: signal.Signals, ranks: int):
+    recipe = {"strategy": "ddp", "world_size": ranks} if ranks > 1 else {}
     script = textwrap.dedent(
         f"""
         import memprof
         memprof.compare({str(FAULTY) + ":good"!r}, optimizers=[{str(FAULTY) + ":Slow"!r}], fit=False,
+                        recipe=memprof.Recipe(**{recipe}),
                         on_progress=lambda p: print(p.stage, p.step, flush=True))
         """
     )
@@ -76,7 +78,7 @@ def test_no_process_is_left_when_the_parent_ends(how: signal.Signals):
     while "step 1" not in parent.stdout.readline():
         assert parent.poll() is None
     family = psutil.Process(parent.pid).children(recursive=True)
-    assert len(family) == 2  # the fork server and the worker
+    assert len(family) == 2 + (ranks if ranks > 1 else 0)  # the fork server, the worker and its ranks
     os.kill(parent.pid, how)
     parent.wait(timeout=20)
     deadline = time.monotonic() + 20
