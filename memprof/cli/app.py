@@ -6,7 +6,21 @@ from typing import Annotated
 
 import typer
 
-from memprof.cli import advise, compare, devices, diff, doctor, fit, gate, gate_init, models, optimizers, report, schema
+from memprof.cli import (
+    advise,
+    compare,
+    devices,
+    diff,
+    doctor,
+    fit,
+    gate,
+    gate_init,
+    models,
+    optimizers,
+    report,
+    reproduce,
+    schema,
+)
 from memprof.cli.options import DebugOption
 from memprof.errors import ExitCode
 
@@ -22,6 +36,7 @@ app.command("report")(report.report)
 app.command("fit")(fit.fit)
 app.command("advise")(advise.advise)
 app.command("diff")(diff.diff)
+app.command("reproduce")(reproduce.reproduce)
 app.command("models")(models.models)
 app.command("optimizers")(optimizers.optimizers)
 app.command("devices")(devices.devices)

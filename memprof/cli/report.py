@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from enum import Enum
@@ -18,11 +17,7 @@ from memprof.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memprof.advice.document import AdviceReport
-    from memprof.fitting.document import FitReport
-    from memprof.results import Comparison
-
-    Saved = Comparison | FitReport | AdviceReport
+    from memprof.report.saved import AnyReport
 
 
 class Format(str, Enum):
@@ -78,7 +73,9 @@ def report(
     chosen = form or _format_of(target)
     if target is None and chosen is Format.PARQUET:
         raise UsageError("Parquet is no text; give -o FILE.parquet")
-    document = load(result)
+    from memprof.report.saved import load_any
+
+    document = load_any(result)
     writers = _writers(document)
     if chosen not in writers:
         known = ", ".join(form.value for form in writers)
@@ -95,24 +92,6 @@ def report(
         sys.stdout.write(writers[chosen](document))
 
 
-def load(path: str) -> Saved:
-    """Read what `memprof compare`, `memprof fit` or `memprof advise` saved.
-
-    Raises:
-        UsageError: the file is missing, cut off, or of a schema that this version does not know.
-    """
-    from memprof.advice.document import AdviceReport
-    from memprof.fitting.document import FitReport
-    from memprof.results import Comparison
-
-    try:
-        schema = str(json.loads(Path(path).read_text(encoding="utf-8")).get("schema"))
-    except (OSError, ValueError, AttributeError):
-        schema = ""  # the comparison's reader says what is wrong
-    kinds: dict[str, type[Saved]] = {"memprof.fit": FitReport, "memprof.advice": AdviceReport}
-    return kinds.get(schema.partition("/")[0], Comparison).load(path)
-
-
 def _format_of(target: Path | None) -> Format:
     if target is None:
         return Format.TEXT
@@ -123,7 +102,7 @@ def _format_of(target: Path | None) -> Format:
     return found
 
 
-def _paths(document: Saved, chosen: Format, target: Path) -> list[Path]:
+def _paths(document: AnyReport, chosen: Format, target: Path) -> list[Path]:
     """Return the files that would be written."""
     from memprof.fitting.document import FitReport
     from memprof.report.files import MATRIX, report_paths
@@ -144,7 +123,7 @@ def _check(paths: list[Path], result: Path, force: bool) -> None:
         check_writable(path, force)
 
 
-def _show(document: Saved, console: Console) -> None:
+def _show(document: AnyReport, console: Console) -> None:
     from memprof.advice.document import AdviceReport
     from memprof.fitting.document import FitReport
     from memprof.report import advice, fits, terminal
@@ -157,7 +136,7 @@ def _show(document: Saved, console: Console) -> None:
         terminal.render(document, console)
 
 
-def _write(document: Saved, chosen: Format, target: Path, result: Path) -> list[Path]:
+def _write(document: AnyReport, chosen: Format, target: Path, result: Path) -> list[Path]:
     from memprof.advice.document import AdviceReport
     from memprof.files import write_text
     from memprof.fitting.document import FitReport
@@ -177,7 +156,7 @@ def _write(document: Saved, chosen: Format, target: Path, result: Path) -> list[
     return [target]
 
 
-def _writers(document: Saved) -> dict[Format, Callable[[Any], str]]:
+def _writers(document: AnyReport) -> dict[Format, Callable[[Any], str]]:
     """Return what a document can be made into, and how; Parquet is not text and has a way of its own."""
     from memprof.advice.document import AdviceReport
     from memprof.fitting.document import FitReport

@@ -11,19 +11,21 @@ import pytest
 
 from memprof.api import compare
 from memprof.report.files import write_report
+from memprof.reproduction.published import find_published
 from memprof.results import Comparison, Run
 from memprof.training.launcher import Launcher
-from tests.remake_reports import REPORTS, saved_comparisons
 
-SAVED = saved_comparisons()
-HINT = "python -m tests.remake_reports --render"
+REPORTS = Path(__file__).parents[2] / "reports"
+SAVED = [one.path for one in find_published(REPORTS) if isinstance(one.document, Comparison)]
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
 def test_a_report_is_what_its_json_makes(path: Path, tmp_path: Path) -> None:
     (tmp_path / path.name).write_bytes(path.read_bytes())
     for made in write_report(Comparison.load(path), tmp_path / f"{path.stem}.md", tmp_path / path.name):
-        assert made.read_bytes() == (REPORTS / made.name).read_bytes(), f"{made.name} is old: {HINT}"
+        assert made.read_bytes() == (REPORTS / made.name).read_bytes(), (
+            f"{made.name} is old: memprof report reports/{path.name} -o reports/{path.stem}.md --force"
+        )
 
 
 @pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
@@ -78,5 +80,5 @@ def test_predicted_reports_come_out_the_same_today(name: str, launcher: Launcher
     )
     again = [run for run in made.runs if run.status == "ok"]
     assert [figures(run) for run in again] == [figures(run) for run in saved.runs], (
-        f"predictions have changed: python -m tests.remake_reports {name}"
+        f"predictions have changed: memprof reproduce {name} --write"
     )
