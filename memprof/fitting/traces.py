@@ -130,21 +130,22 @@ class Traces:
             return blocks.fits(self.target, capacity_bytes)
         bare = blocks_at(value, [one.bare for one in traced.values()])
         if bare is None:
-            return self._by_line(optimizer, value, self._height(optimizer, capacity_bytes)) <= capacity_bytes
+            used = self._by_line(optimizer, value, self._used)
+            return used + self._unused(optimizer, value, capacity_bytes) <= capacity_bytes
         return bare.fits(self.target, capacity_bytes - self._by_line(optimizer, value, self._scratch))
 
-    def _height(self, optimizer: int, capacity_bytes: int) -> Callable[[int, int], int]:
-        """Return what grows by a line: what is reserved, or used where the allocator was seen to give the rest back."""
-        needs = ((value, self.need(optimizer, value)) for value in self.blocks[optimizer])
-        over = [value for value, need in needs if need.bytes > capacity_bytes]
-        gives_back = any(self.need_within(optimizer, value, capacity_bytes).fits for value in over)
-        return self._used if gives_back else self._reserved
-
-    def _reserved(self, optimizer: int, value: int) -> int:
-        return self.need(optimizer, value).bytes
-
     def _used(self, optimizer: int, value: int) -> int:
-        return self.blocks[optimizer][value].allocated_bytes(SMALLEST_BLOCK)
+        """Return the most bytes in use at once in a traced training."""
+        return self.blocks[optimizer][value].allocated_bytes(SMALLEST_BLOCK if self.target.kind == "cuda" else 1)
+
+    def _unused(self, optimizer: int, value: int, capacity_bytes: int) -> int:
+        """Return what will be reserved beyond that: as at the nearest trace, if the allocator does not give it back."""
+        traced = self.blocks[optimizer]
+        over = [one for one in traced if self.need(optimizer, one).bytes > capacity_bytes]
+        if any(self.need_within(optimizer, one, capacity_bytes).fits for one in over):
+            return 0
+        nearest = min((one for one in traced if one not in over), key=lambda one: abs(one - value), default=None)
+        return 0 if nearest is None else self.need(optimizer, nearest).bytes - self._used(optimizer, nearest)
 
     def _scratch(self, optimizer: int, value: int) -> int:
         """Return how much more a traced training takes for the scratch of its kernels."""

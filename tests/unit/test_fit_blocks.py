@@ -45,6 +45,35 @@ def test_tensors_follow_from_two_or_three_traces(knob: str, known: tuple[int, ..
         assert guessed.need(GPU) == traced.need(GPU)
 
 
+def test_two_traces_tell_a_width_s_square_from_its_line():
+    made = traces(GPU, Vary(knob="d_model"), 96, 192, 384)
+    for number in range(len(OPTIMIZERS)):
+        guessed = blocks_at(384, [made.blocks[number][one].bare for one in (96, 192)])
+        traced = made.blocks[number][384].bare
+        assert guessed is not None
+        assert guessed.need(GPU) == traced.need(GPU)
+        assert np.abs(guessed.sizes - traced.sizes).max() <= SMALLEST_BLOCK
+
+
+def test_whatever_follows_an_image_s_pixels_goes_by_the_square_of_its_width():
+    knobs = {"n_layers": 1, "d_model": 32, "n_heads": 2, "d_ff": 64, "patch_size": 8}
+    made = Traces(WorkloadSpec(model="vit-b16", knobs=knobs), OPTIMIZERS[:1], Recipe(), 2, Vary(knob="image_size"), GPU)
+    for size in (32, 64, 256):
+        made.take(size)
+    guessed = blocks_at(256, [made.blocks[0][one].bare for one in (32, 64)])
+    assert guessed is not None
+    assert guessed.need(GPU).bytes == pytest.approx(made.blocks[0][256].bare.need(GPU).bytes, rel=0.05)
+
+
+@pytest.mark.parametrize("capacity_mib", [20, 40, 60, 90])
+def test_fits_is_what_need_within_says(capacity_mib: int):
+    made = traces(GPU, Vary(), 64)
+    for target in (GPU, Target()):
+        for blocks in (made.blocks[number][64] for number in range(len(OPTIMIZERS))):
+            within = blocks.need_within(target, capacity_mib << 20, blocks.need(target))
+            assert blocks.fits(target, capacity_mib << 20) is within.fits
+
+
 def test_guess_is_near_where_kernels_take_other_scratch():
     made = traces(GPU, Vary(), 4, 8)
     for number in range(len(OPTIMIZERS)):

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 import memprof
 from memprof.cli.fit import exit_code
 from memprof.errors import ExitCode
@@ -87,16 +89,12 @@ def test_ctrl_c_shows_and_exports_what_is_finished(tmp_path: Path):
     assert (large.answer, large.reason, large.pending) == (None, None, True)
 
 
-def test_servers_outlive_an_error_that_the_caller_may_handle(launcher: Launcher):
+def test_servers_outlive_an_error_that_the_caller_may_handle():
     """A model that cannot be predicted is trained instead, by the same servers."""
+    jobs = [DeviceInquiry(devices=[name]) for name in ("gtx-9000", "cpu")]
     with Workers(2) as workers:
-        try:
-            workers.run(
-                [DeviceInquiry(devices=["gtx-9000"]), DeviceInquiry(devices=["cpu"])], lambda number, step: None
-            )
-        except memprof.UsageError:
-            raise AssertionError("an error from a worker is a MemprofError") from None
-        except memprof.MemprofError as error:
-            assert error.exit_code == ExitCode.USAGE
-        (answer,) = workers.run([DeviceInquiry(devices=["cpu"])], lambda number, step: None)
-        assert answer.devices[0].name == "cpu"
+        with pytest.raises(memprof.MemprofError) as caught:
+            workers.run(jobs, lambda number, step: None)
+        assert caught.value.exit_code == ExitCode.USAGE
+        for launcher in workers.launchers:
+            assert launcher.run(jobs[1]).devices[0].name == "cpu"

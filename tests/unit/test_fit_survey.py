@@ -54,12 +54,18 @@ def test_matrix_is_what_trying_every_value_finds(target: Target):
 
 @pytest.mark.parametrize(
     ("vary", "capacity", "most"),
-    [("batch_size", 16 << 30, 6), ("n_layers", 2 << 30, 6), ("d_model=64:8192:64", 16 << 30, 7)],
+    [
+        ("batch_size", 16 << 30, 4),
+        ("n_layers", 2 << 30, 6),
+        ("d_model=64:8192:64", 16 << 30, 4),
+        ("d_model", 12 << 30, 6),
+        ("seq_len=32:65536:32", 16 << 30, 5),
+    ],
 )
 def test_typical_cell_takes_few_evaluations(vary: str, capacity: int, most: int):
-    """A width takes one more: two values do not tell a square from a line."""
     traces = make_traces("gpt2", {"n_layers": 1, "seq_len": 256}, vary, optimizers=SPECS[2:3])
-    (answer,) = survey(traces, [capacity], {"batch_size": 8, "n_layers": 1}.get(vary, 768))
+    present = {"batch_size": 8, "n_layers": 1, "seq_len": 256}
+    (answer,) = survey(traces, [capacity], present.get(traces.vary.knob, 768))
     assert answer.value > 2
     assert len(answer.points) <= most
     assert {answer.value, answer.next_value} <= {point.value for point in answer.points}
