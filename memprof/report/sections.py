@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from memprof.report.columns import is_open
 from memprof.report.ranks import batch_words, devices, strategy_words
 from memprof.report.table import Table, number_table
-from memprof.report.text import ABSENT, category_title, format_count, phase_words
+from memprof.report.text import ABSENT, category_title, format_count
 from memprof.results import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
 from memprof.timeline import fold_blocks
 from memprof.units import format_size
@@ -176,11 +176,6 @@ def fit_remark(comparison: Comparison) -> str | None:
     }.get(frozenset(methods), "")
     ended = "; + is where the values to try end" if any(map(is_open, answers)) else ""
     return f"Largest {knobs} within {format_size(comparison.capacity.bytes)}, {whose}{how}{ended}."
-
-
-def phase_of(run: Run) -> str:
-    """Return the phase that sets a run's peak, as it reads in a sentence."""
-    return phase_words(run.peak.phase) if run.peak is not None else ABSENT
 
 
 def _options(comparison: Comparison) -> Iterable[str]:

@@ -16,8 +16,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 WIDTH = 760
-FONT = 12
-# Of an average letter at that size; the widths of proportional fonts differ, so there is room to spare.
+# Of an average letter at 12 pixels; the widths of proportional fonts differ, so there is room to spare.
 LETTER = 6.6
 
 INKS = ("blue", "orange", "green", "vermillion", "purple", "sky", "yellow", "grey")

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Adafactor, Adagrad, Adam
-from torch.profiler import ProfilerActivity, profile
 
 from sm3 import SM3
 from sm3.kernels import compiler
@@ -77,23 +76,6 @@ def seconds(
             optimizer.step()
             times[name].append(clock() - start)
     return {name: min(taken[2:]) for name, taken in times.items()}
-
-
-def extra_bytes(optimizer: Any) -> int:
-    """Return the most bytes a step holds in PyTorch's allocator beyond what it held when it began."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
-        optimizer.step()
-    nodes, allocations = list(run.profiler.kineto_results.experimental_event_tree()), []
-    while nodes:
-        node = nodes.pop()
-        nodes.extend(node.children)
-        if "Allocation" in str(node.tag):
-            allocations.append((node.start_time_ns, node.extra_fields.alloc_size))
-    held = peak = 0
-    for _, size in sorted(allocations, key=lambda event: event[0]):
-        held += size
-        peak = max(peak, held)
-    return peak
 
 
 def state_bytes(optimizer: Any) -> int:

@@ -1,4 +1,4 @@
-"""Print the table of step time, extra memory and state for SM3 and its peers: `python tests/benchmarks/sm3_table.py`.
+"""Print the table of step time, extra memory and state: `PYTHONPATH=. python tests/benchmarks/sm3_table.py`.
 
 Float32 on the CPU. Ratios are to Adam's for-loop and to fused Adam of the same run. `--rounds N`: best of N, in
 turns. `--one-thread` takes the processor time of a single thread, which other work on the machine hardly changes.
@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 
 import torch
-from sm3_peers import extra_bytes, gpt2, matrix, optimizers, parameters, seconds, state_bytes
+from sm3_peers import gpt2, matrix, optimizers, parameters, seconds, state_bytes
+
+from tests.step_memory import peak_bytes
 
 MIB = 2**20
 
@@ -23,7 +25,8 @@ def rows(shapes: list[tuple[int, ...]], rounds: int, clock: Callable[[], float])
     contenders = {name: make(params) for name, make in optimizers().items()}
     shortest = seconds(contenders, rounds, clock)
     return {
-        name: (shortest[name], extra_bytes(optimizer), state_bytes(optimizer)) for name, optimizer in contenders.items()
+        name: (shortest[name], peak_bytes(optimizer.step), state_bytes(optimizer))
+        for name, optimizer in contenders.items()
     }
 
 

@@ -7,30 +7,12 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.profiler import ProfilerActivity, profile
 
 from sm3 import SM3, Blocks, IndexSets, Slices, Union
 from sm3.kernels import tiles
+from tests.step_memory import peak_bytes
 
 MIB = 2**20
-
-
-def peak_bytes(step) -> int:
-    """Return the most bytes that `step` held at once beyond what was allocated when it began."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
-        step()
-    allocations = []
-    nodes = list(run.profiler.kineto_results.experimental_event_tree())
-    while nodes:
-        node = nodes.pop()
-        nodes.extend(node.children)
-        if "Allocation" in str(node.tag):
-            allocations.append((node.start_time_ns, node.extra_fields.alloc_size))
-    held = peak = 0
-    for _, size in sorted(allocations, key=lambda event: event[0]):
-        held += size
-        peak = max(peak, held)
-    return peak
 
 
 def test_the_measure_sees_a_temporary_of_a_kernel() -> None:
