@@ -6,11 +6,11 @@ from memprof.results import Peak, Rank
 from memprof.simulation.fake_training import FakeRun
 from memprof.simulation.target import Target
 
-_NCCL = (
+NCCL = (
     "NCCL's own memory (buffers for each communicator and peer) is not counted, nor therefore what the process takes: "
     "it lies outside PyTorch's allocator, and depends on NCCL's version, the links between the GPUs and its settings."
 )
-_FIRST = (
+FIRST = (
     "Predicted is rank 0, whose shards are the largest: of what cannot be divided evenly the last ranks hold less, or "
     "nothing."
 )
@@ -36,4 +36,4 @@ def rank_notes(fake: FakeRun, target: Target) -> list[str]:
     """Return what the reader must know of a prediction for several ranks."""
     if fake.ranks == 1:
         return []
-    return [*([] if fake.alike else [_FIRST]), *([_NCCL] if target.kind == "cuda" else [])]
+    return [*([] if fake.alike else [FIRST]), *([NCCL] if target.kind == "cuda" else [])]
