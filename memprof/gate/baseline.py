@@ -15,6 +15,7 @@ from memprof.errors import UsageError, did_you_mean
 from memprof.gate.figures import Figures, Record
 from memprof.gate.metrics import METRICS
 from memprof.machine import memprof_version
+from memprof.report.text import made_where
 from memprof.trust import Document
 
 SCHEMA: Literal["memprof.baseline/1"] = "memprof.baseline/1"
@@ -176,7 +177,7 @@ def record_changes(made: Figures, old: Record | None) -> list[Change]:
     if made.source == "measured" or old.source == "measured":
         remarks += old.fingerprint.differences(made.fingerprint)
     if (old.source, old.device) != (made.source, made.device):
-        remarks.append(f"{old.source} for {old.device} is now {made.source} for {made.device}")
+        remarks.append(f"{made_where(old.source, old.device)} is now {made_where(made.source, made.device)}")
     changes = [change(remark=remark) for remark in remarks]
     for name, metric in METRICS.items():
         before, after = old.values.get(name), made.values.get(name)

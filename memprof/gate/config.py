@@ -225,4 +225,6 @@ def _validated(file: ConfigFile, table: str, model: type[Any], values: dict[str,
         if not key:  # values that do not go together, told in the words of the command line
             keys = re.sub(r"--([a-z-]+)", lambda option: option[1].replace("-", "_"), wanted)
             raise UsageError(f"{file.where(table)}: {keys}") from None
+        if first["type"] == "list_type" and isinstance(first["input"], str):
+            wanted = f'should be a list: ["{first["input"]}"]'
         raise UsageError(f"{file.where(table, key)} {key} = {first['input']!r}: it {wanted}{hint}") from None

@@ -137,7 +137,7 @@ def _broken(budget: Budget, optimizer: str, error: MemprofError) -> Figures:
     return Figures(
         entry=budget.name,
         optimizer=optimizer,
-        source="measured",
+        source="measured" if is_here(settings.device) else "predicted",
         device=settings.device,
         status="failed",
         reason=str(error),

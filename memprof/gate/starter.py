@@ -14,6 +14,7 @@ from memprof.gate.config import Config, read_config
 from memprof.gate.figures import Figures
 from memprof.gate.metrics import METRICS
 from memprof.gate.toml import PROJECT_FILE, ConfigFile, parse_toml
+from memprof.report.text import made_where
 from memprof.results import Comparison
 from memprof.units import parse_size
 
@@ -103,7 +104,7 @@ def to_toml(value: Any) -> str:
 
 def _origin(comparison: Comparison, figures: Sequence[Figures]) -> str:
     environment = comparison.environment
-    made = f"{figures[0].source} for {figures[0].device}"
+    made = made_where(figures[0].source, figures[0].device)
     return f"{made} by memprof {environment.memprof} with torch {environment.torch} on {environment.date[:10]}"
 
 

@@ -68,6 +68,11 @@ def phase_words(phase: str) -> str:
     return _PHASES.get(phase, phase.replace("_", " "))
 
 
+def made_where(source: str, device: str) -> str:
+    """Return how figures came about: `measured on cpu`, `predicted for rtx-4090`."""
+    return f"{source} {'on' if source == 'measured' else 'for'} {device}"
+
+
 def _three_digits(value: float) -> str:
     if value >= 99.95:
         return f"{value:.0f}"

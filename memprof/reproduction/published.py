@@ -16,6 +16,7 @@ from memprof.files import write_text
 from memprof.fitting.document import FitReport
 from memprof.report.files import write_fit_report, write_report
 from memprof.report.saved import AnyReport, load_any
+from memprof.report.text import made_where
 
 _COMMANDS = ("compare", "fit", "advise")  # a saved command is not obeyed beyond these
 _SCHEMAS = ('"memprof.comparison/', '"memprof.fit/', '"memprof.advice/')
@@ -60,9 +61,7 @@ class Published:
             return f"largest {self.document.vary.knob} on {', '.join(one.name for one in self.document.devices)}"
         if isinstance(self.document, AdviceReport):
             return f"advice for {self.document.device.name}"
-        found = {
-            f"{run.source} {'on' if run.source == 'measured' else 'for'} {run.device}" for run in self.document.runs
-        }
+        found = {made_where(run.source, run.device) for run in self.document.runs}
         return ", ".join(sorted(found))
 
 

@@ -102,6 +102,7 @@ def test_the_capacity_is_a_size() -> None:
         ),
         (f"{ENTRY}level = 'warning'", "did you mean 'warn'?"),
         (f"{ENTRY}optimizers = []", "at least 1 item"),
+        (f"{ENTRY}optimizers = 'adam'", """optimizers = 'adam': it should be a list: ["adam"]"""),
         (f"{ENTRY}optimizers = ['adam', 'Adam']", "names the optimizer 'adam' twice"),
         (f"{ENTRY}optimizers = ['adam,lr']", "memprof.toml:3: [budgets.small] optimizer 'adam,lr'"),
         (f"{ENTRY}capacity = '24'.", "memprof.toml:3: not TOML"),

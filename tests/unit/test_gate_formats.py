@@ -11,10 +11,12 @@ import pytest
 import xmlschema
 from rich.console import Console
 
+from memprof.errors import UsageError
 from memprof.gate.document import Report
 from memprof.gate.formats import FORMATS
 from memprof.gate.formats.markdown import MARKER
 from memprof.gate.formats.table import render
+from memprof.gate.measure import _broken
 from memprof.report.trim import COMMENT_BYTES
 from tests.gates import GIB, MIB, budget_of, make_figures, report_of, with_values
 
@@ -154,6 +156,14 @@ def test_the_table_ends_with_the_command_that_accepts() -> None:
     assert "A ceiling is raised in memprof.toml:5." in text
     passing = shown(report_of([budget_of("optimizers = ['adam']")], [make_figures()]))
     assert passing.rstrip().endswith("1 check: 1 passed")
+
+
+def test_figures_are_measured_on_a_device_and_predicted_for_one() -> None:
+    here = report_of([budget_of("optimizers = ['adam']")], [make_figures(source="measured", device="cpu")])
+    assert "measured on cpu · baseline" in shown(here)
+    assert "Measured on cpu." in FORMATS["markdown"](here)
+    assert "predicted for rtx-4090 · baseline" in shown(REPORT)
+    assert _broken(budget_of(), "adam", UsageError("no such knob")).source == "predicted"
 
 
 def test_no_other_baseline_is_offered_where_only_a_ceiling_is_exceeded() -> None:

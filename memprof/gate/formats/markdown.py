@@ -13,6 +13,7 @@ from memprof.gate.sentences import bound, change, details, figure, headline, mar
 from memprof.gate.verdict import Verdict, counts
 from memprof.report.markdown import escape, render_table
 from memprof.report.table import Table
+from memprof.report.text import made_where
 from memprof.report.trim import COMMENT_BYTES, trim
 
 MARKER = "<!-- memprof-gate -->"
@@ -62,7 +63,7 @@ def _title(report: Report) -> str:
 
 def _sources(report: Report) -> str:
     made = sorted({(one.source, one.device) for one in report.figures})
-    words = " and ".join(f"{source} for {device}" for source, device in made)
+    words = " and ".join(made_where(source, device) for source, device in made)
     return f"{words[:1].upper()}{words[1:]}." if words else ""
 
 

@@ -15,6 +15,7 @@ from memprof.gate.sentences import details, headline, mark, moved, subject
 from memprof.gate.verdict import Verdict, Weight, metric_of
 from memprof.report.table import Table
 from memprof.report.terminal import render_words
+from memprof.report.text import made_where
 
 _COLOURS: dict[Weight, str] = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
 _TITLES = ("verdict", "budget/optimizer figure", "value", "limit", "change")
@@ -48,7 +49,7 @@ def render_changes(changes: Sequence[Change], name: str, console: Console) -> No
 
 
 def _heading(report: Report) -> str:
-    devices = sorted({f"{one.source} for {one.device}" for one in report.figures})
+    devices = sorted({made_where(one.source, one.device) for one in report.figures})
     entries = len({verdict.entry for verdict in report.verdicts})
     parts = [f"{entries} {'budget' if entries == 1 else 'budgets'} of {report.config}", *devices]
     return " · ".join([*parts, f"baseline {report.baseline}" if report.baseline else "no baseline"])
