@@ -117,7 +117,7 @@ def _source(name: str, trace: Trace, replayed: Replayed, settings: AllocatorSett
         for number, block in enumerate(trace.blocks)
         if block.range is not None and block.range.source == name
     }
-    grown = _reserved(_resized(trace, highest), settings)
+    grown = _reserved(resized(trace, highest), settings)
     lowest = {number: block.range.low for number in highest if (block := trace.blocks[number]).range is not None}
     low, point, high = (
         _most_alive(trace, {number: settings.round_size(size) for number, size in sizes.items()})
@@ -146,7 +146,7 @@ def _most_alive(trace: Trace, sizes: Mapping[int, int]) -> int:
     return most
 
 
-def _resized(trace: Trace, sizes: Mapping[int, int]) -> Trace:
+def resized(trace: Trace, sizes: Mapping[int, int]) -> Trace:
     """Return the trace with other sizes for some blocks."""
     events = [
         Event(number, size)

@@ -77,7 +77,7 @@ def _predict(row: Row, shuffles: int) -> Prediction:
     start = time.process_time()
     seeds = _seeds(row, shuffles)
     try:
-        found = {seed: estimate(row, seed) for seed in set(seeds)}
+        found = {seed: _shuffle(row, seed) for seed in set(seeds)}
     except MemprofError as error:
         return Prediction(row, None, None, False, time.process_time() - start, str(error))
     estimates = [found[seed] for seed in seeds]
@@ -97,13 +97,13 @@ def _seeds(row: Row, shuffles: int) -> Sequence[int]:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class _Estimate:
     bytes: int
     upper_bytes: int
     oom: bool
 
 
-def estimate(row: Row, seed: int) -> Estimate:
+def _shuffle(row: Row, seed: int) -> _Estimate:
     """Predict one shuffle of the data; the upper bound is that of the prediction."""
     run = _run(row, seed, limited=True)
     oom = run.status == "oom"
@@ -112,10 +112,10 @@ def estimate(row: Row, seed: int) -> Estimate:
     peak = run.peak
     if peak is None or peak.reserved_bytes is None or peak.reserved_upper_bytes is None:
         raise MemprofError(run.reason or "no peak")
-    return Estimate(peak.reserved_bytes + _late(row), peak.reserved_upper_bytes + _late_at_most(row), oom)
+    return _Estimate(peak.reserved_bytes + late(row), peak.reserved_upper_bytes + _late_at_most(row), oom)
 
 
-def _late(row: Row) -> int:
+def late(row: Row) -> int:
     """What libraries load after the first sample, which is in the truth; but in the older rows' it is not.
 
     The rows without a recorded `zero_grad` come from older code. There the truth is the reserved memory to within a few
