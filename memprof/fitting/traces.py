@@ -12,6 +12,7 @@ from memprof.optimizers.spec import OptimizerSpec
 from memprof.simulation.cuda_semantics import CudaSemantics
 from memprof.simulation.fake_device import CpuSemantics
 from memprof.simulation.fake_training import fake_runs
+from memprof.simulation.garbage import no_garbage_collection
 from memprof.simulation.repetition import trace_of
 from memprof.simulation.settings import SMALLEST_BLOCK
 from memprof.simulation.target import Target
@@ -63,6 +64,7 @@ class Traces:
     _within: dict[tuple[int, int, int], Need] = field(default_factory=dict)
     _guessed: dict[tuple[int, int, int, int], bool] = field(default_factory=dict)
 
+    @no_garbage_collection()
     def take(self, value: int, numbers: Sequence[int] | None = None) -> None:
         """Trace the training at a value, or note why it is refused; with all optimizers if not given which."""
         chosen = range(len(self.optimizers)) if numbers is None else numbers
