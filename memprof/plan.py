@@ -24,7 +24,8 @@ class Trial(_Message):
     Attributes:
         purpose: `measure` fills a row of the comparison; `fit` and `confirm` need the allocator's peaks only.
         limit_bytes: memory that the trial may allocate, enforced; None for no limit.
-        trace_folder: where to write the whole trace (`memprof.exporting`); None for not at all.
+        trace_folder: where to write the whole trace (`memprof.exporting`), of several ranks that of the first; None for
+            not at all.
     """
 
     job: Literal["trial"] = "trial"

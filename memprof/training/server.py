@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 _CHUNK = 1 << 16
@@ -55,6 +56,8 @@ def serve(control: socket.socket) -> None:
             else:
                 _, status = os.waitpid(message["wait_for"], 0)
                 running.discard(message["wait_for"])
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(message["wait_for"], signal.SIGKILL)  # what it started and left behind
                 send_message(control, {"exit_code": os.waitstatus_to_exitcode(status)})
     except (BrokenPipeError, ConnectionResetError):
         pass  # closed while we answered
