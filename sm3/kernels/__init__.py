@@ -18,6 +18,9 @@ class Kernel(Protocol):
     def takes(self, task: Task) -> bool:
         """Say whether it can run this task here."""
 
+    def automatic(self, task: Task) -> bool:
+        """Say whether "auto" may choose it for a task that it takes."""
+
     def gather(self, task: Task, scratch: Scratch) -> None:
         """Run the first half: see `chunked.gather`."""
 
@@ -31,6 +34,10 @@ class Chunked:
     name = "chunked"
 
     def takes(self, task: Task) -> bool:
+        """Say yes."""
+        return True
+
+    def automatic(self, task: Task) -> bool:
         """Say yes."""
         return True
 
@@ -56,6 +63,12 @@ class TritonCuda:
 
         return triton_cuda.takes(task)
 
+    def automatic(self, task: Task) -> bool:
+        """Say yes on CUDA, where a trial shows that Triton works; not for the interpreter."""
+        from . import triton_cuda
+
+        return task.param.is_cuda and triton_cuda.works(task.param.device)
+
     def gather(self, task: Task, scratch: Scratch) -> None:
         """See `triton_cuda.gather`."""
         from . import triton_cuda
@@ -77,6 +90,10 @@ class Native:
     def takes(self, task: Task) -> bool:
         """See `native.takes`."""
         return native.takes(task)
+
+    def automatic(self, task: Task) -> bool:
+        """Say yes."""
+        return True
 
     def gather(self, task: Task, scratch: Scratch) -> None:
         """See `native.gather`."""
@@ -101,8 +118,7 @@ def choose(task: Task, choice: str) -> Kernel:
         RuntimeError: the chosen kernel does not take it.
     """
     for kernel in KERNELS:
-        fit = choice == kernel.name or (choice == "auto" and (kernel.name != "triton" or task.param.is_cuda))
-        if fit and kernel.takes(task):
+        if choice in ("auto", kernel.name) and kernel.takes(task) and (choice != "auto" or kernel.automatic(task)):
             return kernel
     raise RuntimeError(
         f"kernel {choice!r} cannot update a {task.param.dtype} parameter of shape {tuple(task.param.shape)} "

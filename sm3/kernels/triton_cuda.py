@@ -2,8 +2,9 @@
 
 A program owns a block of rows and walks along them, or of columns and walks down, whichever side is longer: its own
 accumulators it overwrites, maxima of the other side go to a second copy by atomic maxima of their bits (second moments
-are never negative, so their bits order as integers do). Nothing waits for the host: a step can be captured in a CUDA
-graph, with the learning rate as a tensor if it is to change.
+are never negative, so their bits order as integers do; a maximum is exact in any order). Where there are too few blocks
+to fill a GPU, several programs share the walk along one, and its own maxima go to a second copy too. Nothing waits for
+the host: a step can be captured in a CUDA graph, with the learning rate as a tensor if it is to change.
 
 Every operation is rounded by itself, as in the portable kernel on CUDA: no fused multiply-add, correctly rounded root
 and quotient.
@@ -11,161 +12,30 @@ and quotient.
 
 from __future__ import annotations
 
+import warnings
+from functools import cache
 from typing import Any
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from . import chunked
+from .accumulators import GridAccumulator
 from .matrix import Matrix, as_matrix, is_matrix, is_singleton
 from .momentum import FloatMomentum
-from .task import Task
+from .task import MIN_EPS, Options, Task
+from .triton_kernels import matrix_kernel, vector_kernel
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SECOND, _MAXIMA, _FIRST = 0, 1, 2
-_NARROW, _WIDE = 16, 256
+_TRIAL = Options(lr=0.0, momentum=0.0, beta=0.0, eps=MIN_EPS, weight_decay=0.0, maximize=False, variant="II")
+_NARROW, _WIDE = 16, 128
+"""Rows and columns of a tile: four warps can hold it in their registers."""
+
 _VECTOR = 1024
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _descend(  # type: ignore[no-untyped-def]
-    param,
-    average,
-    at,
-    mask,
-    grad,
-    nu,
-    lr,
-    momentum,
-    fresh,
-    sign,
-    floor,
-    decay,
-    averages: tl.constexpr,
-    decays: tl.constexpr,
-):
-    root = tl.sqrt_rn(tl.where(nu < floor, floor, nu))
-    value = tl.load(param + at, mask=mask, other=0.0).to(tl.float32)
-    if decays:
-        value = (value * decay).to(param.dtype.element_ty).to(tl.float32)
-    if averages:
-        mean = tl.load(average + at, mask=mask, other=0.0).to(tl.float32)
-        mean = mean * momentum - tl.div_rn(grad * fresh, root)
-        tl.store(average + at, mean.to(average.dtype.element_ty), mask=mask)
-        value = value + mean * -lr
-    else:
-        value = value - tl.div_rn(grad * (lr * sign), root)
-    tl.store(param + at, value.to(param.dtype.element_ty), mask=mask)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _matrix_kernel(  # type: ignore[no-untyped-def]
-    param,
-    grad,
-    average,
-    row,
-    column,
-    maxima,
-    rows,
-    cols,
-    lr_value,
-    lr_tensor,
-    momentum,
-    fresh,
-    sign,
-    old_weight,
-    new_weight,
-    floor,
-    decay_value,
-    weight_decay,
-    mode: tl.constexpr,
-    by_rows: tl.constexpr,
-    averages: tl.constexpr,
-    decays: tl.constexpr,
-    lr_in_tensor: tl.constexpr,
-    height: tl.constexpr,
-    width: tl.constexpr,
-):
-    lr = lr_value
-    decay = decay_value
-    if lr_in_tensor:
-        lr = tl.load(lr_tensor).to(tl.float32)
-        decay = 1.0 - lr * weight_decay
-    own = tl.program_id(0)
-    if by_rows:
-        blocks = tl.cdiv(cols, width)
-        top = tl.zeros((height,), dtype=tl.int32)
-    else:
-        blocks = tl.cdiv(rows, height)
-        top = tl.zeros((width,), dtype=tl.int32)
-    for block in range(blocks):
-        i = (own if by_rows else block) * height + tl.arange(0, height)
-        j = (block if by_rows else own) * width + tl.arange(0, width)
-        mask = (i < rows)[:, None] & (j < cols)[None, :]
-        at = i.to(tl.int64)[:, None] * cols + j[None, :]
-        g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
-        if mode == 1:
-            nu = g * g
-        else:
-            r = tl.load(row + i, mask=i < rows, other=0.0)[:, None]
-            c = tl.load(column + j, mask=j < cols, other=0.0)[None, :]
-            nu = tl.minimum(r, c, propagate_nan=tl.PropagateNan.ALL)
-            if mode == 0:
-                nu = nu * old_weight + (g * g) * new_weight
-        if mode != 2:
-            bits = tl.where(mask, nu.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 0)
-            if by_rows:
-                top = tl.maximum(top, tl.max(bits, axis=1))
-                tl.atomic_max(maxima + j, tl.max(bits, axis=0), mask=j < cols, sem="relaxed")
-            else:
-                top = tl.maximum(top, tl.max(bits, axis=0))
-                tl.atomic_max(maxima + i, tl.max(bits, axis=1), mask=i < rows, sem="relaxed")
-        if mode != 1:
-            _descend(param, average, at, mask, g, nu, lr, momentum, fresh, sign, floor, decay, averages, decays)
-    if mode != 2:
-        if by_rows:
-            i = own * height + tl.arange(0, height)
-            tl.store(row + i, top.to(tl.float32, bitcast=True), mask=i < rows)
-        else:
-            j = own * width + tl.arange(0, width)
-            tl.store(column + j, top.to(tl.float32, bitcast=True), mask=j < cols)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def _vector_kernel(  # type: ignore[no-untyped-def]
-    param,
-    grad,
-    average,
-    accumulator,
-    numel,
-    lr_value,
-    lr_tensor,
-    momentum,
-    fresh,
-    sign,
-    old_weight,
-    new_weight,
-    floor,
-    decay_value,
-    weight_decay,
-    averages: tl.constexpr,
-    decays: tl.constexpr,
-    lr_in_tensor: tl.constexpr,
-    block: tl.constexpr,
-):
-    lr = lr_value
-    decay = decay_value
-    if lr_in_tensor:
-        lr = tl.load(lr_tensor).to(tl.float32)
-        decay = 1.0 - lr * weight_decay
-    at = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
-    mask = at < numel
-    g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
-    nu = tl.load(accumulator + at, mask=mask, other=0.0) * old_weight + (g * g) * new_weight
-    tl.store(accumulator + at, nu, mask=mask)
-    _descend(param, average, at, mask, g, nu, lr, momentum, fresh, sign, floor, decay, averages, decays)
+PROGRAMS = 1 << 10
+"""So many programs are to run at least: an H200 has 132 multiprocessors, each of which takes a few at a time."""
 
 
 def takes(task: Task) -> bool:
@@ -182,11 +52,24 @@ def takes(task: Task) -> bool:
         return False
     if task.param.dtype not in DTYPES or task.grad.dtype not in DTYPES or 0 in task.param.shape:
         return False
-    if not (task.param.is_cuda or triton.knobs.runtime.interpret):
+    if not (task.param.is_cuda or triton.knobs.runtime.interpret) or torch.version.hip:
         return False
     if is_singleton(task):
         return task.accumulators[0].old.is_contiguous()
     return is_matrix(task)
+
+
+@cache
+def works(device: torch.device) -> bool:
+    """Try the kernel on one number: Triton needs a C compiler, and a GPU that it supports. Warn where it does not."""
+    number = torch.zeros(1, device=device)
+    task = Task(number, number.clone(), [GridAccumulator(number.clone(), (1,))], None, _TRIAL)
+    try:
+        gather(task)
+    except Exception as error:  # whatever Triton, its compilers and its driver raise
+        warnings.warn(f"SM3 takes its slower portable kernel, as Triton fails here: {error}", RuntimeWarning, 2)
+        return False
+    return True
 
 
 def gather(task: Task) -> None:
@@ -223,14 +106,14 @@ def _options(task: Task) -> dict[str, Any]:
         "average": average,
         "lr_value": 0.0 if on_device else float(lr),
         "lr_tensor": lr if on_device else task.param,
-        "momentum": options.momentum,
+        "momentum": float(options.momentum),
         "fresh": options.sign * (options.momentum - 1),
         "sign": options.sign,
-        "old_weight": options.beta or 1.0,
-        "new_weight": 1 - options.beta,
-        "floor": options.eps**2,
-        "decay_value": 1.0 if on_device else 1 - float(lr) * options.weight_decay,
-        "weight_decay": options.weight_decay,
+        "old_weight": float(options.beta or 1),
+        "new_weight": 1.0 - options.beta,
+        "floor": float(options.eps) ** 2,
+        "decay_value": 1.0 if on_device else 1.0 - float(lr) * options.weight_decay,
+        "weight_decay": float(options.weight_decay),
         "averages": task.momentum is not None,
         "decays": options.weight_decay != 0,
         "lr_in_tensor": on_device,
@@ -240,30 +123,39 @@ def _options(task: Task) -> dict[str, Any]:
 
 def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
     by_rows = matrix.rows >= matrix.cols
-    other = matrix.column if by_rows else matrix.row
+    blocks = triton.cdiv(matrix.rows, _NARROW), triton.cdiv(matrix.cols, _WIDE)
+    programs, walk = blocks if by_rows else reversed(blocks)
+    shares = min(walk, triton.cdiv(PROGRAMS, programs))
+    own, other = (matrix.row, matrix.column) if by_rows else (matrix.column, matrix.row)
     maxima = torch.zeros_like(other, dtype=torch.int32)
-    programs = triton.cdiv(matrix.rows, _NARROW) if by_rows else triton.cdiv(matrix.cols, _WIDE)
-    _matrix_kernel[(programs,)](
-        row=matrix.row,
-        column=matrix.column,
-        maxima=maxima,
-        rows=matrix.rows,
-        cols=matrix.cols,
-        mode=mode,
-        by_rows=by_rows,
-        height=_NARROW,
-        width=_WIDE,
-        **_options(task),
-    )
+    own_maxima = torch.zeros_like(own, dtype=torch.int32) if shares > 1 else maxima
+    with torch.cuda.device_of(task.param):  # Triton launches on the current one
+        matrix_kernel[(programs, shares)](
+            row=matrix.row,
+            column=matrix.column,
+            maxima=maxima,
+            own_maxima=own_maxima,
+            rows=matrix.rows,
+            cols=matrix.cols,
+            mode=mode,
+            by_rows=by_rows,
+            shared=shares > 1,
+            height=_NARROW,
+            width=_WIDE,
+            **_options(task),
+        )
     if mode != _FIRST:
         other.copy_(maxima.view(torch.float32))
+        if shares > 1:
+            own.copy_(own_maxima.view(torch.float32))
     if mode != _MAXIMA:
         torch.autograd.graph.increment_version(task.param)
 
 
 def _vector(task: Task) -> None:
     numel = task.param.numel()
-    _vector_kernel[(triton.cdiv(numel, _VECTOR),)](
-        accumulator=task.accumulators[0].old, numel=numel, block=_VECTOR, **_options(task)
-    )
+    with torch.cuda.device_of(task.param):
+        vector_kernel[(triton.cdiv(numel, _VECTOR),)](
+            accumulator=task.accumulators[0].old, numel=numel, block=_VECTOR, **_options(task)
+        )
     torch.autograd.graph.increment_version(task.param)
