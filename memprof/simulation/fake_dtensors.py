@@ -2,7 +2,7 @@
 
 PyTorch answers it with meta tensors, which are no tensors of the training. For operators on lists (`_foreach_add_`,
 `_fused_adam_`) it answers for every entry of the list by itself, in a time that grows with the square of the list's
-length: 30 seconds for a step of Adam on a model of 80 layers. Entries of one geometry have one answer.
+length. Entries of one geometry have one answer (`tests/benchmarks/test_prediction_benchmark.py` prints what it saves).
 
 Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `ShardingPropagator`, `OpSchema`, `OutputSharding`,
 `DTensorSpec` and `_disable_current_modes`.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import resource
 import time
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -15,9 +16,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.simulation import fake_dtensors
 from memprof.simulation.catalog import find_device
+from memprof.simulation.cuda_semantics import CudaSemantics
 from memprof.simulation.fake_training import STEPS, fake_runs
 from memprof.simulation.predict import predict_runs, target_of
+from memprof.simulation.target import Target
 from memprof.training.recipe import Recipe
 from memprof.workloads.loader import load_workload
 from memprof.workloads.spec import WorkloadSpec
@@ -72,6 +76,22 @@ def test_time_is_linear_in_the_layers(benchmark) -> None:  # type: ignore[no-unt
     print()
     for depth, taken in zip(depths, times, strict=True):
         print(f"{depth:4d} layers: {taken:6.2f} s, {taken / depth * 1e3:5.1f} ms a layer")
+    benchmark.pedantic(lambda: None, rounds=1)
+
+
+def test_ranks_ask_dtensor_once_for_each_kind_of_shard(benchmark) -> None:  # type: ignore[no-untyped-def]
+    """FSDP and Adam on a GPU, against the same with every question to DTensor as PyTorch asks it."""
+    adam, recipe = [parse_optimizer("adam")], Recipe(strategy="fsdp", world_size=8)
+    gpu = CudaSemantics(Target(kind="cuda"))
+    print()
+    fake_runs(llama(n_layers=1), adam, recipe, 1, gpu)
+    for layers in (20, 80):
+        ours = seconds(lambda n=layers: fake_runs(llama(n_layers=n), adam, recipe, 1, gpu))  # type: ignore[misc]
+        with patch.object(fake_dtensors, "_once_per_kind", lambda propagate: propagate):
+            theirs = seconds(lambda n=layers: fake_runs(llama(n_layers=n), adam, recipe, 1, gpu))  # type: ignore[misc]
+        print(
+            f"{layers:4d} layers: {ours:5.2f} s, with every question {theirs:5.2f} s: {theirs / ours:.1f} times as long"
+        )
     benchmark.pedantic(lambda: None, rounds=1)
 
 
