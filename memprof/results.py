@@ -196,6 +196,9 @@ class FitAnswer(Document):
         knob: `batch_size`, or the workload's scale knob.
         value: the answer; 0 where not even the smallest fits; null where the knob does not move the peak.
         parameters: parameters of the model at `value`, for a scale knob.
+        accumulate: micro-batches of an optimizer step at `value`, for a batch size.
+        global_batch: samples of an optimizer step at `value`, over all ranks and micro-batches, for a batch size, which
+            is that of one micro-batch on one rank.
         peak_bytes: the peak at `value`.
         next_value: the next value, which does not fit, and `next_peak_bytes` what it would need; null where the range
             ends at `value`.
@@ -209,6 +212,8 @@ class FitAnswer(Document):
     knob: str
     value: int | None
     parameters: int | None = None
+    accumulate: int | None = None
+    global_batch: int | None = None
     peak_bytes: int | None = None
     next_value: int | None = None
     next_peak_bytes: int | None = None

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from itertools import combinations
 
+from pydantic import ValidationError
+
+from memprof.fitting.micro_batches import traced
 from memprof.optimizers.spec import OptimizerSpec, parse_optimizer
 from memprof.training.recipe import Recipe
 
 MICRO_BATCH, IN_BACKWARD = "micro-batch", "step-in-backward"
 EXPANDABLE = "expandable_segments:True"
-# Later micro-batches find the memory as the third does.
-_TRACED_MICRO_BATCHES = 3
 # Of torch.optim, by the names of memprof's registry; fused Adagrad is newer on GPUs than the PyTorch that is supported.
 FUSED = frozenset({"adam", "adamw", "sgd", "adagrad"})
 FUSED_ON_CUDA = FUSED - {"adagrad"}
@@ -45,7 +46,7 @@ class Setup:
     @property
     def traced_recipe(self) -> Recipe:
         """The recipe with as many micro-batches as it takes to see them all."""
-        return self.recipe.model_copy(update={"accumulate": min(self.recipe.accumulate, _TRACED_MICRO_BATCHES)})
+        return traced(self.recipe)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,16 @@ def possible_changes(setup: Setup, cuda: bool) -> list[Change]:
     found = [*_implementations(setup, cuda), *_recipes(setup), *_micro_batches(setup), *_optimizers(setup)]
     if cuda:
         found.append(_expandable())
-    return found
+    return [change for change in found if _is_valid(change.apply(setup).recipe)]
+
+
+def _is_valid(recipe: Recipe) -> bool:
+    """Say whether the parts of a changed recipe go together."""
+    try:
+        Recipe.model_validate(recipe.model_dump())
+    except ValidationError:
+        return False
+    return True
 
 
 def combinations_of(changes: Sequence[Change]) -> list[tuple[Change, ...]]:
@@ -106,6 +116,9 @@ def _recipes(setup: Setup) -> Iterator[Change]:
     if recipe.zero_grad != "after-step":
         effect = "the same training: gradients are dropped as soon as the step is done"
         yield _recipe_change("zero_grad", "--zero-grad after-step", effect, 0, zero_grad="after-step")
+    if recipe.strategy == "ddp":
+        effect = "the same update: parameters, gradients and state in shards, gathered when they are needed"
+        yield _recipe_change("fsdp", "--strategy fsdp", effect, 1, strategy="fsdp")
     if not recipe.checkpoint_activations:
         effect = "the same numbers: the blocks' forward pass runs twice"
         option = "--checkpoint-activations"

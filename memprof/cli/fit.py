@@ -39,6 +39,15 @@ def fit(
             metavar="NAME",
         ),
     ] = None,
+    global_batch: Annotated[
+        int | None,
+        asked.option(
+            "--global-batch",
+            panel=SEARCH,
+            text="Samples per optimizer step: accumulate as many micro-batches as make them up.",
+            metavar="N",
+        ),
+    ] = None,
     budget: Annotated[
         str | None,
         asked.option(
@@ -108,6 +117,7 @@ def fit(
         "target": target,
         "optimizers": optimizers or DEFAULT_OPTIMIZERS,
         "recipe": recipe,
+        "global_batch": global_batch,
         "budget": budget,
         "margin": margin,
         "confirm": confirm,

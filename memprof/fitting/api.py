@@ -10,7 +10,7 @@ from memprof.errors import UsageError
 from memprof.fitting.document import FitReport
 from memprof.fitting.request import FitRequest
 from memprof.fitting.study import OnReport, find_fits
-from memprof.fitting.vary import parse_vary
+from memprof.fitting.vary import parse_vary, with_global_batch
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.progress import OnProgress
 from memprof.training.launcher import Launcher
@@ -30,6 +30,7 @@ def fit(
     inputs: Sequence[str] = (),
     target: str | None = None,
     recipe: Recipe | None = None,
+    global_batch: int | None = None,
     budget: str | int | None = None,
     margin: str = "0%",
     confirm: bool = True,
@@ -53,6 +54,9 @@ def fit(
         inputs: for a plain module, what its inputs are.
         target: for a plain module, what its loss compares with.
         recipe: how it is trained.
+        global_batch: samples of one optimizer step, over all ranks and micro-batches: the batch size is then searched
+            among those that make it up exactly, each with as many micro-batches as that takes. Without it
+            `recipe.accumulate` is kept, whatever the batch size.
         budget: in place of the devices' memory: a size such as `"24GiB"`, or bytes. A smaller card is so imitated on a
             larger one.
         margin: memory to leave free: a share such as `5%`, or a size.
@@ -74,13 +78,16 @@ def fit(
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     if capacity is not None and capacity < 1:
         raise UsageError(f"the budget is {budget}; it must be more than nothing")
+    varied = parse_vary(vary)
+    if global_batch is not None:
+        varied = with_global_batch(varied, global_batch, recipe)
     request = FitRequest(
         workload=WorkloadSpec(
             model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target, longest=True
         ),
         optimizers=specs,
         devices=list(devices),
-        vary=parse_vary(vary),
+        vary=varied,
         batch_size=batch_size,
         recipe=recipe,
         budget=capacity,

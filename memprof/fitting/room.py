@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from memprof.fitting.micro_batches import recipe_at
 from memprof.fitting.vary import BATCH, Vary
 from memprof.plan import Trial
 from memprof.progress import Purpose
@@ -34,7 +35,7 @@ class Room:
         steps = FIT_STEPS if purpose == "fit" else CONFIRM_STEPS
         changes: dict[str, Any] = {
             "purpose": purpose,
-            "recipe": self.trial.recipe.model_copy(update=steps),
+            "recipe": recipe_at(self.trial.recipe, self.vary, value).model_copy(update=steps),
             "limit_bytes": self.capacity_bytes if purpose == "confirm" else None,
         }
         if self.vary.knob == BATCH:

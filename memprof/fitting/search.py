@@ -80,14 +80,14 @@ class Search:
     def _lowest_open(self) -> int | None:
         """Return the smallest value that may be the answer or its successor untried, or None."""
         fitting = self.fitting
-        start = self._vary.low if fitting is None else fitting + self._vary.step
+        start = self._vary.low if fitting is None else fitting + 1
         lowest = next(self._upwards(start), None)
         return None if lowest in self._fits else lowest
 
     def _upwards(self, start: int) -> Iterator[int]:
         """Yield the values from `start` on that are not known to be refused, until too many in a row are."""
         gap = 0
-        for value in range(start, self._vary.last + 1, self._vary.step):
+        for value in self._vary.between(start, self._vary.last):
             gap = gap + 1 if value in self.refused else 0
             if gap > _LONGEST_GAP:
                 return
@@ -98,7 +98,7 @@ class Search:
         fitting, failing = self.fitting, self.failing
         if fitting is None and failing is None:
             return lowest
-        highest = self._vary.last if failing is None else failing - self._vary.step
+        highest = self._vary.last if failing is None else self._vary.below(failing - 1)
         floor = fitting or self._vary.low
         fresh = self._guessed != (fitting, failing)  # a value that was refused costs no guess
         self._guessed, self._guesses = (fitting, failing), self._guesses + fresh
@@ -128,7 +128,7 @@ class Search:
     def _nearest(self, wanted: int, lowest: int, highest: int) -> int:
         """Return the value not refused that is next to the wanted one, looking downwards first."""
         wanted = min(max(wanted, lowest), highest)
-        for value in range(wanted, lowest - 1, -self._vary.step):
+        for value in reversed(self._vary.between(lowest, wanted)):
             if value not in self.refused:
                 return value
         return lowest

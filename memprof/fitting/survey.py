@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from memprof.errors import UsageError
 from memprof.fitting.blocks import Need
+from memprof.fitting.micro_batches import step_samples
 from memprof.fitting.notes import UNEVEN
 from memprof.fitting.search import Search
 from memprof.fitting.traces import Traces
@@ -135,7 +136,7 @@ class Survey:
         vary = traces.vary
         if vary.knob == BATCH or value == self._present:
             raise UsageError(traces.refused[value])
-        if all(one in traces.refused for one in range(vary.low, vary.last + 1, vary.step)):
+        if all(one in traces.refused for one in vary.values):
             raise UsageError(f"--vary {vary}: no value is taken; {vary.knob}={value}: {traces.refused[value]}")
 
     def _note(self, value: int) -> None:
@@ -164,9 +165,16 @@ class Survey:
             next_peak_bytes=traces.need(cell.optimizer, following).bytes if following is not None else None,
             phase=binding.phase,
             method="predicted",
+            **self._batch(value),
             points=[FitPoint(value=one, peak_bytes=traces.need(cell.optimizer, one).bytes) for one in search.tried],
             notes=self._notes(cell),
         )
+
+    def _batch(self, value: int | None) -> dict[str, int]:
+        if not value or self.traces.vary.knob != BATCH:
+            return {}
+        micro_batches, samples = step_samples(self.traces.recipe, self.traces.vary, value)
+        return {"accumulate": micro_batches, "global_batch": samples}
 
     def _notes(self, cell: Cell) -> list[str]:
         traces, search = self.traces, cell.search

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from memprof.errors import UsageError
 from memprof.fitting.blocks import Blocks, Need, blocks_at
+from memprof.fitting.micro_batches import recipe_at, traced
 from memprof.fitting.vary import BATCH, Vary
 from memprof.optimizers.spec import OptimizerSpec
 from memprof.simulation.cuda_semantics import CudaSemantics
@@ -73,7 +74,8 @@ class Traces:
         try:
             if ":" not in workload.model:  # a built-in says at once what it does not take
                 load_workload(workload)
-            made = fake_runs(workload, [self.optimizers[n] for n in chosen], self.recipe, batch_size, semantics)
+            recipe = traced(recipe_at(self.recipe, self.vary, value))
+            made = fake_runs(workload, [self.optimizers[n] for n in chosen], recipe, batch_size, semantics)
         except UsageError as error:
             self.refused[value] = str(error)
             return
@@ -107,7 +109,7 @@ class Traces:
             return min(high, 2 * max(traced))
         if blocks_at(high, [blocks.bare for blocks in traced.values()]) is None:
             high = max(low, min(high, _FURTHEST * max(traced)))
-        values = range(low, high + 1, self.vary.step)
+        values = self.vary.between(low, high)
         bound = _last_true(0, len(values) - 1, lambda place: self._may_fit(optimizer, values[place], capacity_bytes))
         return values[self._step_down(bound, lambda place: self._should_fit(optimizer, values[place], capacity_bytes))]
 

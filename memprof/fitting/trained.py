@@ -7,6 +7,7 @@ from typing import Any
 
 from memprof.errors import ExitCode, MemprofError
 from memprof.fitting.lines import Extrapolation, Point, furthest_apart
+from memprof.fitting.micro_batches import step_samples
 from memprof.fitting.notes import UNEVEN
 from memprof.fitting.room import Room
 from memprof.fitting.search import Search
@@ -184,6 +185,7 @@ class TrainedSearch:
         return FitAnswer.model_validate(
             {
                 **self._common(method),
+                **self._batch(value),
                 "value": value,
                 "parameters": self._parameters[value] if self._room.vary.knob != BATCH else None,
                 "peak_bytes": point.peak_bytes,
@@ -192,6 +194,12 @@ class TrainedSearch:
                 "phase": binding.phase,
             }
         )
+
+    def _batch(self, value: int) -> dict[str, int]:
+        if not value or self._room.vary.knob != BATCH:
+            return {}
+        micro_batches, samples = step_samples(self._room.trial.recipe, self._room.vary, value)
+        return {"accumulate": micro_batches, "global_batch": samples}
 
     def _predicted_peak(self, value: int | None) -> int | None:
         """Return what was predicted for a value that ran out of memory before it could say."""
@@ -212,6 +220,7 @@ class TrainedSearch:
         return FitAnswer.model_validate(
             {
                 **common,
+                **self._batch(value),
                 "value": value,
                 "parameters": lines.parameters.at(value) if self._room.vary.knob != BATCH else None,
                 "peak_bytes": self._peak(value, peak),

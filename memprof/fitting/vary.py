@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from math import isqrt
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from memprof.errors import UsageError, did_you_mean
+from memprof.training.recipe import Recipe
 
 BATCH = "batch_size"
 HIGHEST = 65_536
@@ -23,6 +27,8 @@ class Vary(BaseModel):
         low: the smallest value.
         high: the largest value.
         step: between neighbours.
+        samples: of a batch size, what the micro-batches of an optimizer step make up on each rank: of the values above
+            only divisors are tried, and there are as many micro-batches as it takes. None: their number is constant.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,19 +37,30 @@ class Vary(BaseModel):
     low: int = 1
     high: int = HIGHEST
     step: int = 1
+    samples: int | None = None
+
+    @cached_property
+    def values(self) -> Sequence[int]:
+        """All values that may be tried, in order."""
+        grid = range(self.low, self.high + 1, self.step)
+        return grid if self.samples is None else [value for value in _divisors(self.samples) if value in grid]
 
     @property
     def last(self) -> int:
         """The largest value on the grid."""
-        return self.below(self.high)
+        return self.values[-1]
 
     def __contains__(self, value: int) -> bool:
         """Say whether a value may be tried."""
-        return self.low <= value <= self.high and (value - self.low) % self.step == 0
+        return value in self.values
 
     def below(self, value: int) -> int:
-        """Return the largest value on the grid that is at most the given one, `low` at least."""
-        return self.low + max(0, (min(value, self.high) - self.low) // self.step) * self.step
+        """Return the largest value on the grid that is at most the given one, else the smallest."""
+        return self.values[max(0, bisect_right(self.values, value) - 1)]
+
+    def between(self, low: int, high: int) -> Sequence[int]:
+        """Return the values on the grid from `low` to `high`."""
+        return self.values[bisect_left(self.values, low) : bisect_right(self.values, high)]
 
     def __str__(self) -> str:
         suffix = f":{self.step}" if self.step != 1 else ""
@@ -69,6 +86,33 @@ def parse_vary(text: str) -> Vary:
     if vary.high < vary.low:
         raise UsageError(f"--vary {text}: HI is {vary.high}, below LO; give a range of at least one value")
     return vary
+
+
+def with_global_batch(vary: Vary, global_batch: int, recipe: Recipe) -> Vary:
+    """Return the batch sizes that make up a global batch exactly, over a recipe's ranks and whole micro-batches.
+
+    Raises:
+        UsageError: another knob is varied, the recipe says how many micro-batches, or there is no such batch size.
+    """
+    ranks = recipe.world_size
+    if vary.knob != BATCH:
+        raise UsageError(f"--global-batch goes with --vary {BATCH}, and {vary.knob} leaves the batch as it is; drop it")
+    if recipe.accumulate > 1:
+        raise UsageError("--global-batch finds the number of micro-batches itself; leave --accumulate out")
+    if recipe.step_in_backward:
+        raise UsageError("--global-batch accumulates gradients, which --step-in-backward drops at once; give up one")
+    if global_batch < 1 or global_batch % ranks:
+        nearest = max(1, round(global_batch / ranks)) * ranks
+        raise UsageError(f"--global-batch {global_batch} cannot be shared by {ranks} ranks evenly; give {nearest}")
+    chosen = Vary(**{**vary.model_dump(), "samples": global_batch // ranks})
+    if not chosen.values:
+        raise UsageError(f"--vary {vary}: no batch size there divides the {chosen.samples} samples of each rank")
+    return chosen
+
+
+def _divisors(number: int) -> list[int]:
+    small = [one for one in range(1, isqrt(number) + 1) if number % one == 0]
+    return sorted({*small, *(number // one for one in small)})
 
 
 def check_knob(vary: Vary, owner: str, knobs: Mapping[str, Any]) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from memprof.fitting.document import FitCell, FitDevice, FitReport
+from memprof.fitting.vary import BATCH
 from memprof.report.columns import fit_text
 from memprof.report.parts import Part, render_parts
 from memprof.report.table import Table, number_table
 from memprof.report.text import ABSENT, format_count, phase_words
+from memprof.results import FitAnswer
 from memprof.units import format_size
 
 if TYPE_CHECKING:
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _LENGTHS = ("seq_len", "image_size")
-_TITLES = ("optimizer", "largest", "parameters", "peak", "head-room", "bound by", "next", "needs", "how")
+_TITLES = (
+    *("optimizer", "largest", "accumulate", "global batch", "parameters"),
+    *("peak", "head-room", "bound by", "next", "needs", "how"),
+)
+_OPTIONAL = ("accumulate", "global batch", "parameters")
 
 
 def heading(report: FitReport) -> str:
@@ -42,7 +48,7 @@ def details(report: FitReport) -> Table:
     """Return a row per cell: the value, its peak, what binds, and what the next would need."""
     several = len(report.devices) > 1
     rows = tuple(_row(report, cell, several) for cell in report.cells)
-    kept = [i for i, title in enumerate(_TITLES) if title != "parameters" or any(row[i] != ABSENT for row in rows)]
+    kept = [i for i, title in enumerate(_TITLES) if title not in _OPTIONAL or any(row[i] != ABSENT for row in rows)]
     words = ("optimizer", "bound by", "how")
     table = Table(
         titles=("optimizer on device" if several else "optimizer", *_TITLES[1:]),
@@ -56,7 +62,7 @@ def details(report: FitReport) -> Table:
 def sentences(report: FitReport) -> list[str]:
     """Return what was filled, what fits nowhere and what would, and how the answers were found."""
     found = [_about_pending(report), _about_devices(report)]
-    found += [_about_none(report, device) for device in report.devices]
+    found += [_about_none(report, device) for device in report.devices] + [_about_ranks(report)]
     return [sentence for sentence in found if sentence] + [_about_samples(report), _about_effort(report)]
 
 
@@ -114,6 +120,8 @@ def _record(report: FitReport, cell: FitCell) -> dict[str, Any]:
         "usable_bytes": device.usable_bytes,
         "knob": report.vary.knob,
         "largest": answer and answer.value,
+        "accumulate": answer and answer.accumulate,
+        "global_batch": answer and answer.global_batch,
         "parameters": answer and answer.parameters,
         "peak_bytes": answer and answer.peak_bytes,
         "head_room_bytes": _head_room(report, cell),
@@ -152,6 +160,7 @@ def _row(report: FitReport, cell: FitCell, several: bool) -> tuple[str, ...]:
     return (
         name,
         _largest(cell).partition(" (")[0],
+        *(_step_figures(answer) if _several_batches(report) else (ABSENT, ABSENT)),
         format_count(answer.parameters),
         format_size(answer.peak_bytes),
         format_size(_head_room(report, cell)),
@@ -160,6 +169,28 @@ def _row(report: FitReport, cell: FitCell, several: bool) -> tuple[str, ...]:
         format_size(answer.next_peak_bytes),
         answer.method,
     )
+
+
+def _several_batches(report: FitReport) -> bool:
+    """Say whether an optimizer step takes more than one batch."""
+    return report.vary.samples is not None or report.recipe.global_batch(1) > 1
+
+
+def _step_figures(answer: FitAnswer) -> list[str]:
+    return [ABSENT if one is None else str(one) for one in (answer.accumulate, answer.global_batch)]
+
+
+def _about_ranks(report: FitReport) -> str:
+    """Return what a batch size is where several ranks or micro-batches make an optimizer step."""
+    if report.vary.knob != BATCH or not _several_batches(report):
+        return ""
+    ranks = report.recipe.world_size
+    whose = f"every one of {ranks} ranks, the rank that needs most binding all" if ranks > 1 else "the only rank"
+    samples = ranks * (report.vary.samples or 0)
+    kept = (
+        f"as many of them as make up {samples}" if samples else f"{report.recipe.accumulate} of them whatever its size"
+    )
+    return f"The {BATCH} is that of a micro-batch on {whose}; a step takes {kept}."
 
 
 def _about_devices(report: FitReport) -> str:

@@ -55,6 +55,17 @@ def test_nothing_is_tried_that_is_there_already_or_contradicts():
     assert not {"expandable segments", "adam as a loop"} & set(names(cuda=False))
 
 
+def test_ranks_may_shard_what_each_of_them_holds():
+    assert "fsdp" not in names()
+    replicated = names(strategy="ddp", world_size=4)
+    assert "fsdp" in replicated
+    assert "step-in-backward" not in replicated
+    assert "fsdp" not in names(strategy="ddp", world_size=4, precision="amp-fp16")
+    sharded = names(strategy="fsdp", world_size=4)
+    assert "fsdp" not in sharded
+    assert "step-in-backward" in sharded
+
+
 def test_combinations_are_of_different_parts_that_go_together():
     changes = possible_changes(Setup(parse_optimizer("adam"), Recipe(), 8), cuda=True)
     for group in combinations_of(changes):
