@@ -78,6 +78,12 @@ def is_lost_rank(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
+def refuses_shards(error: BaseException) -> bool:
+    """Return whether an exception says that an operator does not take tensors in shards (DTensor)."""
+    words = ("placement", "Sharding propagation", "sharded tensor", "DTensor", "sharding strategy")
+    return isinstance(error, (RuntimeError, NotImplementedError)) and any(word in str(error) for word in words)
+
+
 def _short(filename: str) -> str:
     path = Path(filename)
     try:
