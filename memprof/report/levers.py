@@ -62,14 +62,18 @@ def _percent(share: float) -> str:
 
 def _change(category: str, recipe: Recipe) -> str:
     """Return what acts on a category, without what the recipe has already."""
+    copies = recipe.strategy == "ddp"
+    stepped = recipe.step_in_backward or recipe.accumulate > 1 or copies  # DDP reduces gradients first
+    shards = ["--strategy fsdp, which shards them"] if copies else []
     options: dict[str, list[str]] = {
         "activations": [
             "a smaller batch with --accumulate",
             *([] if recipe.checkpoint_activations else ["--checkpoint-activations"]),
             *(["--precision amp-bf16"] if recipe.precision == "fp32" else []),
         ],
-        "gradients": [] if recipe.step_in_backward or recipe.accumulate > 1 else ["--step-in-backward"],
-        "parameters": [] if recipe.precision == "bf16" else ["--precision bf16, or a smaller model"],
+        "gradients": [*([] if stepped else ["--step-in-backward"]), *shards],
+        "parameters": [*([] if recipe.precision == "bf16" else ["--precision bf16, or a smaller model"]), *shards],
+        "communication": ["DDP's option gradient_as_bucket_view=True, which keeps gradients there"] if copies else [],
     }
     return _either(options.get(category, []))
 

@@ -28,6 +28,17 @@ def test_each_category_that_matters_comes_with_what_lowers_it() -> None:
     ]
 
 
+def test_copies_on_every_rank_can_be_sharded() -> None:
+    recipe = Recipe(strategy="ddp", world_size=2, precision="bf16")
+    held = {"gradients": GIB, "parameters": GIB, "communication": GIB}
+    comparison = make_comparison(with_peak("sgd", "optimizer", 0, **held), recipe=recipe)
+    assert levers(comparison)[1:4] == [
+        "Parameters, 33 % of the peak: --strategy fsdp, which shards them.",
+        "Gradients, 33 % of the peak: --strategy fsdp, which shards them.",
+        "Communication, 33 % of the peak: DDP's option gradient_as_bucket_view=True, which keeps gradients there.",
+    ]
+
+
 def test_what_the_recipe_has_already_is_not_advised() -> None:
     recipe = Recipe(checkpoint_activations=True, precision="bf16", step_in_backward=True)
     held = {"activations": GIB, "gradients": GIB, "parameters": GIB}
