@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -17,15 +18,26 @@ from memprof.errors import ExitCode, MemprofError
 
 def main() -> int:
     """Run the command line in `sys.argv` and return its exit code."""
+    _open_what_is_closed()
     _print_whatever_happens(sys.stdout, sys.stderr)
     code = _run()
     if code == ExitCode.INTERRUPTED:
         _complain("interrupted")
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # `memprof models | head`; the interpreter would flush again and complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter would flush again and complain
+        return code if isinstance(error, BrokenPipeError) else _explain(error)  # `memprof models | head` is no error
     return code
+
+
+def _open_what_is_closed() -> None:
+    """Let stdin, stdout and stderr be nothing where they are closed: else the next files opened take their numbers."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: its own, in this order
+            os.set_inheritable(number, True)  # for worker processes
+            setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
 def _run() -> int:
@@ -54,6 +66,9 @@ def _explain(error: Exception) -> int:
         what = describe().rstrip(".")
         _complain(f"error: {what}{' See' if what.endswith('?') else '; see'} {_help_command(error)}")
         return ExitCode.USAGE
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        _complain(f"error: cannot write the output: {error.strerror}; make room and run it again")
+        return ExitCode.FAILED
     text = " ".join(str(error).split())
     hint = "" if debug_asked() else "; use --debug for the traceback"
     _complain(f"error: {type(error).__name__}: {text} (a fault of memprof{hint})")

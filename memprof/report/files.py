@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from memprof.errors import UsageError
 from memprof.files import write_text
 from memprof.fitting.document import FitReport
 from memprof.report.figures import NAMES, draw_figures
@@ -22,7 +23,13 @@ def figure_path(report: Path, name: str) -> Path:
 
 
 def report_paths(report: Path, names: Iterable[str] = NAMES) -> list[Path]:
-    """Return the files that a Markdown report with figures of these names may consist of."""
+    """Return the files that a Markdown report with figures of these names may consist of.
+
+    Raises:
+        UsageError: it has no name of its own.
+    """
+    if not report.name:
+        raise UsageError(f"cannot write {report}: it is a folder; name a file in it")
     return [report, *(figure_path(report, name) for name in names)]
 
 

@@ -113,6 +113,7 @@ def test_an_export_to_stdout_takes_the_tables_place(fake_compare: Command, flag:
         (["--export-json", "old.json"], "old.json exists; --force overwrites it"),
         (["--export-csv", "no/where.csv"], "No such file or directory; choose a folder that exists"),
         (["--export-csv", "."], "it is a folder; name a file in it"),
+        (["--export-markdown", "."], "it is a folder; name a file in it"),
         (["--export-json", "-", "--json"], "error: --export-json - and --json both write to stdout"),
         (["--export-csv", "-", "--export-markdown", "-"], "both write to stdout; give one of them a file"),
         (["--export-csv", "x", "--export-markdown", "./x"], "error: two exports name the same file"),

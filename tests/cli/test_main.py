@@ -2,15 +2,19 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
 from tests.cli.conftest import ROOT, Command
 
-COMMANDS = ("compare", "models", "optimizers", "devices", "doctor", "schema", "gate", "diff")
+Done = subprocess.CompletedProcess[str]
+COMMANDS = ("compare", "models", "optimizers", "devices", "doctor", "schema", "gate", "diff", "reproduce")
 LOADED = """
 import sys
 sys.argv = {arguments!r}
@@ -104,12 +108,40 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(memprof: Command) -> 
     assert "error: --set takes KEY=VALUE" in done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_crash() -> None:
-    script = f"{sys.executable} -m memprof schema | head -1"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(script, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=True)
+@pytest.fixture
+def memprof_script() -> Callable[[str], Done]:
+    """Runs `memprof` with what stands behind it on a shell's line."""
+
+    def run(line: str) -> Done:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        script = f"{shlex.quote(sys.executable)} -m memprof {line}"
+        return subprocess.run(
+            script, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=False
+        )
+
+    return run
+
+
+def test_a_reader_that_goes_away_is_no_crash(memprof_script: Callable[[str], Done]) -> None:
+    done = memprof_script("schema | head -1")
     assert done.stdout == "{\n"
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize("command", ["schema", "--version"])
+def test_a_full_disk_is_one_sentence(memprof_script: Callable[[str], Done], command: str) -> None:
+    done = memprof_script(f"{command} > /dev/full")
+    assert done.returncode == 3
+    assert done.stderr == "error: cannot write the output: No space left on device; make room and run it again\n"
+
+
+def test_closed_streams_are_nothing(memprof_script: Callable[[str], Done], tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    file = tmp_path / "out.json"
+    done = memprof_script(f"compare mlp -b 1 -o sgd --no-fit --export-json {file} <&- >&- 2>&-")
+    assert done.returncode == 0
+    assert '"status": "ok"' in file.read_text()
 
 
 def test_terminals_without_unicode_get_question_marks(memprof: Command) -> None:
