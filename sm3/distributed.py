@@ -21,6 +21,7 @@ from .kernels.shared_momentum import SharedInt8Momentum
 from .kernels.task import Options, Task
 from .placements import largest_part, of_accumulator, over, start, zeros
 from .sharded_momentum import crossing, momentum
+from .state import check_accumulator
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
@@ -87,12 +88,13 @@ class ShardedTask:
 
     def _accumulator(self, number: int, sizes: Any, grid: Grid, stored: tuple[int, ...] | None = None) -> DTensor:
         """Return one accumulator tensor, zero if this is the first step; `sizes` are the dimensions it is cut from."""
-        key = f"accumulator_{number}"
+        key, whole = f"accumulator_{number}", stored or stored_shape(self._param.shape, grid)
         if key not in self._state:
-            whole, part = stored or stored_shape(self._param.shape, grid), stored or stored_shape(sizes, grid)
+            part = stored or stored_shape(sizes, grid)
             placements = [of_accumulator(placement, grid) for placement in self._param.placements]
             self._state[key] = zeros(self._param, part, whole, placements)
         kept: DTensor = self._state[key]
+        check_accumulator(kept, whole, self._param)
         self._kept.append((kept, grid))
         return kept
 

@@ -17,7 +17,7 @@ from .kernels import Kernel, choose, sparse
 from .kernels.task import MIN_EPS, Options, Scratch, Task
 from .selection import CoverChoice, covers_of, named_cover
 from .state import accumulators, check_covers, describe_covers, momentum, restored
-from .validation import OPTIONS, check_group, momentum_dtype_name
+from .validation import OPTIONS, check_group, momentum_dtype, momentum_dtype_name
 
 
 class SM3(Optimizer):
@@ -59,7 +59,6 @@ class SM3(Optimizer):
         momentum_dtype: `torch.float32`, `torch.bfloat16` or `torch.int8` (or these names).
         cover: which indices share an accumulator: a name ("slices", "rows", "singleton", "whole"), a
             `sm3.covers.Cover`, or a mapping from name patterns ("*.embed*") or parameters to either.
-
         kernel: "auto" takes the fastest that can run: "triton" on CUDA, "native" (compiled on first use, once
             per machine) on CPU, else "chunked", which runs anywhere. One of these names allows no other.
 
@@ -220,7 +219,7 @@ class SM3(Optimizer):
         def restore(_: Optimizer) -> None:
             for group, kept, packed in zip(self.param_groups, own, given["param_groups"], strict=True):
                 group.update(kept)
-                dtype = getattr(torch, group["momentum_dtype"])
+                dtype = momentum_dtype(group)
                 for number, param, cover in zip(packed["params"], group["params"], covers_of(group), strict=True):
                     if number in given["state"]:
                         self.state[param] = restored(given["state"][number], param, cover, dtype)

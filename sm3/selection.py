@@ -48,6 +48,8 @@ def covers_of(group: dict[str, Any]) -> list[Cover]:
         ValueError: patterns were given but the parameters came without names.
     """
     choice, params = group["cover"], group["params"]
+    if isinstance(choice, str):  # set after construction
+        choice = named_cover(choice)
     if isinstance(choice, Cover):
         return [choice] * len(params)
     names = group.get("param_names")

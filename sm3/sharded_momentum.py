@@ -10,6 +10,8 @@ import torch
 from .kernels.momentum import INT8_BLOCK, FloatMomentum, Int8Momentum, Momentum, first_inner, scale_shape
 from .kernels.shared_momentum import SharedInt8Momentum
 from .placements import shard_dim, start, zeros
+from .state import check_momentum
+from .validation import momentum_dtype
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor, Placement
@@ -23,9 +25,10 @@ def momentum(state: dict[str, Any], group: dict[str, Any], param: DTensor) -> Mo
     """
     if not group["momentum"]:
         return None
-    dtype = getattr(torch, group["momentum_dtype"])
+    dtype = momentum_dtype(group)
     if "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype)
+    check_momentum(state["momentum_buffer"], dtype)
     buffer = state["momentum_buffer"].to_local()
     if dtype != torch.int8:
         return FloatMomentum(buffer)

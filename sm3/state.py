@@ -14,6 +14,7 @@ from .index_sets import IndexSets
 from .kernels.accumulators import Accumulator, GridAccumulator, IndexSetAccumulator
 from .kernels.momentum import FloatMomentum, Int8Momentum, Momentum, scale_shape
 from .selection import covers_of
+from .validation import momentum_dtype
 
 
 def accumulators(state: dict[str, Any], cover: Cover, param: Tensor) -> list[Accumulator]:
@@ -32,7 +33,21 @@ def _kept(state: dict[str, Any], key: str, shape: tuple[int, ...], param: Tensor
     if key not in state:
         state[key] = torch.zeros(shape, dtype=torch.float32, device=param.device)
     kept: Tensor = state[key]
+    check_accumulator(kept, shape, param)
     return kept
+
+
+def check_accumulator(kept: Tensor, shape: tuple[int, ...], param: Tensor) -> None:
+    """See that kept accumulators have the shape that the cover asks for.
+
+    Raises:
+        ValueError: they are those of another cover.
+    """
+    if kept.shape != shape:
+        raise ValueError(
+            f"a parameter of shape {tuple(param.shape)} has accumulators of shape {tuple(kept.shape)}, but its cover "
+            f"needs {shape}: a cover cannot change once training has begun"
+        )
 
 
 def _seen(kept: Tensor, counts: tuple[int, ...]) -> Tensor:
@@ -52,14 +67,28 @@ def momentum(state: dict[str, Any], group: dict[str, Any], param: Tensor) -> Mom
     """Return a parameter's momentum, zero if it had none so far; None where the group asks for none."""
     if not group["momentum"]:
         return None
-    dtype = getattr(torch, group["momentum_dtype"])
+    dtype = momentum_dtype(group)
     if "momentum_buffer" not in state:
         state["momentum_buffer"] = torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+    check_momentum(state["momentum_buffer"], dtype)
     if dtype != torch.int8:
         return FloatMomentum(state["momentum_buffer"])
     if "momentum_scale" not in state:
         state["momentum_scale"] = torch.zeros(scale_shape(param.shape), device=param.device)
     return Int8Momentum(state["momentum_buffer"], state["momentum_scale"])
+
+
+def check_momentum(buffer: Tensor, dtype: torch.dtype) -> None:
+    """See that a kept momentum buffer has the dtype that its group asks for.
+
+    Raises:
+        ValueError: it has another.
+    """
+    if buffer.dtype != dtype:
+        raise ValueError(
+            f"the momentum is kept as {buffer.dtype}, but its group asks for {dtype}: momentum_dtype cannot change "
+            "once training has begun"
+        )
 
 
 def describe_covers(group: dict[str, Any]) -> str | list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .kernels.inner import has_data
 from .kernels.task import MIN_EPS
 
 OPTIONS = frozenset(
@@ -41,6 +42,12 @@ def momentum_dtype_name(dtype: torch.dtype | str) -> str:
     return name
 
 
+def momentum_dtype(group: dict[str, Any]) -> torch.dtype:
+    """Return the dtype of a group's momentum, also where its option was set to a dtype after construction."""
+    dtype: torch.dtype = getattr(torch, momentum_dtype_name(group["momentum_dtype"]))
+    return dtype
+
+
 def check_group(group: dict[str, Any]) -> None:
     """Check one group's options and parameters.
 
@@ -55,7 +62,8 @@ def check_group(group: dict[str, Any]) -> None:
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
             raise ValueError(f"lr as a tensor must have one element, not {lr.numel()}")
-    elif not 0.0 <= lr < math.inf:
+        lr = float(lr) if lr.is_cpu and has_data(lr) else 0.0  # of another device's the host would have to wait
+    if not 0.0 <= lr < math.inf:
         raise ValueError(f"lr must be a finite number of at least 0, not {lr}")
     for option in ("momentum", "beta"):
         if not 0.0 <= group[option] < 1.0:

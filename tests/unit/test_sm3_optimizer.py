@@ -144,6 +144,7 @@ def test_closure_and_missing_gradients() -> None:
     [
         ({"lr": -1.0}, "lr must be"),
         ({"lr": torch.ones(2)}, "one element"),
+        ({"lr": torch.tensor(-0.1)}, "lr must be"),
         ({"momentum": 1.0}, "momentum must be"),
         ({"beta": -0.1}, "beta must be"),
         ({"eps": 1e-30}, "eps must be"),

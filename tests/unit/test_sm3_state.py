@@ -153,3 +153,32 @@ def test_an_option_that_a_checkpoint_lacks_takes_its_default() -> None:
     optimizer = SM3([param])
     optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["variant"] == "II"
+
+
+def stepped(**options) -> tuple[nn.Parameter, SM3]:
+    param = nn.Parameter(torch.zeros(3, 4))
+    param.grad = torch.ones(3, 4)
+    optimizer = SM3([param], **options)
+    optimizer.step()
+    return param, optimizer
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "sentence"),
+    [
+        ("cover", "whole", r"shape \(3,\), but its cover needs \(1,\): a cover cannot change"),
+        ("momentum_dtype", torch.bfloat16, r"kept as torch.int8.*asks for torch.bfloat16"),
+    ],
+)
+def test_a_group_cannot_change_what_its_state_means(option, value, sentence) -> None:
+    _, optimizer = stepped(momentum=0.9, momentum_dtype="int8")
+    optimizer.param_groups[0][option] = value
+    with pytest.raises(ValueError, match=sentence):
+        optimizer.step()
+
+
+def test_a_group_takes_names_and_dtypes_after_construction_too() -> None:
+    param, optimizer = stepped()
+    optimizer.param_groups[0].update(momentum=0.9, momentum_dtype=torch.bfloat16, cover="slices")
+    optimizer.step()
+    assert optimizer.state[param]["momentum_buffer"].dtype == torch.bfloat16
