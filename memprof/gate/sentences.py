@@ -18,6 +18,7 @@ MARKS: dict[Status, str] = {
     "unmeasured": "UNMEASURED",
     "other-environment": "OTHER ENVIRONMENT",
 }
+_TINY = 0.05  # percent
 
 
 def mark(verdict: Verdict) -> str:
@@ -77,13 +78,31 @@ def change(verdict: Verdict) -> str:
     return moved(metric, verdict.base, verdict.value)
 
 
+def share(metric: Metric | None, old: int | None, new: int | None) -> str:
+    """Return a change in short, for a table that has both figures: `+2.1 %`, or the amount where that is tiny."""
+    if metric is None or old is None or new is None:
+        return "-"
+    if old == new:
+        return "="
+    if not old:
+        return "from 0"
+    return f"{_percent(old, new):+.1f} %" if abs(_percent(old, new)) >= _TINY else _amount(metric, old, new)
+
+
 def moved(metric: Metric, old: int, new: int) -> str:
     """Return a change as `+1.20 GiB (+12.3 %)`, or `=`."""
     if new == old:
         return "="
-    amount = signed(new - old) if metric.size else f"{new - old:+d}"
-    percent = 100 * (new - old) / old if old else 0.0
-    return f"{amount} ({percent:+.1f} %)" if abs(percent) >= 0.05 else amount
+    amount, percent = _amount(metric, old, new), _percent(old, new)
+    return f"{amount} ({percent:+.1f} %)" if abs(percent) >= _TINY else amount
+
+
+def _amount(metric: Metric, old: int, new: int) -> str:
+    return signed(new - old) if metric.size else f"{new - old:+d}"
+
+
+def _percent(old: int, new: int) -> float:
+    return 100 * (new - old) / old if old else 0.0
 
 
 def _without_figures(verdict: Verdict, metric: Metric | None) -> str:

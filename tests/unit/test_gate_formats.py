@@ -17,6 +17,8 @@ from memprof.gate.formats import FORMATS
 from memprof.gate.formats.markdown import MARKER
 from memprof.gate.formats.table import render
 from memprof.gate.measure import _broken
+from memprof.gate.metrics import METRICS
+from memprof.gate.sentences import share
 from memprof.report.trim import COMMENT_BYTES
 from tests.gates import GIB, MIB, budget_of, make_figures, report_of, with_values
 
@@ -156,6 +158,14 @@ def test_the_table_ends_with_the_command_that_accepts() -> None:
     assert "A ceiling is raised in memprof.toml:5." in text
     passing = shown(report_of([budget_of("optimizers = ['adam']")], [make_figures()]))
     assert passing.rstrip().endswith("1 check: 1 passed")
+
+
+def test_a_change_in_short() -> None:
+    size, count = METRICS["state_bytes"], METRICS["max_batch_size"]
+    assert share(size, GIB, 2 * GIB) == "+100.0 %"
+    assert share(size, GIB, GIB - 12) == "-12 B"
+    assert share(count, 10_000, 9_999) == "-1"
+    assert (share(size, 0, 8), share(size, 8, 8), share(size, None, 8), share(None, 1, 2)) == ("from 0", "=", "-", "-")
 
 
 def test_figures_are_measured_on_a_device_and_predicted_for_one() -> None:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from memprof.gate.difference import Difference, FigureChange, RunChange
 from memprof.gate.metrics import METRICS
-from memprof.gate.sentences import moved
+from memprof.gate.sentences import share
 from memprof.report.markdown import escape, render_table
 from memprof.report.table import Table
 from memprof.report.terminal import render_words
@@ -60,15 +60,20 @@ def _table(difference: Difference, everything: bool) -> Table:
         for one in run.figures
         if everything or (run.old_status and run.new_status and one.outcome not in ("same", "within-noise"))
     ]
-    right = tuple(title in ("old", "new") for title in _TITLES)
+    right = tuple(title in ("old", "new", "change") for title in _TITLES)
     return Table(titles=_TITLES, rows=tuple(rows), ranks=tuple(range(len(_TITLES))), right=right)
 
 
 def _cells(one: FigureChange) -> tuple[str, ...]:
     metric = METRICS[one.metric]
-    change = moved(metric, one.old, one.new) if one.old is not None and one.new is not None else "-"
     words = {"same": "", "within-noise": "noise", "only-old": "gone", "only-new": "new"}
-    return (one.metric, metric.text(one.old), metric.text(one.new), change, words.get(one.outcome, one.outcome))
+    return (
+        one.metric,
+        metric.text(one.old),
+        metric.text(one.new),
+        share(metric, one.old, one.new),
+        words.get(one.outcome, one.outcome),
+    )
 
 
 def _words(run: RunChange) -> list[str]:

@@ -11,7 +11,7 @@ from rich.text import Text
 from memprof.gate.baseline import Change
 from memprof.gate.document import Report, summary
 from memprof.gate.metrics import METRICS
-from memprof.gate.sentences import details, headline, mark, moved, subject
+from memprof.gate.sentences import details, headline, mark, moved, share, subject
 from memprof.gate.verdict import Verdict, Weight, metric_of
 from memprof.report.table import Table
 from memprof.report.terminal import render_words
@@ -62,7 +62,7 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
             f"{subject(verdict)} {verdict.metric or 'run'}",
             _size(verdict, verdict.value),
             _size(verdict, verdict.bound) if verdict.bound is not None else verdict.limit or "-",
-            _share(verdict),
+            share(metric_of(verdict), verdict.base, verdict.value),
         )
         for verdict in verdicts
     )
@@ -73,15 +73,6 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
 def _size(verdict: Verdict, value: int | None) -> str:
     metric = metric_of(verdict)
     return metric.text(value) if metric is not None else "-"
-
-
-def _share(verdict: Verdict) -> str:
-    """Return the change against the baseline in short; the sentence below the table has the bytes."""
-    if verdict.value is None or verdict.base is None:
-        return "-"
-    if verdict.value == verdict.base:
-        return "="
-    return f"{100 * (verdict.value - verdict.base) / verdict.base:+.1f} %" if verdict.base else "from 0"
 
 
 def _print_verdict(verdict: Verdict, console: Console, told: set[tuple[str, ...]]) -> None:
