@@ -66,7 +66,11 @@ class RunningModules:
         parameter = getattr(node, "variable", None)  # an AccumulateGrad node
         if parameter is not None:
             return self._owners.get(id(parameter), ""), False
-        return self._module_of_node.get(node._sequence_nr(), ""), False
+        module = self._module_of_node.get(node._sequence_nr(), "")
+        again = torch.is_grad_enabled()  # what builds a graph there is a forward pass run again
+        if again:
+            self._module_of_node[torch._C._autograd._get_sequence_nr() - 1] = module
+        return module, again
 
     def _enter(self, module: nn.Module, args: object) -> None:
         self._stack.append(self._names.get(id(module), self._stack[-1] if self._stack else ""))

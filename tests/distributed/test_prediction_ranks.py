@@ -28,6 +28,7 @@ CASES = [
     ("mlp", "sgd", Recipe(strategy="ddp", world_size=2)),
     ("gpt2", "adam", Recipe(strategy="ddp", world_size=2, accumulate=2, precision="amp-bf16")),
     ("gpt2", "adam", Recipe(strategy="fsdp", world_size=2, precision="amp-bf16")),
+    ("gpt2", "sgd", Recipe(strategy="fsdp", world_size=2, checkpoint_activations=True)),
     ("llama", "sm3", Recipe(strategy="fsdp", world_size=3)),
     ("gpt2", "sm3,momentum=0.9", Recipe(strategy="fsdp", world_size=2, step_in_backward=True)),
     ("llama", "adagrad", Recipe(strategy="fsdp", world_size=2, accumulate=2, zero_grad="start", precision="bf16")),
