@@ -9,7 +9,7 @@ import pytest
 import torch.distributed as dist
 
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.plan import Outcome, Trial
+from memprof.plan import Forecast, Outcome, Outcomes, Trial
 from memprof.results import Run
 from memprof.simulation import fake_ranks
 from memprof.simulation.fake_training import FakeRun, fake_runs
@@ -99,3 +99,23 @@ def test_an_optimizer_that_takes_no_shards_fails_as_it_does_in_training(launcher
     theirs = measured(launcher, "mlp", "adafactor", recipe)
     assert ours.status == theirs.status == "failed"
     assert ours.reason.partition(" in-place ")[0] == theirs.reason.partition(" in-place ")[0]
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_worker_predicts_ranks_for_a_gpu(launcher: Launcher, strategy: str) -> None:
+    forecast = Forecast(
+        workload=workload("gpt2"),
+        optimizers=[parse_optimizer("sm3"), parse_optimizer("adam")],
+        device="rtx-4090",
+        batch_size=2,
+        recipe=Recipe(strategy=strategy, world_size=5),
+    )
+    answer = launcher.run(forecast)
+    assert isinstance(answer, Outcomes)
+    runs = [outcome.run for outcome in answer.outcomes]
+    assert all(run.peak.allocated_bytes <= run.peak.reserved_bytes <= run.peak.reserved_upper_bytes for run in runs)
+    assert {len(run.ranks) for run in runs} == {5 if strategy == "ddp" else 0}  # 64 rows are not shared evenly
+    assert all(any("rank 0" in note for note in run.notes) == (strategy == "fsdp") for run in runs)
+    assert all(run.breakdown.by_category["communication"] > 0 for run in runs)
+    shared = runs[0].parameters.bytes / (4 * runs[0].parameters.count)
+    assert shared == 1 if strategy == "ddp" else 0.2 <= shared < 0.22
