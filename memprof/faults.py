@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 from memprof.errors import MemprofError, UsageError
 
 _LONGEST_MESSAGE = 300
+# In the words of torch.distributed.tensor's dispatch, PyTorch 2.8 to 2.15.
+_SHARDS = re.compile(r"\bplacements?\b|Sharding propagation|sharding strategy|sharded tensor|DTensor")
 _HERE = str(Path(__file__).resolve().parent)
 
 
@@ -78,10 +81,10 @@ def is_lost_rank(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
-def refuses_shards(error: BaseException) -> bool:
-    """Return whether an exception says that an operator does not take tensors in shards (DTensor)."""
-    words = ("placement", "Sharding propagation", "sharded tensor", "DTensor", "sharding strategy")
-    return isinstance(error, (RuntimeError, NotImplementedError)) and any(word in str(error) for word in words)
+def raised(place: str, error: BaseException) -> str:
+    """Return what was raised where; of operators that do not take tensors in shards (DTensor) it says just that."""
+    how = "does not take FSDP's shards (DTensor):" if _SHARDS.search(str(error)) else "raised"
+    return f"{place} {how} {describe(error)}"
 
 
 def _short(filename: str) -> str:

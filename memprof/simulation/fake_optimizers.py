@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from memprof.errors import MemprofError
-from memprof.faults import describe, is_out_of_memory
+from memprof.faults import is_out_of_memory, raised
 from memprof.simulation.fake_operators import FakeOperators
 
 
@@ -48,7 +48,7 @@ class Contender:
         except Exception as error:
             if is_out_of_memory(error):
                 raise
-            self.failure = f"{what} raised {describe(error)}"
+            self.failure = raised(what, error)
         finally:
             self.operators |= {name for names in mode.operators_of.values() for name in names}
             mode.operators_of, mode.phase, mode.reads.assumed = outside, phase, assumed

@@ -15,7 +15,7 @@ from torch import nn
 
 from memprof.errors import MemprofError, UsageError
 from memprof.exporting.files import save_trace
-from memprof.faults import describe, is_lost_rank, is_out_of_memory, refuses_shards
+from memprof.faults import describe, is_lost_rank, is_out_of_memory, raised
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state import measure_state
@@ -172,10 +172,7 @@ class _Session:
             )
         if self._phase in ("batch", "forward", "backward") and self._number == 1:
             return UsageError(f"the {self._phase} phase of {self.trial.workload.model} raised {describe(error)}")
-        if self._phase == "optimizer" and self.trial.recipe.strategy == "fsdp" and refuses_shards(error):
-            name = self.trial.optimizer.name
-            return _OptimizerError(f"{name} cannot step parameters in FSDP's shards (DTensor): {describe(error)}")
-        return _OptimizerError(f"{self.place} raised {describe(error)}")
+        return _OptimizerError(raised(self.place, error))
 
     def _note_loss(self) -> None:
         assert self._step.loss is not None
