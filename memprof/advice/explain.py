@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memprof.advice.document import Figures
 from memprof.report.text import category_title, format_share, phase_words
+from memprof.units import format_size
 
 # A saving below this share of the peak is none.
 NEGLIGIBLE = 0.01
@@ -23,6 +24,9 @@ def why_nothing(now: Figures, then: Figures, parts: set[str]) -> str:
         parts: of the training that the change is about.
     """
     total = sum(now.held.values()) or 1
+    less = total - sum(then.held.values())
+    if less >= NEGLIGIBLE * now.peak_bytes:
+        return f"{format_size(less)} less are allocated, but as much has to be reserved: it is fragmentation that stays"
     category, size = max(now.held.items(), key=lambda item: item[1], default=("nothing", 0))
     what = f"{category_title(category)} ({format_share(size / total)}) in {phase_words(now.held_phase)} set the peak"
     if "optimizer" in parts:

@@ -25,6 +25,7 @@ from memprof.units import format_size
 
 # Wide enough for every column of the main table, so that logs of CI machines get one piece.
 PLAIN_WIDTH = 160
+_NARROWEST = 16  # cells of a column of words
 _LETTERS = {
     "parameters": ("P", "blue"),
     "gradients": ("G", "cyan"),
@@ -149,6 +150,7 @@ def _pieces(table: Table, width: int) -> list[RenderableType]:
 
 def _rich_table(table: Table, width: int) -> RichTable:
     widths = column_widths(table, name_width=max(16, width // 3))
+    wordy = _shrink(table, widths, width)
     drawn = _plain_table()
     for index, title in enumerate(table.titles):
         heading = title if cell_len(title) <= widths[index] else "\n".join(title.split())
@@ -157,12 +159,23 @@ def _rich_table(table: Table, width: int) -> RichTable:
             justify="right" if table.right[index] else "left",
             vertical="bottom",
             width=widths[index],
-            no_wrap=index > 0,
+            no_wrap=index not in (0, wordy),
             overflow="fold",
         )
     for row in table.rows:
         drawn.add_row(*map(Text, row))
     return drawn
+
+
+def _shrink(table: Table, widths: list[int], width: int) -> int:
+    """Make the widest column of words so narrow that all fits, and return it; 0 where nothing has to give way."""
+    excess = sum(widths) + GAP * (len(widths) - 1) - width
+    words = [index for index in range(1, len(widths)) if not table.right[index]]
+    if excess <= 0 or not words:
+        return 0
+    widest = max(words, key=lambda index: widths[index])
+    widths[widest] = max(_NARROWEST, widths[widest] - excess)
+    return widest
 
 
 def _plain_table() -> RichTable:

@@ -10,7 +10,8 @@ import torch
 
 import memprof
 from memprof.advice.changes import FOREACH, FUSED, Setup, combinations_of, possible_changes
-from memprof.advice.document import AdviceReport
+from memprof.advice.document import AdviceReport, Figures
+from memprof.advice.explain import why_nothing
 from memprof.optimizers.registry import KNOWN_OPTIMIZERS
 from memprof.optimizers.spec import parse_optimizer
 from memprof.report import advice as report_of
@@ -22,7 +23,7 @@ from memprof.workloads.spec import WorkloadSpec
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 SMALL = {"n_layers": 2, "d_model": 128, "n_heads": 2, "vocab_size": 2000, "seq_len": 128}
-MIB = 1 << 20
+MIB, GIB = 1 << 20, 1 << 30
 
 
 def names(optimizer: str = "adam", batch_size: int = 8, cuda: bool = True, **recipe) -> list[str]:
@@ -115,6 +116,17 @@ def test_what_saves_nothing_is_told_why(advice: AdviceReport):
     assert "set the peak; the optimizer's state is" in fused.remark
     assert any(line.startswith("fused adam saves nothing here: ") for line in report_of.no_use(advice))
     assert "fused adam" not in {row[0] for row in report_of.table(advice).rows}
+
+
+def test_memory_that_is_freed_and_stays_reserved_is_told_as_fragmentation():
+    now = Figures(
+        peak_bytes=22 * GIB, fits=False, phase="forward", held={"activations": 20 * GIB}, held_phase="backward"
+    )
+    then = now.model_copy(update={"held": {"activations": 19 * GIB}})
+    assert why_nothing(now, then, {"optimizer"}) == (
+        "1.00 GiB less are allocated, but as much has to be reserved: it is fragmentation that stays"
+    )
+    assert why_nothing(now, now, {"optimizer"}).endswith("set the peak; the optimizer's state is 0 % of it")
 
 
 def test_advice_survives_a_round_trip(advice: AdviceReport, tmp_path):

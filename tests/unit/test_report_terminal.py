@@ -7,6 +7,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from memprof.report.parts import render_parts
+from memprof.report.table import Table
 from memprof.report.terminal import PLAIN_WIDTH, bar, make_console, render
 from memprof.results import Comparison
 from tests.comparisons import COUNT, default_runs, make_broken_run, make_comparison, make_run
@@ -121,3 +123,15 @@ def test_a_stream_that_is_no_terminal_gets_a_fixed_width(monkeypatch: pytest.Mon
     assert make_console(io.StringIO()).width == PLAIN_WIDTH
     monkeypatch.setenv("COLUMNS", "90")
     assert make_console(io.StringIO()).width == 90
+
+
+def test_words_that_are_too_long_for_the_terminal_go_on_in_the_next_line() -> None:
+    how = "--checkpoint-activations PYTORCH_ALLOC_CONF=expandable_segments:True"
+    table = Table(
+        titles=("change", "how"), rows=(("activation checkpointing", how),), ranks=(0, 1), right=(False, False)
+    )
+    stream = io.StringIO()
+    render_parts("advice", [table], Console(file=stream, width=60, highlight=False))
+    shown = stream.getvalue()
+    assert max(map(cell_len, shown.splitlines())) <= 60
+    assert "".join(how.split()) in "".join(line[20:] for line in shown.splitlines()).replace(" ", "")
