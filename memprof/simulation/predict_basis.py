@@ -6,6 +6,7 @@ from memprof.simulation.accuracy import accuracy
 from memprof.simulation.fake_training import FakeRun
 from memprof.simulation.late_memory import LATE_WITHIN_BYTES
 from memprof.simulation.predict_bounds import Bounds
+from memprof.simulation.predict_ranks import rank_basis
 from memprof.simulation.target import Target
 from memprof.tracing.events import Trace
 from memprof.trust import Confidence, SizeRange
@@ -31,10 +32,14 @@ def confidence_of(trace: Trace, fake: FakeRun, target: Target, bounds: Bounds | 
         bounds: of the allocator's figures; None for a CPU.
     """
     if bounds is None:
-        return Confidence(basis=_cpu_basis(), warnings=[*_guesses(fake), *_foreign_operators(trace)])
+        return Confidence(
+            basis=[*_cpu_basis(), *rank_basis(fake)], warnings=[*_guesses(fake), *_foreign_operators(trace)]
+        )
     warnings = [*_guesses(fake), *_foreign_operators(trace), *_cudnn(trace, bounds), *_tight(bounds, target)]
     return Confidence(
-        basis=_cuda_basis(trace, target), warnings=warnings, ranges=[*bounds.ranges, *_context_range(target)]
+        basis=[*_cuda_basis(trace, target), *rank_basis(fake)],
+        warnings=warnings,
+        ranges=[*bounds.ranges, *_context_range(target)],
     )
 
 

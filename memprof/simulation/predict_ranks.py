@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from memprof.results import Peak, Rank
 from memprof.simulation.fake_training import FakeRun
 from memprof.simulation.target import Target
@@ -37,3 +39,13 @@ def rank_notes(fake: FakeRun, target: Target) -> list[str]:
     if fake.ranks == 1:
         return []
     return [*([] if fake.alike else [FIRST]), *([NCCL] if target.kind == "cuda" else [])]
+
+
+def rank_basis(fake: FakeRun) -> list[str]:
+    """Return what a prediction for several ranks rests on, beside what every one does."""
+    if fake.ranks == 1:
+        return []
+    return [
+        f"What ranks do for each other is PyTorch {torch.__version__}'s own code, run as one of {fake.ranks} with nobody "
+        "else there."
+    ]
