@@ -149,6 +149,6 @@ def _storage_key(tensor: Tensor) -> tuple[str | torch.device, int]:
     That is the address; tensors without data (fake, meta) have none, and there it is torch's storage object.
     """
     storage = tensor.untyped_storage()
-    if isinstance(tensor, FakeTensor) or tensor.is_meta:
+    if tensor.is_meta or (type(tensor) is not Tensor and isinstance(tensor, FakeTensor)):
         return "storage", storage._cdata
     return tensor.device, storage.data_ptr()

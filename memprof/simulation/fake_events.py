@@ -141,7 +141,8 @@ class EventLog:
 
     def entries(self, owner: int) -> list[Entry]:
         """Return the stream without what belongs to other optimizers."""
-        return [entry for entry, whose in zip(self._entries, self._owners, strict=True) if whose in (None, owner)]
+        pairs = zip(self._entries, self._owners, strict=True)
+        return [entry for entry, whose in pairs if whose is None or whose == owner]
 
     def _died(self, watch: weakref.ref[torch.UntypedStorage]) -> None:
         assert isinstance(watch, _Watch)

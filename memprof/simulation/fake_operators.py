@@ -24,6 +24,10 @@ from memprof.simulation.fake_values import (
     is_fake,
     is_worth_computing,
     kind_of,
+    name_of,
+    resizes_outputs,
+    returns_of,
+    shape_depends_on_values,
     written_places,
 )
 from memprof.tracing.events import OperatorBegin, OperatorEnd
@@ -34,8 +38,7 @@ Kwargs = dict[str, Any]
 Plan = Callable[[Any, Args, Kwargs], Any]
 _T = TypeVar("_T")
 
-_PLAIN = (Tensor, nn.Parameter)
-_OUT = getattr(torch.Tag, "out", None)  # not in 2.8
+_PLAIN = frozenset((Tensor, nn.Parameter))
 
 
 class FakeOperators(TorchDispatchMode):
@@ -68,23 +71,22 @@ class FakeOperators(TorchDispatchMode):
         self.accumulation = accumulation or Accumulation(_exclusive_counts())
         self._tensors = FakeTensors(log, device)
         self._workspaces = device.workspaces()
+        self._take_something = self._workspaces.operators if self._workspaces is not None else frozenset()
         self._plans: dict[Any, Plan] = {}
         self._results: dict[Any, Result] = {}
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
-        if any(
-            kind not in _PLAIN for kind in types
-        ):  # a tensor subclass takes itself apart, and what it is made of comes here again
-            return NotImplemented
+        if types and not _PLAIN.issuperset(types):
+            return NotImplemented  # a tensor subclass takes itself apart, and what it is made of comes here again
         if func in IN_PLACE and self.accumulation.is_in_place(func, args):
             self._take_scratch(func, args, kwargs or {})
             return args[0]
         plan = self._plans.get(func)
         if plan is None:
             plan = self._plans[func] = self._choose(func)
-        self.operators_of.setdefault(self.phase, set()).add(func._schema.name)
+        self.operators_of.setdefault(self.phase, set()).add(name_of(func))
         return plan(func, args, kwargs or {})
 
     @classmethod
@@ -161,11 +163,11 @@ class FakeOperators(TorchDispatchMode):
             return self._run(func, args, kwargs, tensors)
         written = [args[place] if place < len(args) else kwargs.get(name) for place, name in written_places(func)]
         forget(func, tensors_in(written))
-        if _OUT in func.tags:
+        if resizes_outputs(func):
             for place, layout in self._result(func, args, kwargs).resized:
                 self._move(tensors[place], layout)
         self._take_scratch(func, args, kwargs)
-        returns = len(func._schema.returns)
+        returns = returns_of(func)
         return tuple(written[:returns]) if returns > 1 else written[0] if returns else None
 
     def _make(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -185,7 +187,7 @@ class FakeOperators(TorchDispatchMode):
         return self._compute_known(func, args, kwargs, tensors)
 
     def _compute_known(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
-        if not {torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags):
+        if not shape_depends_on_values(func):
             result = self._result(func, args, kwargs)
             if not is_worth_computing(result):
                 return self._make(func, args, kwargs)
@@ -195,12 +197,12 @@ class FakeOperators(TorchDispatchMode):
         """Read a value: the real one, or what `reads` says."""
         if not is_fake(args[0]):
             return func(*args, **kwargs)
-        return self.reads.value(args[0].dtype, func._schema.name, self.place()[0], self.phase)
+        return self.reads.value(args[0].dtype, name_of(func), self.place()[0], self.phase)
 
     def _equal(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         if not any(map(is_fake, args)):
             return func(*args, **kwargs)
-        return self.reads.value(torch.bool, func._schema.name, self.place()[0], self.phase)
+        return self.reads.value(torch.bool, name_of(func), self.place()[0], self.phase)
 
     def _index(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Index by tensors; a known mask becomes the positions it stands for, which decide the shape."""
@@ -252,14 +254,14 @@ class FakeOperators(TorchDispatchMode):
 
     def _take_scratch(self, func: Any, args: Args, kwargs: Kwargs) -> None:
         """Take what an operator takes for itself that makes nothing."""
-        if self._workspaces is not None and func in self._workspaces.operators:
+        if func in self._take_something:
             self._begin(func)
             self._with_scratch(func, args, kwargs, lambda: None)
             self.log.mark(OperatorEnd([]))
 
     def _with_scratch(self, func: Any, args: Args, kwargs: Kwargs, make: Callable[[], _T]) -> _T:
         """Make the outputs, and take what the kernel takes for itself; give back what it does not keep."""
-        if self._workspaces is None or func not in self._workspaces.operators:
+        if self._workspaces is None or func not in self._take_something:
             return make()
         kept = self._workspaces.kept(func, torch._C._current_autograd_node() is not None)
         if kept:
@@ -267,13 +269,13 @@ class FakeOperators(TorchDispatchMode):
         return self.log.scratch(self._workspaces.scratch(func, args, kwargs), make)
 
     def _begin(self, func: Any) -> None:
-        self.log.mark(OperatorBegin(func._schema.name, *self.place()))
+        self.log.mark(OperatorBegin(name_of(func), *self.place()))
 
     def _result(self, func: Any, args: Args, kwargs: Kwargs) -> Result:
         key = (func, torch.get_default_dtype(), geometry_of(args), geometry_of(kwargs.items()) if kwargs else None)
         result = self._results.get(key)
         if result is None:
-            with self.reads.explained(func._schema.name, self.place()[0]):
+            with self.reads.explained(name_of(func), self.place()[0]):
                 result = self._results[key] = self._tensors.evaluate(func, args, kwargs)
         return result
 
@@ -294,7 +296,10 @@ class FakeOperators(TorchDispatchMode):
             self.log.allocated(storage, storage.data_ptr(), storage.nbytes(), host)
 
     def _on_host(self, tensors: list[Tensor]) -> bool:
-        return bool(tensors) and all(self.log.is_host(tensor.untyped_storage().data_ptr()) for tensor in tensors)
+        for tensor in tensors:
+            if not self.log.is_host(tensor.untyped_storage().data_ptr()):
+                return False
+        return bool(tensors)
 
 
 @cache

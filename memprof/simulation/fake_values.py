@@ -21,6 +21,7 @@ aten = torch.ops.aten
 
 # Entries of a tensor whose values are kept: masks and positions of a batch, but not masks of length x length.
 _LARGEST = {"integers": 2 << 20, "booleans": 1 << 20, "floats": 16 << 10}
+_OUT = getattr(torch.Tag, "out", None)  # not in 2.8
 _MARK = "_memprof_unknown"  # on the storage of a real tensor that was written with fake values
 _UNDECLARED_VIEWS = {aten._unsafe_view.default, aten._reshape_alias.default}
 # It leaves its flag at "no overflow", as in a training that goes well.
@@ -51,6 +52,34 @@ def is_worth_computing(result: Result) -> bool:
 def also_written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
     """Return the arguments that an operator writes to without saying so."""
     return [args[place] for place in _ALSO_WRITES.get(func, ()) if args[place] is not None]
+
+
+# Of an operator's schema every question makes new objects, so each is asked once.
+
+
+@cache
+def name_of(func: Any) -> str:
+    """Return an operator's name without its overload: `aten::add`."""
+    name: str = func._schema.name
+    return name
+
+
+@cache
+def returns_of(func: Any) -> int:
+    """Return how many values an operator returns."""
+    return len(func._schema.returns)
+
+
+@cache
+def shape_depends_on_values(func: Any) -> bool:
+    """Say whether only values tell what an operator returns."""
+    return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags))
+
+
+@cache
+def resizes_outputs(func: Any) -> bool:
+    """Say whether an operator writes to `out=` arguments, which it may give another size."""
+    return _OUT in func.tags
 
 
 @cache
