@@ -45,7 +45,7 @@ def rank_basis(fake: FakeRun) -> list[str]:
     """Return what a prediction for several ranks rests on, beside what every one does."""
     if fake.ranks == 1:
         return []
+    version = torch.__version__
     return [
-        f"What ranks do for each other is PyTorch {torch.__version__}'s own code, run as one of {fake.ranks} with nobody "
-        "else there."
+        f"What ranks do for each other is PyTorch {version}'s own code, run as one of {fake.ranks} with nobody there."
     ]
