@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from .covers import Cover
 from .distributed import ShardedTask, is_dtensor
+from .eager import eager
 from .exchange import exchange
 from .index_sets import IndexSets
 from .kernels import Kernel, choose, sparse
@@ -60,7 +61,8 @@ class SM3(Optimizer):
         cover: which indices share an accumulator: a name ("slices", "rows", "singleton", "whole"), a
             `sm3.covers.Cover`, or a mapping from name patterns ("*.embed*") or parameters to either.
         kernel: "auto" takes the fastest that can run: "triton" on CUDA, "native" (compiled on first use, once
-            per machine) on CPU, else "chunked", which runs anywhere. One of these names allows no other.
+            per machine) on CPU, else "chunked", which runs anywhere. One of these names allows no other. All are
+            fused (there are no `foreach` and `fused`), and `torch.compile` leaves them as they are.
 
     Raises:
         ValueError: an option out of its range, or a cover that misses an index.
@@ -141,6 +143,11 @@ class SM3(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._update_all()
+        return loss
+
+    @eager
+    def _update_all(self) -> None:
         self._ran = set()
         scratch = Scratch()
         sharded = []
@@ -152,7 +159,6 @@ class SM3(Optimizer):
         exchange([one for part, _ in sharded for one in part.waiting()])
         for part, kernel in sharded:
             kernel.finish(part.task, scratch)
-        return loss
 
     def _begin(self, group: dict[str, Any], param: Any, cover: Cover, scratch: Scratch) -> tuple[ShardedTask, Kernel]:
         part = ShardedTask(self.state[param], group, param, cover)

@@ -63,6 +63,25 @@ def test_a_compiled_model_trains_as_an_eager_one(backend) -> None:
         torch.testing.assert_close(first, second)
 
 
+@pytest.mark.parametrize("options", [{"kernel": "chunked"}, {"momentum": 0.9, "momentum_dtype": "int8"}, {}], ids=str)
+def test_a_compiled_training_step_leaves_the_optimizer_as_it_is(options) -> None:
+    results = []
+    for compiled in (False, True):
+        net = model()
+        optimizer = SM3(net.parameters(), lr=0.1, **options)
+
+        def step(batch, net=net, optimizer=optimizer) -> None:
+            optimizer.zero_grad()
+            loss_of(net, batch).backward()
+            optimizer.step()
+
+        run = torch.compile(step, backend="eager") if compiled else step
+        for batch in batches(3):
+            run(batch)
+        results.append([param.detach() for param in net.parameters()])
+    assert_equal(*results)
+
+
 def test_accumulated_gradients_equal_one_large_batch() -> None:
     parts, whole = model(), model()
     x, y = batches(1, 16)[0]
