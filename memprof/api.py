@@ -55,7 +55,7 @@ def compare(
         recipe: how it is trained.
         budget: the capacity for the largest batch and model: a size such as `"24GiB"`, or bytes. Default: the
             device's memory.
-        fit: find the largest batch and the largest model.
+        fit: find the largest batch and the largest model, with the workload's `longest_batch` where it has one.
         confirm: prove these answers by training them.
         validate: predict every trial as well, and note how far each figure was off (`Run.validation`).
         reference: the optimizer spec that others are compared with.

@@ -42,7 +42,8 @@ def fit(
     """Find the largest value of a knob for each optimizer on each device.
 
     The search goes by prediction; the answer and its successor are always evaluated. For a device that is here both
-    are trained as well, in fresh processes under a cap: three steps each, optimizer state and all.
+    are trained as well, in fresh processes under a cap: three steps each, optimizer state and all. Batches are made by
+    the workload's `longest_batch` where it has one, so that the answer holds for every batch of that size.
 
     Args:
         model: as for `memprof.compare`.

@@ -175,7 +175,9 @@ def fit_remark(comparison: Comparison) -> str | None:
         frozenset({"extrapolated", "confirmed"}): "; ~ is extrapolated, the others were trained",
     }.get(frozenset(methods), "")
     ended = "; + is where the values to try end" if any(map(is_open, answers)) else ""
-    return f"Largest {knobs} within {format_size(comparison.capacity.bytes)}, {whose}{how}{ended}."
+    declared = comparison.workload.lengths == "longest_batch"
+    longest = ", with the longest batches that the workload declares" if declared else ""
+    return f"Largest {knobs} within {format_size(comparison.capacity.bytes)}, {whose}{longest}{how}{ended}."
 
 
 def _options(comparison: Comparison) -> Iterable[str]:

@@ -15,6 +15,7 @@ from memprof.fitting.traces import Traces
 from memprof.fitting.vary import Vary
 from memprof.optimizers.spec import parse_optimizer
 from memprof.report import fits
+from memprof.report.sections import fit_remark
 from memprof.simulation.target import Target
 from memprof.training.launcher import Launcher
 from memprof.training.recipe import Recipe
@@ -90,6 +91,7 @@ def test_fit_columns_of_a_comparison_say_the_same(launcher: Launcher):
     )
     predicted = memprof.predict(f"{FILE}:declared", optimizers=["sgd"], device="cpu", budget=BUDGET, fit=True)
     assert trained.workload.lengths == "longest_batch"
+    assert "with the longest batches that the workload declares" in (fit_remark(trained) or "")
     for comparison, method in ((trained, "confirmed"), (predicted, "predicted")):
         answer = comparison.runs[0].fit.batch_size
         assert (answer.value, answer.next_value, answer.method) == (expected.value, expected.next_value, method)
