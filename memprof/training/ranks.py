@@ -23,6 +23,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from memprof.errors import ExitCode, MemprofError
 from memprof.plan import Mistake, Outcome, Step, Trial
+from memprof.training import strategies  # noqa: F401  # imported before the ranks are forked, who all need it
 from memprof.training.gather import gather
 from memprof.training.launcher import WorkerDiedError, kernel_kills, outcome_of
 from memprof.training.rank import Lost, enter

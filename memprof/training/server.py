@@ -50,6 +50,8 @@ def serve(control: socket.socket) -> None:
         while received := receive_message(control):
             message, descriptors = received
             if descriptors:
+                if _has_ranks(message):
+                    _preload(_FOR_RANKS)
                 pid = _fork_worker(control, descriptors[0], message)
                 running.add(pid)
                 send_message(control, {"pid": pid})
@@ -99,16 +101,27 @@ def kill_worker(pid: int) -> None:
 
 # Everything a trial needs, imported once: the first optimizer built in a process imports torch._dynamo (a second).
 _PRELOADED = ("memprof.training.worker", "torch._dynamo")
+_FOR_RANKS = ("memprof.training.ranks",)  # once the first job needs it
+
+
+def _has_ranks(request: dict[str, Any]) -> bool:
+    return bool(request.get("recipe", {}).get("strategy", "single") != "single")
+
+
+def _preload(modules: Sequence[str]) -> None:
+    if all(module in sys.modules for module in modules):
+        return
+    gc.disable()  # a million objects that stay: walking them over and over takes a quarter of the imports' time
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()  # keeps the workers' garbage collector from touching, and so copying, the shared pages
+    gc.enable()
 
 
 def _main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
-    gc.disable()  # a million objects that stay: walking them over and over takes a quarter of the imports' time
-    for module in _PRELOADED:
-        importlib.import_module(module)
-    gc.freeze()  # keeps the workers' garbage collector from touching, and so copying, the shared pages
-    gc.enable()
+    _preload(_PRELOADED)
     serve(control)
 
 
