@@ -10,20 +10,27 @@ import torch
 
 from sm3 import kernels
 from sm3.kernels import chunked
+from sm3.kernels.launch import launch_of
 from sm3.kernels.matrix import as_matrix, is_matrix, is_singleton
+from sm3.kernels.momentum import FloatMomentum
 from sm3.kernels.task import Scratch, Task
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class _TritonStandIn:
-    """Allocates what `sm3.kernels.triton_cuda` does, in its order: maxima of one side of the matrix per pass."""
+    """Allocates what `sm3.kernels.triton_cuda` does, in its order: maxima of one or both sides per pass."""
 
     name = "triton"
 
     def takes(self, task: Task) -> bool:
         """Say whether the kernel would take the task; it takes every dense one that the compiled CPU kernel takes."""
-        return task.param.dtype in _DTYPES and bool(task.param.numel()) and _is_plain(task)
+        floats = isinstance(task.momentum, FloatMomentum | None)
+        return floats and task.param.dtype in _DTYPES and bool(task.param.numel()) and _is_plain(task)
+
+    def automatic(self, task: Task) -> bool:
+        """Say yes."""
+        return True
 
     def gather(self, task: Task, scratch: Scratch) -> None:
         """First half of a step."""
@@ -44,9 +51,13 @@ class _TritonStandIn:
 
     def _pass(self, task: Task, new: bool) -> None:
         matrix = as_matrix(task, new=new)
-        other = matrix.column if matrix.rows >= matrix.cols else matrix.row
+        launch = launch_of(matrix.rows, matrix.cols)
+        own, other = (matrix.row, matrix.column) if launch.by_rows else (matrix.column, matrix.row)
         maxima = torch.zeros_like(other, dtype=torch.int32)
+        own_maxima = torch.zeros_like(own, dtype=torch.int32) if launch.shares > 1 else maxima
         other.copy_(maxima.view(torch.float32))
+        if launch.shares > 1:
+            own.copy_(own_maxima.view(torch.float32))
         matrix.write_back()
 
 

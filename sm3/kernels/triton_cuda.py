@@ -20,7 +20,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import chunked
+from . import chunked, launch
 from .accumulators import GridAccumulator
 from .matrix import Matrix, as_matrix, is_matrix, is_singleton
 from .momentum import FloatMomentum
@@ -30,12 +30,7 @@ from .triton_kernels import matrix_kernel, vector_kernel
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _SECOND, _MAXIMA, _FIRST = 0, 1, 2
 _TRIAL = Options(lr=0.0, momentum=0.0, beta=0.0, eps=MIN_EPS, weight_decay=0.0, maximize=False, variant="II")
-_NARROW, _WIDE = 16, 128
-"""Rows and columns of a tile: four warps can hold it in their registers."""
-
 _VECTOR = 1024
-PROGRAMS = 1 << 10
-"""So many programs are to run at least: an H200 has 132 multiprocessors, each of which takes a few at a time."""
 
 
 def takes(task: Task) -> bool:
@@ -122,10 +117,7 @@ def _options(task: Task) -> dict[str, Any]:
 
 
 def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
-    by_rows = matrix.rows >= matrix.cols
-    blocks = triton.cdiv(matrix.rows, _NARROW), triton.cdiv(matrix.cols, _WIDE)
-    programs, walk = blocks if by_rows else reversed(blocks)
-    shares = min(walk, triton.cdiv(PROGRAMS, programs))
+    by_rows, programs, shares = launch.launch_of(matrix.rows, matrix.cols)
     own, other = (matrix.row, matrix.column) if by_rows else (matrix.column, matrix.row)
     maxima = torch.zeros_like(other, dtype=torch.int32)
     own_maxima = torch.zeros_like(own, dtype=torch.int32) if shares > 1 else maxima
@@ -140,8 +132,8 @@ def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
             mode=mode,
             by_rows=by_rows,
             shared=shares > 1,
-            height=_NARROW,
-            width=_WIDE,
+            height=launch.HEIGHT,
+            width=launch.WIDTH,
             **_options(task),
         )
     if mode != _FIRST:

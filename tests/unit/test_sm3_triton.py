@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from sm3 import SM3
-from sm3.kernels import compiler, inner
+from sm3.kernels import compiler, inner, launch
 
 triton = pytest.importorskip("triton")
 SHAPES = [(), (5,), (2500,), (5, 7), (40, 300), (300, 40), (17, 257), (3, 4, 5), (8, 4, 3, 3)]
@@ -90,10 +90,8 @@ def test_interpreted_equals_chunked(shape, options) -> None:
 @pytest.mark.parametrize("variant", ["I", "II"])
 @pytest.mark.parametrize("shape", [(20, 300), (300, 150)], ids=str)
 def test_how_many_programs_share_a_walk_changes_no_bit(shape, variant, monkeypatch) -> None:
-    from sm3.kernels import triton_cuda
-
     param, state, _ = run("triton", shape, steps=2, momentum=0.9, variant=variant)
-    monkeypatch.setattr(triton_cuda, "PROGRAMS", 1)
+    monkeypatch.setattr(launch, "PROGRAMS", 1)
     same, kept, _ = run("triton", shape, steps=2, momentum=0.9, variant=variant)
     assert torch.equal(param, same)
     assert all(torch.equal(state[key], kept[key]) for key in state)
@@ -232,9 +230,9 @@ def has_exact_root(ptx: str) -> bool:
 
 
 def matrix_kernel(capability=90, **flags):
-    from sm3.kernels import triton_cuda, triton_kernels
+    from sm3.kernels import triton_kernels
 
-    sizes = {"height": triton_cuda._NARROW, "width": triton_cuda._WIDE}
+    sizes = {"height": launch.HEIGHT, "width": launch.WIDTH}
     return compiled(triton_kernels.matrix_kernel, capability, **{**sizes, **flags})
 
 
