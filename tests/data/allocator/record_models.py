@@ -28,12 +28,12 @@ def main() -> None:
     write(json.loads(done.stdout))
 
 
-def write(answer: dict[str, object]) -> None:
+def write(answer: dict[str, object], file: Path = FILE, command: str = COMMAND) -> None:
     runs = answer.pop("runs")
     assert isinstance(runs, list)
     rows = ",\n".join(json.dumps(list(run.values())) for run in runs)
-    head = json.dumps({"command": COMMAND, **answer, "columns": list(runs[0])})
-    FILE.write_text(f'{head[:-1]}, "runs": [\n{rows}\n]}}\n')
+    head = json.dumps({"command": command, **answer, "columns": list(runs[0])})
+    file.write_text(f'{head[:-1]}, "runs": [\n{rows}\n]}}\n')
 
 
 if __name__ == "__main__":
