@@ -35,7 +35,13 @@ from torch import Tensor, nn
 
 from memprof.simulation.cuda_semantics_attention import CudaAttention
 from memprof.simulation.cuda_semantics_autocast import register_autocast
-from memprof.simulation.cuda_semantics_device import CudaIsHere, copy_to, cuda_autocast, cuda_modules
+from memprof.simulation.cuda_semantics_device import (
+    CudaIsHere,
+    copy_to,
+    cuda_autocast,
+    cuda_in_backward,
+    cuda_modules,
+)
 from memprof.simulation.cuda_semantics_sm3 import triton_kernel
 from memprof.simulation.fake_device import UNREDUCED, CpuSemantics, channels_last_if_inputs_are
 from memprof.simulation.fake_tensors import Correction, Layout, Result, contiguous_result
@@ -109,7 +115,8 @@ class CudaSemantics(CpuSemantics):
             stack.enter_context(triton_kernel())
             stack.enter_context(cuda_autocast())
             stack.enter_context(cuda_modules(mode))
-            stack.enter_context(CudaIsHere(mode))
+            cuda = stack.enter_context(CudaIsHere(mode))
+            stack.enter_context(cuda_in_backward(cuda))
             yield
 
     def _register(self, library: torch.library.Library) -> None:

@@ -140,6 +140,23 @@ def copy_to(value: Tensor, mode: FakeOperators, *, host: bool, dtype: torch.dtyp
 
 
 @contextmanager
+def cuda_in_backward(cuda: CudaIsHere) -> Iterator[None]:
+    """Within the `with` block the backward pass runs under the mode, which PyTorch turns off in every call it takes.
+
+    Hooks, optimizers in them, and forwards that are run again are the user's code. Private API of PyTorch, checked on
+    2.8.0, 2.13.0 and 2.15.0: `torch.autograd._engine_run_backward`.
+    """
+    run: Callable[..., Any] = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
+
+    def run_backward(*args: Any, **kwargs: Any) -> Any:
+        with cuda:
+            return run(*args, **kwargs)
+
+    with patch.object(torch.autograd, "_engine_run_backward", run_backward):
+        yield
+
+
+@contextmanager
 def cuda_autocast() -> Iterator[None]:
     """Within the `with` block `torch.autocast("cuda")` is that of the fake tensors."""
     init, enabled, dtype_of = torch.autocast.__init__, torch.is_autocast_enabled, torch.get_autocast_dtype

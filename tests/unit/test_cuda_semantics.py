@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from memprof.optimizers.spec import parse_optimizer
@@ -271,6 +272,32 @@ def test_autocast_of_cuda_is_that_of_the_fake_tensors() -> None:
         with torch.autocast("cuda", BF16):
             assert (x @ x).softmax(-1).dtype is FP32
         assert (x @ x).dtype is FP32
+
+
+def test_code_that_the_backward_pass_runs_finds_cuda_too() -> None:
+    """A hook, and a forward that is run again: PyTorch turns a mode off in the calls that the mode takes."""
+    with cuda(default=None):
+        found: list[bool] = []
+
+        def block(x: Tensor) -> Tensor:
+            found.append((torch.zeros(3, device="cuda").is_cuda, torch.zeros(3).is_cuda) == (True, False))
+            return x.exp()
+
+        x = torch.empty(3, device="cuda", requires_grad=True)
+        x.register_post_accumulate_grad_hook(lambda leaf: found.append(leaf.is_cuda and not torch.ones(1).is_cuda))
+        assert torch.utils.checkpoint.checkpoint(block, x, use_reentrant=False).sum().backward() is None
+        assert found == [True, True, True]
+
+
+def test_a_gradient_can_be_given_to_the_backward_pass() -> None:
+    with cuda():
+        x, w = (torch.empty(4, requires_grad=True) for _ in range(2))
+        y = x * w
+        y.backward(torch.ones(4), retain_graph=True, inputs=[x])
+        assert x.grad is not None
+        assert w.grad is None
+        y.backward(gradient=torch.ones(4))
+        assert w.grad is not None
 
 
 def test_a_fake_tensor_can_be_printed() -> None:
