@@ -1,6 +1,6 @@
 """Evaluations and time of `memprof fit`, for a 7B decoder and for several knobs, against what other finders do.
 
-python -m pytest tests/benchmarks/test_fit_benchmark.py --benchmark-enable -s
+python -m pytest tests/benchmarks/test_fit_benchmark.py --benchmark-only -s
 """
 
 from __future__ import annotations
