@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from memprof.reproduction import published
 from tests.cli.conftest import Command
+from tests.comparisons import make_comparison
 
 pytest.importorskip("torch")
 
@@ -18,12 +21,6 @@ def test_a_published_prediction_comes_out_again_or_is_told_and_replaced(memprof:
     assert memprof("compare", "mlp", "-b", "2", "-o", "sgd", "--device", "t4", "--no-fit", *files).returncode == 0
     saved = tmp_path / "reports" / "small.json"
     before, report = json.loads(saved.read_text()), (tmp_path / "reports" / "small.md").read_text()
-
-    listed = memprof("reproduce")
-    assert listed.returncode == 0
-    assert "predicted for t4" in listed.stdout
-    assert "compare mlp -b 2 -o sgd --device t4 --no-fit" in listed.stdout
-    assert "--export-json" not in listed.stdout
 
     wrong = json.loads(saved.read_text())
     wrong["runs"][0]["peak"]["allocated_bytes"] += 512
@@ -38,11 +35,18 @@ def test_a_published_prediction_comes_out_again_or_is_told_and_replaced(memprof:
     assert {**after, "environment": {**after["environment"], **dated}} == before
     assert (tmp_path / "reports" / "small.md").read_text().splitlines()[0] == report.splitlines()[0]
 
-    good = memprof("reproduce", "reports/small.json", "--json")
-    assert good.returncode == 0, good.stderr
-    said = json.loads(good.stdout)
-    assert (said["name"], said["differences"]) == ("small", [])
-    assert said["compared"] > 50
+
+def test_a_result_that_comes_out_again(inside: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "reports").mkdir()
+    make_comparison().save(tmp_path / "reports" / "gpt2.json")
+    listed = inside("reproduce")
+    assert listed.returncode == 0
+    assert re.search(r"gpt2 +measured on cpu +2\.13\.0\+cpu +compare gpt2 -b 2 --set seq_len=128", listed.stdout)
+    monkeypatch.setattr(published, "run_again", lambda found: found.document)
+    good = inside("reproduce", "gpt2")
+    assert (good.returncode, good.stdout) == (0, "gpt2: all 48 figures came out again (measured on cpu)\n")
+    said = json.loads(inside("reproduce", "reports/gpt2.json", "--json").stdout)
+    assert (said["name"], said["compared"], said["differences"], said["remarks"]) == ("gpt2", 48, [], [])
 
 
 def test_what_cannot_be_made_again_is_one_sentence(memprof: Command) -> None:

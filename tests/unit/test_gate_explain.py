@@ -92,9 +92,7 @@ def test_without_a_baseline_the_largest_holders_are_named() -> None:
     told = largest_holders(PEAK, make_figures())
     assert told[0] == "activations 7.00 GiB, 6.00 GiB of it in layers.*.mlp"
     assert [sentence.split(" ")[0] for sentence in told] == ["activations", "parameters", "optimizer"]
-    assert largest_holders(METRICS["state_bytes"], make_figures()) == [
-        "optimizer state 1.00 GiB in layers.*.mlp.0"
-    ]
+    assert largest_holders(METRICS["state_bytes"], make_figures()) == ["optimizer state 1.00 GiB in layers.*.mlp.0"]
 
 
 @pytest.mark.parametrize("holders", [{}, {"activations": {"": 5}}])
