@@ -71,7 +71,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on the CPU or on a GPU."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    words = ("can't allocate memory", "std::bad_alloc")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)
 
 
 def is_lost_rank(error: BaseException) -> bool:

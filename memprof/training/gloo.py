@@ -83,7 +83,12 @@ class Gloo(dist.ProcessGroup):
         return _done([*nested_tensors(arguments[:1])])
 
     def _wait_for(self, collective: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        averages = collective == "_reduce_scatter_base" and _averages(arguments[-1])
+        if averages:  # gloo of PyTorch 2.8 takes the sum all the same
+            arguments[-1].reduceOp = dist.ReduceOp.SUM
         getattr(self._gloo, collective)(*arguments, **options).wait()
+        if averages:
+            arguments[0].div_(self.size())
 
 
 def _add(name: str, collective: str) -> None:
@@ -107,6 +112,10 @@ def join_by_gloo(store: Any, rank: int, world_size: int) -> None:
     maker: Callable[..., Any] = Gloo
     dist.Backend.register_backend(BACKEND, maker, devices=["cpu"])
     dist.init_process_group(BACKEND, store=store, rank=rank, world_size=world_size)
+
+
+def _averages(options: Any) -> bool:
+    return bool(getattr(options, "reduceOp", None) == dist.ReduceOp.AVG)
 
 
 def _done(received: list[Tensor]) -> dist.Work:
