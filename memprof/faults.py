@@ -89,7 +89,10 @@ def raised(place: str, error: BaseException) -> str:
 
 
 def _short(filename: str) -> str:
+    """Return a path as a reader knows it: within the package, else from the present folder on."""
     path = Path(filename)
+    if "site-packages" in path.parts:  # where it is installed differs, and is nobody's business in a report
+        return str(Path(*path.parts[path.parts.index("site-packages") + 1 :]))
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:

@@ -36,7 +36,9 @@ def test_a_report_names_the_command_that_made_it(path: Path) -> None:
     assert command.startswith("memprof compare ")
     assert f"--export-json reports/{path.name} --export-markdown reports/{path.stem}.md" in command
     assert f"| `{command}` |" in (REPORTS / "README.md").read_text(encoding="utf-8")
-    assert all(run.status == "ok" and run.timeline is not None for run in comparison.runs)
+    finished = [run for run in comparison.runs if "does not take FSDP's shards" not in (run.reason or "")]
+    assert finished
+    assert all(run.status == "ok" and run.timeline is not None for run in finished)
 
 
 def test_the_list_has_every_report_and_no_link_leads_nowhere() -> None:
