@@ -234,15 +234,11 @@ class Step(_Message):
 
 
 class Outcome(_Message):
-    """The end of a trial: its run, and the levels that a fit extrapolates (`memprof.training.meter.Reading`).
-
-    `upper_levels` are the same of a prediction's upper bounds; empty where there are none.
-    """
+    """The end of a trial: its run, and the levels that a fit extrapolates (`memprof.training.meter.Reading`)."""
 
     kind: Literal["outcome"] = "outcome"
     run: Run
     levels: dict[str, list[int]] = {}
-    upper_levels: dict[str, list[int]] = {}
 
 
 class Outcomes(_Message):

@@ -139,16 +139,11 @@ def _forecast(forecast: Forecast) -> Outcomes:
     )
     notes = [standing()] if target.kind == "cuda" and accuracy() is None else []
     noted = [run.model_copy(update={"notes": [*run.notes, *notes]}) for run in runs]
-    return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run), upper_levels=_upper_levels(run)) for run in noted])
+    return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run)) for run in noted])
 
 
 def _levels(run: Run) -> dict[str, list[int]]:
     return {name: [peak.reserved_bytes or peak.allocated_bytes] for name, peak in run.phases.items()}
-
-
-def _upper_levels(run: Run) -> dict[str, list[int]]:
-    bounds = {name: peak.reserved_upper_bytes for name, peak in run.phases.items()}
-    return {name: [bound] for name, bound in bounds.items() if bound is not None}
 
 
 def memory_of_rank(device: str, memory_bytes: int, world_size: int) -> int:
