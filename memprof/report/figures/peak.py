@@ -60,6 +60,8 @@ class _Peaks:
         for number, run in enumerate(self._comparison.runs):
             self._bar(run, top + 14 + _ROW * number)
         self._limit(top, bottom)
+        for number, run in enumerate(self._comparison.runs):  # over the limit's line
+            self._totals(run, top + 14 + _ROW * number)
         return self._text, drawing.to_svg(bottom + 30)
 
     def _x(self, size: int) -> float:
@@ -89,10 +91,13 @@ class _Peaks:
         reserved = run.peak.reserved_bytes if run.peak is not None else None
         if reserved is not None:
             drawing.line(self._x(reserved), y + 3, self._x(reserved), y + _ROW - 3, "thin")
-        self._totals(max(x, self._x(reserved or 0)) + 6, base, run.breakdown.total_bytes, reserved)
 
-    def _totals(self, x: float, base: float, total: int, reserved: int | None) -> None:
-        words = format_size(total)
+    def _totals(self, run: Run, y: float) -> None:
+        if run.breakdown is None:
+            return
+        reserved = run.peak.reserved_bytes if run.peak is not None else None
+        x, base = self._x(_top(run)) + 6, y + _ROW / 2 + 4
+        words = format_size(run.breakdown.total_bytes)
         self._drawing.text(x, base, words, "onpaper strong")
         if reserved is not None:
             self._drawing.text(x + text_width(words) + 12, base, f"{format_size(reserved)} reserved", "onpaper muted")
