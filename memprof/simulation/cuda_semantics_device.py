@@ -143,8 +143,9 @@ def copy_to(value: Tensor, mode: FakeOperators, *, host: bool, dtype: torch.dtyp
 def cuda_in_backward(cuda: CudaIsHere) -> Iterator[None]:
     """Within the `with` block the backward pass runs under the mode, which PyTorch turns off in every call it takes.
 
-    Hooks, optimizers in them, and forwards that are run again are the user's code. Private API of PyTorch, checked on
-    2.8.0, 2.13.0 and 2.15.0: `torch.autograd._engine_run_backward`.
+    Hooks, optimizers in them, and forwards that are run again are the user's code.
+
+    Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch.autograd._engine_run_backward`.
     """
     run: Callable[..., Any] = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 

@@ -20,6 +20,8 @@ from memprof.workloads.spec import WorkloadSpec
 GPU = target_of(find_device("rtx-4090"))
 SMALL = {"n_layers": 2, "d_model": 96, "n_heads": 2, "vocab_size": 500, "seq_len": 32}
 OPTIMIZERS = [parse_optimizer(text) for text in ("sm3", "adam", "adafactor")]
+SM3 = 0
+SEGMENT = 2 << 20  # bytes, of blocks up to 1 MiB
 
 
 def traces(target: Target, vary: Vary, *values: int) -> Traces:
@@ -39,6 +41,8 @@ def test_tensors_follow_from_two_or_three_traces(knob: str, known: tuple[int, ..
     for number in range(len(OPTIMIZERS)):
         guessed = blocks_at(value, [made.blocks[number][one].bare for one in known])
         traced = made.blocks[number][value].bare
+        if number == SM3 and knob == "d_model":
+            continue  # its kernel shares walks among programs by the matrix's size, and then takes a copy more
         assert guessed is not None
         assert guessed.signature == traced.signature
         np.testing.assert_allclose(guessed.sizes, traced.sizes, atol=SMALLEST_BLOCK)
@@ -47,7 +51,7 @@ def test_tensors_follow_from_two_or_three_traces(knob: str, known: tuple[int, ..
 
 def test_two_traces_tell_a_width_s_square_from_its_line():
     made = traces(GPU, Vary(knob="d_model"), 96, 192, 384)
-    for number in range(len(OPTIMIZERS)):
+    for number in range(SM3 + 1, len(OPTIMIZERS)):
         guessed = blocks_at(384, [made.blocks[number][one].bare for one in (96, 192)])
         traced = made.blocks[number][384].bare
         assert guessed is not None
@@ -55,14 +59,22 @@ def test_two_traces_tell_a_width_s_square_from_its_line():
         assert np.abs(guessed.sizes - traced.sizes).max() <= SMALLEST_BLOCK
 
 
+def test_nothing_is_guessed_from_traces_of_another_number_of_blocks():
+    """SM3's kernel takes a copy more where programs share a walk, which goes by the matrix's size."""
+    made = traces(GPU, Vary(knob="d_model"), 96, 192)
+    assert blocks_at(384, [made.blocks[SM3][one].bare for one in (96, 192)]) is None
+
+
 def test_whatever_follows_an_image_s_pixels_goes_by_the_square_of_its_width():
     knobs = {"n_layers": 1, "d_model": 32, "n_heads": 2, "d_ff": 64, "patch_size": 8}
-    made = Traces(WorkloadSpec(model="vit-b16", knobs=knobs), OPTIMIZERS[:1], Recipe(), 2, Vary(knob="image_size"), GPU)
+    made = Traces(
+        WorkloadSpec(model="vit-b16", knobs=knobs), OPTIMIZERS[1:2], Recipe(), 2, Vary(knob="image_size"), GPU
+    )
     for size in (32, 64, 256):
         made.take(size)
     guessed = blocks_at(256, [made.blocks[0][one].bare for one in (32, 64)])
     assert guessed is not None
-    assert guessed.need(GPU).bytes == pytest.approx(made.blocks[0][256].bare.need(GPU).bytes, rel=0.05)
+    assert guessed.need(GPU).bytes == pytest.approx(made.blocks[0][256].bare.need(GPU).bytes, abs=SEGMENT)
 
 
 @pytest.mark.parametrize("capacity_mib", [20, 40, 60, 90])

@@ -81,6 +81,7 @@ def kept_by_allocator(run: Callable[[], tuple[torch.optim.Optimizer, list[nn.Par
     The oracle: it knows no Python objects. The run makes its own model, so that all it frees was counted,
     and drops its gradients.
     """
+    gc.collect()  # what earlier tests left would be counted as given back
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         optimizer, parameters = run()
         gc.collect()
