@@ -94,6 +94,7 @@ def in_child(body: str) -> str:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the high-water mark can be reset on Linux only")
 def test_high_water_mark_is_the_kernels_and_can_be_reset():
+    assert reset_peak_rss()  # of what earlier tests have had
     hoard = bytearray(64 << 20)
     high = peak_rss_bytes()
     del hoard
