@@ -94,11 +94,12 @@ def max_live(trace) -> int:
 
 
 def test_an_optimizer_that_takes_no_shards_fails_as_it_does_in_training(launcher: Launcher) -> None:
+    """Adafactor takes them in PyTorch 2.8, and in 2.13 no longer."""
     recipe = Recipe(strategy="fsdp", world_size=2)
     (ours,) = predict_runs(workload("mlp"), [parse_optimizer("adafactor")], recipe, 2, Target())
     theirs = measured(launcher, "mlp", "adafactor", recipe)
-    assert ours.status == theirs.status == "failed"
-    assert ours.reason.partition(" in-place ")[0] == theirs.reason.partition(" in-place ")[0]
+    assert ours.status == theirs.status
+    assert (ours.reason or "").partition(" in-place ")[0] == (theirs.reason or "").partition(" in-place ")[0]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
