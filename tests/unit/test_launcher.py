@@ -16,7 +16,6 @@ import pytest
 from memprof.optimizers.spec import parse_optimizer
 from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
 from memprof.training.launcher import Launcher, WorkerDiedError
-from memprof.training.process_memory import peak_rss_bytes, reset_peak_rss
 from memprof.training.recipe import Recipe
 from memprof.workloads.spec import WorkloadSpec
 
@@ -94,15 +93,18 @@ def in_child(body: str) -> str:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the high-water mark can be reset on Linux only")
 def test_high_water_mark_is_the_kernels_and_can_be_reset():
-    assert reset_peak_rss()  # of what earlier tests have had
-    hoard = bytearray(64 << 20)
-    high = peak_rss_bytes()
-    del hoard
-    assert reset_peak_rss()
-    assert peak_rss_bytes() < high - (48 << 20)
-    hoard = bytearray(64 << 20)
-    assert peak_rss_bytes() > high - (8 << 20)
-    del hoard
+    body = f"""
+from memprof.training.process_memory import peak_rss_bytes, reset_peak_rss
+hoard = bytearray({64 << 20})
+high = peak_rss_bytes()
+del hoard
+assert reset_peak_rss()
+assert peak_rss_bytes() < high - {48 << 20}
+hoard = bytearray({64 << 20})
+assert peak_rss_bytes() > high - {8 << 20}
+print("reset")
+"""
+    assert in_child(body) == "reset\n"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much a process has")
