@@ -6,6 +6,7 @@ from functools import partial
 from unittest.mock import patch
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
@@ -15,7 +16,7 @@ from memprof.simulation import fake_ranks
 from memprof.simulation.fake_training import FakeRun, fake_runs
 from memprof.simulation.predict import predict_runs
 from memprof.simulation.repetition import labelled_trace
-from memprof.simulation.target import Target
+from memprof.simulation.target import Target, parse_torch_version
 from memprof.training.launcher import Launcher
 from memprof.training.recipe import Recipe
 from memprof.workloads.spec import WorkloadSpec
@@ -98,7 +99,8 @@ def test_an_optimizer_that_takes_no_shards_fails_as_it_does_in_training(launcher
     recipe = Recipe(strategy="fsdp", world_size=2)
     (ours,) = predict_runs(workload("mlp"), [parse_optimizer("adafactor")], recipe, 2, Target())
     theirs = measured(launcher, "mlp", "adafactor", recipe)
-    assert ours.status == theirs.status
+    takes_shards = parse_torch_version(torch.__version__) < (2, 13)
+    assert ours.status == theirs.status == ("ok" if takes_shards else "failed")
     assert (ours.reason or "").partition(" in-place ")[0] == (theirs.reason or "").partition(" in-place ")[0]
 
 

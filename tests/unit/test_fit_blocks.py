@@ -21,7 +21,6 @@ GPU = target_of(find_device("rtx-4090"))
 SMALL = {"n_layers": 2, "d_model": 96, "n_heads": 2, "vocab_size": 500, "seq_len": 32}
 OPTIMIZERS = [parse_optimizer(text) for text in ("sm3", "adam", "adafactor")]
 SM3 = 0
-SEGMENT = 2 << 20  # bytes, of blocks up to 1 MiB
 
 
 def traces(target: Target, vary: Vary, *values: int) -> Traces:
@@ -34,15 +33,13 @@ def traces(target: Target, vary: Vary, *values: int) -> Traces:
 
 @pytest.mark.parametrize(
     ("knob", "known", "value"),
-    [("batch_size", (4, 8), 137), ("d_model", (96, 192, 64), 320), ("seq_len", (32, 64, 128), 512)],
+    [("batch_size", (4, 8), 137), ("d_model", (192, 256, 160), 320), ("seq_len", (32, 64, 128), 512)],
 )
 def test_tensors_follow_from_two_or_three_traces(knob: str, known: tuple[int, ...], value: int):
     made = traces(GPU, Vary(knob=knob), *known, value)
     for number in range(len(OPTIMIZERS)):
         guessed = blocks_at(value, [made.blocks[number][one].bare for one in known])
         traced = made.blocks[number][value].bare
-        if number == SM3 and knob == "d_model":
-            continue  # its kernel shares walks among programs by the matrix's size, and then takes a copy more
         assert guessed is not None
         assert guessed.signature == traced.signature
         np.testing.assert_allclose(guessed.sizes, traced.sizes, atol=SMALLEST_BLOCK)
@@ -50,9 +47,9 @@ def test_tensors_follow_from_two_or_three_traces(knob: str, known: tuple[int, ..
 
 
 def test_two_traces_tell_a_width_s_square_from_its_line():
-    made = traces(GPU, Vary(knob="d_model"), 96, 192, 384)
-    for number in range(SM3 + 1, len(OPTIMIZERS)):
-        guessed = blocks_at(384, [made.blocks[number][one].bare for one in (96, 192)])
+    made = traces(GPU, Vary(knob="d_model"), 192, 256, 384)
+    for number in range(len(OPTIMIZERS)):
+        guessed = blocks_at(384, [made.blocks[number][one].bare for one in (192, 256)])
         traced = made.blocks[number][384].bare
         assert guessed is not None
         assert guessed.need(GPU) == traced.need(GPU)
@@ -67,14 +64,12 @@ def test_nothing_is_guessed_from_traces_of_another_number_of_blocks():
 
 def test_whatever_follows_an_image_s_pixels_goes_by_the_square_of_its_width():
     knobs = {"n_layers": 1, "d_model": 32, "n_heads": 2, "d_ff": 64, "patch_size": 8}
-    made = Traces(
-        WorkloadSpec(model="vit-b16", knobs=knobs), OPTIMIZERS[1:2], Recipe(), 2, Vary(knob="image_size"), GPU
-    )
+    made = Traces(WorkloadSpec(model="vit-b16", knobs=knobs), OPTIMIZERS[2:], Recipe(), 2, Vary(knob="image_size"), GPU)
     for size in (32, 64, 256):
         made.take(size)
     guessed = blocks_at(256, [made.blocks[0][one].bare for one in (32, 64)])
     assert guessed is not None
-    assert guessed.need(GPU).bytes == pytest.approx(made.blocks[0][256].bare.need(GPU).bytes, abs=SEGMENT)
+    assert guessed.need(GPU).bytes == pytest.approx(made.blocks[0][256].bare.need(GPU).bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("capacity_mib", [20, 40, 60, 90])

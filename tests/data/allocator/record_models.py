@@ -19,16 +19,21 @@ FILE = HERE / "models.json"
 
 
 def main() -> None:
+    record("real_models", FILE, COMMAND)
+
+
+def record(module: str, file: Path, command: str) -> None:
+    """Run a module of this folder with PyTorch's CUDA code, and write what its last line says."""
     python = cuda_python()
     assert python, "no CUDA build of torch here"
     with tempfile.TemporaryDirectory() as folder:
         environment = without_gpu(python, Path(folder), capacity=CAPACITY, null_gpu=True)
-        module = [python, "-m", "tests.data.allocator.real_models"]
-        done = subprocess.run(module, env=environment, check=True, capture_output=True, text=True)
-    write(json.loads(done.stdout))
+        arguments = [python, "-m", f"tests.data.allocator.{module}"]
+        done = subprocess.run(arguments, env=environment, check=True, capture_output=True, text=True)
+    write(json.loads(done.stdout.splitlines()[-1]), file, command)
 
 
-def write(answer: dict[str, object], file: Path = FILE, command: str = COMMAND) -> None:
+def write(answer: dict[str, object], file: Path, command: str) -> None:
     runs = answer.pop("runs")
     assert isinstance(runs, list)
     rows = ",\n".join(json.dumps(list(run.values())) for run in runs)
