@@ -8,23 +8,23 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memprof.advice.api import advise
     from memprof.api import compare, predict
+    from memprof.api_advise import advise
+    from memprof.api_fit import fit
+    from memprof.documents.comparison import Comparison
+    from memprof.documents.recipe import Recipe
     from memprof.errors import MemprofError, UsageError
-    from memprof.fitting.api import fit
-    from memprof.results import Comparison
-    from memprof.training.recipe import Recipe
     from memprof.workloads.workload import Workload
 
 _HOMES = {
-    "Comparison": "memprof.results",
+    "Comparison": "memprof.documents.comparison",
     "MemprofError": "memprof.errors",
-    "Recipe": "memprof.training.recipe",
+    "Recipe": "memprof.documents.recipe",
     "UsageError": "memprof.errors",
     "Workload": "memprof.workloads.workload",
-    "advise": "memprof.advice.api",
+    "advise": "memprof.api_advise",
     "compare": "memprof.api",
-    "fit": "memprof.fitting.api",
+    "fit": "memprof.api_fit",
     "predict": "memprof.api",
 }
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from memprof.comparison import Study
+from memprof.documents.comparison import Comparison
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, OptimizerSpec, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import KnobValue, WorkloadSpec
 from memprof.errors import MemprofError, UsageError
-from memprof.fitting.workers import Workers
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, OptimizerSpec, parse_optimizer
-from memprof.progress import OnComparison, OnProgress
-from memprof.results import Comparison
-from memprof.study import Study
-from memprof.training.launcher import Launcher
-from memprof.training.recipe import Recipe
 from memprof.units import parse_size
-from memprof.workloads.spec import KnobValue, WorkloadSpec
+from memprof.workers.launcher import Launcher
+from memprof.workers.pool import Workers
+from memprof.workers.progress import OnComparison, OnProgress
 
 
 def compare(

@@ -29,9 +29,9 @@ import pytest
 
 if TYPE_CHECKING:
     from memprof.gate.config import Budget
-    from memprof.gate.marked import Checked
     from memprof.gate.measure import Gauge
-    from memprof.tracing.block import BlockUsage
+    from memprof.gate.test_marker import Checked
+    from memprof.measurement.code_block import BlockUsage
 
 MARKER = "memory_budget"
 _HELP = (
@@ -86,8 +86,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def memory_block() -> MeasureBlock:
     """Measures what a block allocates: `with memory_block("cpu", limit="10 MiB") as used:`.
 
-    `used` has `peak_bytes`, `retained_bytes` and `operators` (`memprof.tracing.block.BlockUsage`). The test fails if
-    the block's peak is above `limit`, a size or bytes. Devices are `cpu` and `cuda`.
+    `used` is a `memprof.measurement.code_block.BlockUsage` with `peak_bytes`, `retained_bytes` and `operators`. The test
+    fails if the peak of the block is above `limit`, which is a size or a number of bytes. Devices are `cpu` and `cuda`.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler would announce itself on stderr
     return _measure_block
@@ -102,7 +102,7 @@ class _Session:
 
     def gauge(self, item: pytest.Item) -> Gauge:
         """Return the workers, started with the first budget."""
-        from memprof.gate.marked import gauge_like_here
+        from memprof.gate.test_marker import gauge_like_here
 
         if self._gauge is None:
             self._gauge = self.processes.enter_context(gauge_like_here(item.config.rootpath))
@@ -125,7 +125,7 @@ def _check(item: pytest.Function, marker: pytest.Mark) -> None:
 def _run(item: pytest.Function, marker: pytest.Mark) -> Checked | str:
     """Return what became of a budget, or the sentence that says why nothing did."""
     from memprof.errors import MemprofError
-    from memprof.gate.marked import check
+    from memprof.gate.test_marker import check
 
     try:
         budget = _budget(item, marker)
@@ -136,7 +136,7 @@ def _run(item: pytest.Function, marker: pytest.Mark) -> Checked | str:
 
 def _budget(item: pytest.Function, marker: pytest.Mark) -> Budget:
     from memprof.errors import UsageError
-    from memprof.gate.marked import read_marker
+    from memprof.gate.test_marker import read_marker
 
     if marker.args:
         raise UsageError(f"@pytest.mark.{MARKER} takes keywords only, for example peak='2 GiB'")
@@ -169,7 +169,7 @@ def _refuse_what_no_worker_has(item: pytest.Function, parameters: dict[str, Any]
 
 def _report(item: pytest.Function, checked: Checked) -> None:
     """Keep the figures for JUnit's XML, and a line for the summary."""
-    from memprof.gate.sentences import bound, figure
+    from memprof.gate.wording import bound, figure
 
     for one in checked.figures:
         for name, value in one.values.items():
@@ -183,7 +183,7 @@ def _report(item: pytest.Function, checked: Checked) -> None:
 
 @contextmanager
 def _measure_block(device: str = "cpu", limit: str | int | None = None) -> Iterator[BlockUsage]:
-    from memprof.tracing.block import measure_block
+    from memprof.measurement.code_block import measure_block
     from memprof.units import format_size, parse_size
 
     if device not in ("cpu", "cuda"):

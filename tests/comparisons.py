@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from memprof.results import (
+from memprof.documents.comparison import (
     Breakdown,
     Capacity,
     Comparison,
@@ -21,7 +21,7 @@ from memprof.results import (
     Steps,
     WorkloadInfo,
 )
-from memprof.training.recipe import Recipe
+from memprof.documents.recipe import Recipe
 
 MIB = 2**20
 GIB = 2**30

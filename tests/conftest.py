@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memprof.training.launcher import Launcher
+from memprof.workers.launcher import Launcher
 
 # Before torch is imported: threads that spin while they wait are slow on a machine that does other things as well.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -7,10 +7,10 @@ from typing import Any
 
 from memprof.gate.baseline import Baseline
 from memprof.gate.config import Budget, Config, read_config
-from memprof.gate.document import Place, Report, exit_code
-from memprof.gate.figures import Figures, Fingerprint, Setup
-from memprof.gate.toml import ConfigFile, parse_toml
-from memprof.gate.verdicts import Policy, judge
+from memprof.gate.config_file import ConfigFile, parse_toml
+from memprof.gate.entry_figures import Figures, Fingerprint, Setup
+from memprof.gate.judge import Policy, judge
+from memprof.gate.report import Place, Report, exit_code
 
 MIB = 2**20
 GIB = 2**30

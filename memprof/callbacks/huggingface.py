@@ -12,7 +12,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from memprof.callbacks.recorder import TrainingRecorder
-from memprof.training.recipe import Recipe
+from memprof.documents.recipe import Recipe
 
 
 class MemoryRecorder(TrainerCallback):  # type: ignore[misc]  # transformers has no types here

@@ -15,7 +15,7 @@ from typing import Any
 from lightning.pytorch import Callback
 
 from memprof.callbacks.recorder import TrainingRecorder
-from memprof.training.recipe import Recipe
+from memprof.documents.recipe import Recipe
 
 _PRECISIONS = {"bf16-mixed": "amp-bf16", "16-mixed": "amp-fp16", "bf16-true": "bf16"}
 

@@ -15,19 +15,19 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from memprof.callbacks.beginnings import living_tensors
+from memprof.callbacks.already_alive import living_tensors
+from memprof.devices.host import describe_environment, device_memory_bytes
+from memprof.documents.comparison import Capacity, Comparison, OptimizerInfo, Run, Steps, WorkloadInfo
+from memprof.documents.recipe import Recipe
 from memprof.errors import UsageError
-from memprof.faults import describe
 from memprof.files import check_writable
-from memprof.machine import describe_environment, device_memory_bytes
+from memprof.measurement.meter import Meter, Reading
 from memprof.optimizers.implementation import implementation_name
-from memprof.optimizers.state import measure_state
-from memprof.results import Capacity, Comparison, OptimizerInfo, Run, Steps, WorkloadInfo
-from memprof.tracing.modules import compiled_graphs, followed_modules
+from memprof.optimizers.state_bytes import measure_state
+from memprof.trace.modules import compiled_graphs, followed_modules
 from memprof.training.counts import count_parameters, state_figures
 from memprof.training.labels import Labeller, label_tensors
-from memprof.training.meter import Meter, Reading
-from memprof.training.recipe import Recipe
+from memprof.user_code import describe
 
 _P = ParamSpec("_P")
 _FEWEST = 3

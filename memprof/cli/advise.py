@@ -14,7 +14,7 @@ from memprof.cli.options import DebugOption, JsonOption
 from memprof.errors import ExitCode
 
 if TYPE_CHECKING:
-    from memprof.advice.document import AdviceReport
+    from memprof.documents.advice import AdviceReport
 
 DEVICE = "Device"
 
@@ -70,8 +70,8 @@ def advise(
 ) -> None:
     """Say what to change so that a training fits, with what each change saves; nothing is trained."""
     exports = Exports({"json": export_json, "markdown": export_markdown}, as_json=as_json, force=force)
-    from memprof.advice.api import advise as run_advise
-    from memprof.workloads.spec import parse_knobs
+    from memprof.api_advise import advise as run_advise
+    from memprof.documents.workload_spec import parse_knobs
 
     recipe = asked.make_recipe(
         precision=precision.value,
@@ -104,7 +104,7 @@ def advise(
 
 def draw(report: AdviceReport) -> None:
     """Print the advice."""
-    from memprof.report.advice import show
-    from memprof.report.terminal import make_console
+    from memprof.report.content.advice import show
+    from memprof.report.render.terminal import make_console
 
     show(report, make_console())

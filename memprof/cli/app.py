@@ -51,7 +51,7 @@ app.add_typer(gating, name="gate")
 
 def _print_version(asked: bool) -> None:
     if asked:
-        from memprof.machine import memprof_version
+        from memprof.devices.host import memprof_version
 
         typer.echo(f"memprof {memprof_version()}")
         raise typer.Exit

@@ -15,7 +15,7 @@ from memprof.cli.options import DebugOption, JsonOption
 from memprof.errors import ExitCode
 
 if TYPE_CHECKING:
-    from memprof.results import Comparison
+    from memprof.documents.comparison import Comparison
 
 MEASURE, FIT = "Measurement", "Largest batch and model"
 
@@ -109,8 +109,8 @@ def compare(
     exports = ComparisonExports(files, as_json=as_json, force=force)
     traces = make_trace_folder(export_trace, optimizers, force)
     from memprof.api import compare as run_comparison
-    from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
-    from memprof.workloads.spec import parse_knobs
+    from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
+    from memprof.documents.workload_spec import parse_knobs
 
     recipe = make_recipe(
         precision=precision.value,
@@ -150,7 +150,7 @@ def compare(
 
 def draw(comparison: Comparison) -> None:
     """Print the comparison's tables."""
-    from memprof.report.terminal import make_console, render
+    from memprof.report.render.terminal import make_console, render
 
     render(comparison, make_console())
 

@@ -12,7 +12,7 @@ from memprof.cli.options import DebugOption
 from memprof.errors import ExitCode, MemprofError
 
 if TYPE_CHECKING:
-    from memprof.gate.difference import Difference
+    from memprof.gate.diff import Difference
 
 
 class Format(str, Enum):
@@ -33,8 +33,8 @@ def diff(
     debug: DebugOption = False,
 ) -> None:
     """Say what changed between two saved comparisons, and in which category and module."""
-    from memprof.gate.difference import compare_documents
-    from memprof.results import Comparison
+    from memprof.documents.comparison import Comparison
+    from memprof.gate.diff import compare_documents
 
     difference = compare_documents(Comparison.load(old), Comparison.load(new), (old, new))
     _show(difference, shown, everything)
@@ -43,8 +43,8 @@ def diff(
 
 
 def _show(difference: Difference, shown: Format, everything: bool) -> None:
-    from memprof.gate.formats.difference import render, to_markdown
-    from memprof.report.terminal import make_console
+    from memprof.gate.formats.diff import render, to_markdown
+    from memprof.report.render.terminal import make_console
 
     if shown is Format.JSON:
         sys.stdout.write(difference.to_json())

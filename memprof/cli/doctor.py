@@ -17,13 +17,13 @@ def doctor(
     debug: DebugOption = False,
 ) -> None:
     """Say what this machine can measure and what it cannot."""
-    from memprof.doctor import examine
+    from memprof.doctor.machine import examine
 
     checks = examine()
     if as_json:
         print_json([asdict(check) for check in checks])
     else:
-        from memprof.report.terminal import make_console, render_checks
+        from memprof.report.render.terminal import make_console, render_checks
 
         render_checks([(check.level, check.name, check.finding) for check in checks], make_console())
     if strict and any(check.level == "fail" for check in checks):

@@ -11,8 +11,8 @@ from memprof.cli.output import tell
 from memprof.errors import MemprofError, UsageError
 
 if TYPE_CHECKING:
-    from memprof.documents import Saved
-    from memprof.progress import OnProgress
+    from memprof.documents.base import Saved
+    from memprof.workers.progress import OnProgress
 
 _D = TypeVar("_D", bound="Saved")
 STDOUT = "-"
@@ -85,17 +85,17 @@ class ComparisonExports(Exports):
     """The outputs of a comparison, which has `html` as well, and figures beside its `markdown`."""
 
     def _paths(self, kind: str, name: str) -> list[Path]:
-        from memprof.report.files import report_paths
+        from memprof.report.write import report_paths
 
         return report_paths(Path(name)) if kind == "markdown" else super()._paths(kind, name)
 
     def _text(self, kind: str, document: Any) -> str:
         if kind == "csv":
-            from memprof.report.frame import to_csv
+            from memprof.report.render.frame import to_csv
 
             return to_csv(document)
         if kind == "html":
-            from memprof.report.html import to_page
+            from memprof.report.render.html import to_page
 
             return to_page(document)
         return super()._text(kind, document)
@@ -103,7 +103,7 @@ class ComparisonExports(Exports):
     def _write(self, kind: str, name: str, document: Any) -> list[str]:
         if kind != "markdown":
             return super()._write(kind, name, document)
-        from memprof.report.files import write_report
+        from memprof.report.write import write_report
 
         saved = self._files.get("json", STDOUT)
         written = write_report(document, Path(name), None if saved == STDOUT else Path(saved))
@@ -143,9 +143,9 @@ def make_trace_folder(name: str | None, optimizers: list[str] | None, force: boo
     """
     if name is None:
         return None
-    from memprof.exporting.paths import trace_paths
+    from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
+    from memprof.export.paths import trace_paths
     from memprof.files import check_writable
-    from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
 
     folder = Path(name)
     try:

@@ -14,7 +14,7 @@ from memprof.cli.options import DebugOption, JsonOption
 from memprof.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from memprof.fitting.document import FitReport
+    from memprof.documents.fit import FitReport
 
 SEARCH = "Search"
 
@@ -93,9 +93,9 @@ def fit(
     exports = Exports(
         {"json": export_json, "csv": export_csv, "markdown": export_markdown}, as_json=as_json, force=force
     )
-    from memprof.fitting.api import fit as run_fit
-    from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
-    from memprof.workloads.spec import parse_knobs
+    from memprof.api_fit import fit as run_fit
+    from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
+    from memprof.documents.workload_spec import parse_knobs
 
     recipe = asked.make_recipe(
         precision=precision.value,
@@ -133,8 +133,8 @@ def fit(
 
 def draw(report: FitReport) -> None:
     """Print the report's tables."""
-    from memprof.report.fits import show
-    from memprof.report.terminal import make_console
+    from memprof.report.content.fit import show
+    from memprof.report.render.terminal import make_console
 
     show(report, make_console())
 

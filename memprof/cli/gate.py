@@ -14,8 +14,8 @@ from memprof.cli.options import DebugOption
 from memprof.errors import UsageError
 
 if TYPE_CHECKING:
-    from memprof.gate.document import Report
-    from memprof.gate.session import Session
+    from memprof.gate.report import Report
+    from memprof.gate.run import Session
 
 BUDGETS, BASELINE, OUTPUT = "Budgets", "Baseline", "Output"
 
@@ -123,7 +123,7 @@ def gate(
     }
     outputs = GateOutputs(shown.value, files, force)
     accept = _accept_command(config, only or [], baseline, saved)
-    from memprof.gate.verdicts import Policy
+    from memprof.gate.judge import Policy
 
     policy = Policy(strict=strict, fail_on_improvement=fail_on_improvement, other_environment=allow_other_environment)
     session = _open(config, only or [], baseline, policy, update_baseline, accept)
@@ -144,8 +144,8 @@ def _open(
     config: str | None, only: list[str], baseline: str | None, policy: Any, updating: bool, accept: str
 ) -> Session:
     from memprof.gate.config import read_config
-    from memprof.gate.session import Session
-    from memprof.gate.toml import find_config
+    from memprof.gate.config_file import find_config
+    from memprof.gate.run import Session
 
     settings = read_config(find_config(Path.cwd(), config))
     if baseline is not None and not updating and not Path(baseline).exists():
@@ -181,7 +181,7 @@ def _run(session: Session, outputs: GateOutputs) -> Report:
 
 
 def _judge_saved(session: Session, path: Path) -> Report:
-    from memprof.gate.document import Report
+    from memprof.gate.report import Report
 
     figures = Report.load(path).figures
     session.refuse_other_setups(path.name, figures)

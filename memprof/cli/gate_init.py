@@ -16,9 +16,9 @@ from memprof.cli.output import tell
 from memprof.errors import ExitCode, MemprofError, UsageError
 
 if TYPE_CHECKING:
+    from memprof.documents.comparison import Comparison
     from memprof.gate.config import Config
-    from memprof.gate.figures import Figures
-    from memprof.results import Comparison
+    from memprof.gate.entry_figures import Figures
 
 
 def init(
@@ -56,8 +56,8 @@ def init(
     debug: DebugOption = False,
 ) -> None:
     """Write budgets to start from, and the baseline, from a comparison."""
+    from memprof.documents.workload_spec import parse_knobs
     from memprof.files import check_writable
-    from memprof.workloads.spec import parse_knobs
 
     file = _target(config)
     check_writable(file, force=True)
@@ -89,7 +89,7 @@ def init(
 
 def _target(config: str | None) -> Path:
     """Return the file that takes the entry: the one named, the one there is, or a new memprof.toml."""
-    from memprof.gate.toml import OWN_FILE, find_config
+    from memprof.gate.config_file import OWN_FILE, find_config
 
     if config is not None:
         return Path(config)
@@ -108,7 +108,7 @@ def _name_of(comparison: Comparison) -> str:
 
 
 def _load(source: str) -> Comparison:
-    from memprof.results import Comparison
+    from memprof.documents.comparison import Comparison
 
     return Comparison.load(source)
 
@@ -116,7 +116,7 @@ def _load(source: str) -> Comparison:
 def _run(model: str, arguments: dict[str, Any]) -> Comparison:
     from memprof.api import compare
     from memprof.cli.watch import make_watcher
-    from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
+    from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
 
     optimizers = arguments["optimizers"] or DEFAULT_OPTIMIZERS
     with make_watcher() as watcher:
@@ -127,7 +127,7 @@ def _write(target: Path, name: str, comparison: Comparison, knobs: Mapping[str, 
     """Write the configuration and the baseline, or neither."""
     from memprof.files import check_writable, write_text
     from memprof.gate.baseline import empty_baseline, load_baseline, update
-    from memprof.gate.starter import add_entry, model_from, prefix_of, starter
+    from memprof.gate.init import add_entry, model_from, prefix_of, starter
 
     figures = _finished(name, comparison)
     workload = comparison.workload
@@ -151,7 +151,7 @@ def _check(config: Config, name: str) -> None:
 
 def _finished(name: str, comparison: Comparison) -> list[Figures]:
     """Return the figures of the runs that finished, and say which did not."""
-    from memprof.gate.figures import figures_of
+    from memprof.gate.entry_figures import figures_of
 
     made = figures_of(name, comparison)
     good = [one for one in made if one.status == "ok"]

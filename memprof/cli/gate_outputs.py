@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from memprof.gate.document import Report
+    from memprof.gate.report import Report
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
@@ -65,7 +65,7 @@ class GateOutputs:
 
     def _print_table(self, report: Report) -> None:
         from memprof.gate.formats.table import render
-        from memprof.report.terminal import make_console
+        from memprof.report.render.terminal import make_console
 
         render(report, make_console())
 

@@ -10,7 +10,7 @@ import typer
 from memprof.errors import UsageError
 
 if TYPE_CHECKING:
-    from memprof.training.recipe import Recipe
+    from memprof.documents.recipe import Recipe
 
 MODEL, OPTIMIZERS, RECIPE, OUTPUT = "Model", "Optimizers", "Training recipe", "Output"
 
@@ -116,7 +116,7 @@ def make_recipe(**values: Any) -> Recipe:
     """
     from pydantic import ValidationError
 
-    from memprof.training.recipe import Recipe
+    from memprof.documents.recipe import Recipe
 
     try:
         return Recipe(**values)

@@ -8,13 +8,13 @@ from memprof.cli.output import print_json, print_table, tell
 
 def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List the built-in models with their knobs and defaults."""
-    from memprof.workloads.zoo import BUILTINS
+    from memprof.workloads.builtin import BUILTINS
 
     if as_json:
         facts = ("name", "description", "parameters", "scale")
         print_json([{**{fact: getattr(m, fact) for fact in facts}, "knobs": dict(m.knobs)} for m in BUILTINS.values()])
         return
-    from memprof.report.text import format_count
+    from memprof.report.content.wording import format_count
 
     rows = [
         (model.name, format_count(model.parameters), model.scale, _knobs(model.knobs), model.description)

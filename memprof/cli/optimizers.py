@@ -8,8 +8,8 @@ from memprof.cli.output import print_json, print_table, tell
 
 def optimizers(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List the optimizers known by name, with the state each keeps."""
+    from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
     from memprof.optimizers.registry import KNOWN_OPTIMIZERS
-    from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
 
     known = [optimizer for optimizer in KNOWN_OPTIMIZERS.values() if optimizer.refusal is None]
     if as_json:

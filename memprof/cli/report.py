@@ -17,7 +17,7 @@ from memprof.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from memprof.report.saved import AnyReport
+    from memprof.documents.load import AnyReport
 
 
 class Format(str, Enum):
@@ -73,7 +73,7 @@ def report(
     chosen = form or _format_of(target)
     if target is None and chosen is Format.PARQUET:
         raise UsageError("Parquet is no text; give -o FILE.parquet")
-    from memprof.report.saved import load_any
+    from memprof.documents.load import load_any
 
     document = load_any(result)
     writers = _writers(document)
@@ -85,7 +85,7 @@ def report(
         written = _write(document, chosen, target, Path(result))
         tell(f"wrote {', '.join(map(str, written))}")
     elif chosen is Format.TEXT:
-        from memprof.report.terminal import make_console
+        from memprof.report.render.terminal import make_console
 
         _show(document, make_console())
     else:
@@ -104,9 +104,9 @@ def _format_of(target: Path | None) -> Format:
 
 def _paths(document: AnyReport, chosen: Format, target: Path) -> list[Path]:
     """Return the files that would be written."""
-    from memprof.fitting.document import FitReport
-    from memprof.report.files import MATRIX, report_paths
-    from memprof.results import Comparison
+    from memprof.documents.comparison import Comparison
+    from memprof.documents.fit import FitReport
+    from memprof.report.write import MATRIX, report_paths
 
     if chosen is Format.MARKDOWN and isinstance(document, Comparison):
         return report_paths(target)
@@ -124,9 +124,11 @@ def _check(paths: list[Path], result: Path, force: bool) -> None:
 
 
 def _show(document: AnyReport, console: Console) -> None:
-    from memprof.advice.document import AdviceReport
-    from memprof.fitting.document import FitReport
-    from memprof.report import advice, fits, terminal
+    from memprof.documents.advice import AdviceReport
+    from memprof.documents.fit import FitReport
+    from memprof.report.content import advice
+    from memprof.report.content import fit as fits
+    from memprof.report.render import terminal
 
     if isinstance(document, FitReport):
         fits.show(document, console)
@@ -137,18 +139,18 @@ def _show(document: AnyReport, console: Console) -> None:
 
 
 def _write(document: AnyReport, chosen: Format, target: Path, result: Path) -> list[Path]:
-    from memprof.advice.document import AdviceReport
+    from memprof.documents.advice import AdviceReport
+    from memprof.documents.comparison import Comparison
+    from memprof.documents.fit import FitReport
     from memprof.files import write_text
-    from memprof.fitting.document import FitReport
-    from memprof.report.files import write_fit_report, write_report
-    from memprof.results import Comparison
+    from memprof.report.write import write_fit_report, write_report
 
     if chosen is Format.MARKDOWN and isinstance(document, FitReport):
         return write_fit_report(document, target, result)
     if chosen is Format.MARKDOWN and isinstance(document, Comparison):
         return write_report(document, target, result)
     if chosen is Format.PARQUET and not isinstance(document, AdviceReport):
-        from memprof.report.frame import write_parquet
+        from memprof.report.render.frame import write_parquet
 
         write_parquet(document.to_frame(), target)
     else:
@@ -158,10 +160,11 @@ def _write(document: AnyReport, chosen: Format, target: Path, result: Path) -> l
 
 def _writers(document: AnyReport) -> dict[Format, Callable[[Any], str]]:
     """Return what a document can be made into, and how; Parquet is not text and has a way of its own."""
-    from memprof.advice.document import AdviceReport
-    from memprof.fitting.document import FitReport
-    from memprof.report import brief, html
-    from memprof.report.terminal import captured
+    from memprof.documents.advice import AdviceReport
+    from memprof.documents.fit import FitReport
+    from memprof.report.render import github as brief
+    from memprof.report.render import html
+    from memprof.report.render.terminal import captured
 
     words: dict[Format, Callable[[Any], str]] = {
         Format.TEXT: lambda document: captured(lambda console: _show(document, console)),

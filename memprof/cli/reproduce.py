@@ -13,8 +13,8 @@ from memprof.cli.output import print_json, print_table, tell
 from memprof.errors import ExitCode
 
 if TYPE_CHECKING:
-    from memprof.reproduction.agreement import Agreement
-    from memprof.reproduction.published import Published
+    from memprof.reproduce.agreement import Agreement
+    from memprof.reproduce.published import Published
 
 _MOST = 20  # differences that are printed
 
@@ -34,8 +34,8 @@ def reproduce(
     debug: DebugOption = False,
 ) -> None:
     """Make a published result again, by its own command, and say whether its figures come out; exit code 1 if not."""
-    from memprof.reproduction.agreement import agreement
-    from memprof.reproduction.published import choose, find_published, replace, run_again
+    from memprof.reproduce.agreement import agreement
+    from memprof.reproduce.published import choose, find_published, replace, run_again
 
     if name is None:
         _list(find_published(folder), as_json)

@@ -24,12 +24,12 @@ class DocumentName(str, Enum):
 
 
 _HOMES = {
-    DocumentName.COMPARISON: ("memprof.results", "Comparison"),
-    DocumentName.FIT: ("memprof.fitting.document", "FitReport"),
-    DocumentName.ADVICE: ("memprof.advice.document", "AdviceReport"),
-    DocumentName.GATE: ("memprof.gate.document", "Report"),
+    DocumentName.COMPARISON: ("memprof.documents.comparison", "Comparison"),
+    DocumentName.FIT: ("memprof.documents.fit", "FitReport"),
+    DocumentName.ADVICE: ("memprof.documents.advice", "AdviceReport"),
+    DocumentName.GATE: ("memprof.gate.report", "Report"),
     DocumentName.BASELINE: ("memprof.gate.baseline", "Baseline"),
-    DocumentName.DIFFERENCE: ("memprof.gate.difference", "Difference"),
+    DocumentName.DIFFERENCE: ("memprof.gate.diff", "Difference"),
 }
 
 

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from memprof.progress import Progress as Event
-from memprof.report.columns import step_seconds
-from memprof.report.sections import ending
-from memprof.report.terminal import make_console
-from memprof.report.text import format_seconds
-from memprof.results import Run
+from memprof.documents.comparison import Run
+from memprof.report.content.columns import step_seconds
+from memprof.report.content.sections import ending
+from memprof.report.content.wording import format_seconds
+from memprof.report.render.terminal import make_console
 from memprof.units import format_size
+from memprof.workers.progress import Progress as Event
 
 _STAGES = {"start": "starting", "build": "building the model", "done": "done"}
 

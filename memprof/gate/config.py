@@ -24,14 +24,14 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import KnobValue
 from memprof.errors import UsageError, did_you_mean
+from memprof.gate.config_file import ConfigFile
 from memprof.gate.limits import LEVELS, Level, Limit, parse_limits
 from memprof.gate.metrics import FITTED, METRICS
-from memprof.gate.toml import ConfigFile
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.training.recipe import Recipe
 from memprof.units import parse_size
-from memprof.workloads.spec import KnobValue
 
 DEFAULT_BASELINE = "memprof-baseline.json"
 _TOP = ("baseline", "defaults", "budgets")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from memprof.gate.figures import Holders, Record
+from memprof.gate.entry_figures import Holders, Record
 from memprof.gate.metrics import Metric
-from memprof.report.text import category_title, phase_words
+from memprof.report.content.wording import category_title, phase_words
 from memprof.units import format_size
 
 # A module is named if it, with all below it, makes up this share of its category's change.

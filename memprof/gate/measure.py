@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from memprof.documents.comparison import Comparison
 from memprof.errors import ExitCode, MemprofError
 from memprof.gate.config import Budget
-from memprof.gate.figures import Figures, Fingerprint, Setup, best_of, figures_of
-from memprof.gate.fits import add_fits, is_here, largest_batch
-from memprof.progress import OnProgress
-from memprof.results import Comparison
-from memprof.training.launcher import Launcher
+from memprof.gate.entry_figures import Figures, Fingerprint, Setup, best_of, figures_of
+from memprof.gate.measure_fits import add_fits, is_here, largest_batch
+from memprof.workers.launcher import Launcher
+from memprof.workers.progress import OnProgress
 
 # More than any device has: a prediction with it says what would be needed, where the device's own memory ran out.
 _WITHOUT_LIMIT = 2**60

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final, Literal
 
-from memprof.results import FitAnswer, Run
+from memprof.documents.comparison import FitAnswer, Run
 from memprof.units import format_size
 
 Source = Literal["measured", "predicted"]

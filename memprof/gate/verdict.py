@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from memprof.documents.confidence import Document
 from memprof.gate.metrics import METRICS, Metric
-from memprof.trust import Document
 
 Status = Literal[
     "passed", "exceeded", "improved", "new", "missing", "failed", "does-not-fit", "unmeasured", "other-environment"

@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.errors import UsageError, did_you_mean
-from memprof.optimizers.spec import OptimizerSpec
 
 DEFAULT_LR = 1e-3
 _NAMED = ("named_parameters", "named_params")

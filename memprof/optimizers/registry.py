@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.errors import UsageError, did_you_mean
-from memprof.faults import is_out_of_memory
 from memprof.optimizers.options import constructor_arguments, takes_names
-from memprof.optimizers.spec import OptimizerSpec
+from memprof.user_code import is_out_of_memory
 from memprof.workloads.importing import import_attr
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from memprof.optimizers.state import StateReport
-from memprof.results import Parameters, State
-from memprof.tracing.storages import plain_tensors
+from memprof.documents.comparison import Parameters, State
+from memprof.optimizers.state_bytes import StateReport
+from memprof.trace.storages import plain_tensors
 
 
 def count_parameters(parameters: Iterable[Tensor]) -> Parameters:

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from memprof.optimizers.state import iter_state_storages
-from memprof.tracing.events import LabelMark
-from memprof.tracing.storages import data_pointers, nested_tensors
+from memprof.optimizers.state_bytes import iter_state_storages
+from memprof.trace.events import LabelMark
+from memprof.trace.storages import data_pointers, nested_tensors
 
 
 class Labeller:

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from memprof.documents.recipe import Recipe
 from memprof.errors import UsageError
-from memprof.training.recipe import Recipe
 from memprof.workloads.workload import Workload
 
 PHASES = ("batch", "forward", "backward", "clip", "optimizer", "zero_grad")

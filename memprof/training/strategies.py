@@ -13,8 +13,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from memprof.documents.recipe import Recipe
 from memprof.training.checkpointing import repeated_blocks
-from memprof.training.recipe import Recipe
 
 
 def distribute(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:

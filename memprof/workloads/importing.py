@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from memprof.errors import MemprofError, UsageError, did_you_mean
-from memprof.faults import describe
+from memprof.user_code import describe
 
 
 @dataclass(frozen=True)

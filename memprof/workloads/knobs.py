@@ -6,8 +6,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
+from memprof.documents.workload_spec import KnobValue
 from memprof.errors import UsageError, did_you_mean
-from memprof.workloads.spec import KnobValue
 
 _ARTICLES = {int: "an int", float: "a float", bool: "true or false", str: "a string"}
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)

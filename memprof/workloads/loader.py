@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from memprof.documents.comparison import Lengths
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError, did_you_mean
-from memprof.faults import guard, kind
-from memprof.results import Lengths
+from memprof.user_code import guard, kind
+from memprof.workloads.builtin import BUILTINS
 from memprof.workloads.importing import Imported, import_attr
 from memprof.workloads.knobs import bind_knobs, check_ranges, fill_knobs
-from memprof.workloads.spec import WorkloadSpec
-from memprof.workloads.zoo import BUILTINS
 
 if TYPE_CHECKING:
     from memprof.workloads.workload import Workload
@@ -49,7 +49,7 @@ def load_workload(spec: WorkloadSpec) -> LoadedWorkload:
         UsageError: what the spec names is not there or cannot be trained, or the user's code raised.
     """
     if spec.model.startswith("hf:"):
-        from memprof.workloads.huggingface import load_huggingface
+        from memprof.workloads.huggingface.model import load_huggingface
 
         name, knobs, workload, positions = load_huggingface(spec)
         return LoadedWorkload(name, knobs, workload.scale, workload, positions=positions)
@@ -91,7 +91,7 @@ def _load_user(spec: WorkloadSpec) -> LoadedWorkload:
         _refuse_inputs(spec, "has its own batches")
         workload = value
     else:
-        from memprof.workloads.plain import plain_workload
+        from memprof.workloads.plain_module import plain_workload
 
         workload = plain_workload(spec, value, knobs, found)
     lengths = _lengths(spec, workload)
@@ -115,7 +115,7 @@ def _resolve(spec: WorkloadSpec, found: Imported) -> tuple[Any, dict[str, Any]]:
     """Return the Workload, or the source of the module, that the attribute stands for; and the knobs."""
     from torch import nn
 
-    from memprof.workloads.sources import OneModule, module_or_workload
+    from memprof.workloads.module_copies import OneModule, module_or_workload
     from memprof.workloads.workload import Workload
 
     if isinstance(found.value, (Workload, nn.Module)):

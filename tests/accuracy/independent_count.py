@@ -15,8 +15,8 @@ import sys
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.workloads.loader import load_workload
-from memprof.workloads.spec import WorkloadSpec
 
 STEPS = 4
 

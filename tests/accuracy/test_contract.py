@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.plan import Outcome, Trial
-from memprof.results import CATEGORIES, Run
-from memprof.training.launcher import Launcher
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.documents.comparison import CATEGORIES, Run
+from memprof.documents.jobs import Outcome, Trial
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.workers.launcher import Launcher
 
 TRANSFORMER = {"n_layers": 2, "d_model": 64, "n_heads": 4}
 SMALL = {

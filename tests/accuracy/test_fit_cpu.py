@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 import memprof
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.plan import Outcome, Trial
-from memprof.results import FitAnswer
-from memprof.simulation.predict import predict_runs
-from memprof.simulation.target import Target
-from memprof.training.launcher import Launcher
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.devices.target import Target
+from memprof.documents.comparison import FitAnswer
+from memprof.documents.jobs import Outcome, Trial
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.run import predict_runs
+from memprof.workers.launcher import Launcher
 from tests.accuracy.test_contract import SMALL
 
 MIB = 1 << 20

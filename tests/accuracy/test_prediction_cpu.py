@@ -12,13 +12,13 @@ import os
 
 import pytest
 
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.results import Run
-from memprof.simulation.predict import predict_runs
-from memprof.simulation.target import Target
-from memprof.training.launcher import Launcher
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.devices.target import Target
+from memprof.documents.comparison import Run
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.run import predict_runs
+from memprof.workers.launcher import Launcher
 from tests.accuracy.test_contract import RECIPES, SMALL, run_trial
 
 NUMBERS = 16  # bytes that autograd keeps of numbers that tensors are multiplied by: two in transformer-big

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.plan import Trial
-from memprof.results import CATEGORIES, Run
-from memprof.simulation.catalog import find_device
-from memprof.simulation.late_memory import LATE_WITHIN_BYTES
-from memprof.simulation.predict import predict_run, predict_runs, target_of
-from memprof.simulation.settings import parse_alloc_conf
-from memprof.simulation.target import Target
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.allocator.settings import parse_alloc_conf
+from memprof.devices.catalog import find_device
+from memprof.devices.context import LATE_WITHIN_BYTES
+from memprof.devices.target import Target
+from memprof.documents.comparison import CATEGORIES, Run
+from memprof.documents.jobs import Trial
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.run import predict_run, predict_runs, target_of
 from tests.accuracy.test_contract import RECIPES, SMALL
 
 A100 = target_of(find_device("a100-40gb"), torch_version="2.13.0")

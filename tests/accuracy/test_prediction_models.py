@@ -12,11 +12,11 @@ from itertools import product
 
 import pytest
 
-from memprof.optimizers.spec import parse_optimizer
-from memprof.simulation.fake_training import STEPS
-from memprof.simulation.predict import predict_runs
-from memprof.simulation.target import Target, parse_torch_version
-from memprof.workloads.spec import WorkloadSpec
+from memprof.devices.target import Target, parse_torch_version
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.fake.training import STEPS
+from memprof.prediction.run import predict_runs
 from tests.data.allocator.real_models import BATCH, MODELS, OPTIMIZERS, RECIPES
 from tests.data.allocator.record_models import CAPACITY, FILE
 

@@ -11,10 +11,10 @@ import os
 
 import pytest
 
-from memprof.optimizers.spec import parse_optimizer
-from memprof.simulation.fake_training import STEPS
-from memprof.simulation.predict import predict_runs
-from memprof.workloads.spec import WorkloadSpec
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.fake.training import STEPS
+from memprof.prediction.run import predict_runs
 from tests.accuracy.test_prediction_models import A100, SEGMENT
 from tests.data.allocator.real_models import BATCH, MODELS
 from tests.data.allocator.real_ranks import RECIPES

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from memprof.optimizers.spec import parse_optimizer
-from memprof.results import Run
-from memprof.simulation.allocator_history import replay_history
-from memprof.simulation.catalog import find_device
-from memprof.simulation.predict import predict_runs, target_of
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.allocator.replay_history import replay_history
+from memprof.devices.catalog import find_device
+from memprof.documents.comparison import Run
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.run import predict_runs, target_of
 from tests.gpu.recordings import unpack
 
 DATA = Path(__file__).parents[1] / "data"

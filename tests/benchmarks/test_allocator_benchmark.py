@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from memprof.simulation.allocator import CachingAllocator
-from memprof.simulation.allocator_replay import replay
-from memprof.simulation.settings import AllocatorSettings
-from memprof.tracing.events import Block, Event, Trace
+from memprof.allocator.caching import CachingAllocator
+from memprof.allocator.replay_events import replay
+from memprof.allocator.settings import AllocatorSettings
+from memprof.trace.events import Block, Event, Trace
 from tests.data.allocator.slow_allocator import SlowAllocator
 
 MIB = 2**20

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from memprof.documents.jobs import Trial
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.measurement.trial import run_trial
 from memprof.optimizers.registry import build_optimizer
-from memprof.optimizers.spec import parse_optimizer
-from memprof.plan import Trial
-from memprof.training.recipe import Recipe
-from memprof.training.trial import run_trial
 from memprof.workloads.loader import load_workload
-from memprof.workloads.spec import WorkloadSpec
 
 WORKLOADS = {
     "gpt2": (WorkloadSpec(model="gpt2", knobs={"n_layers": 4, "seq_len": 64}), 2),

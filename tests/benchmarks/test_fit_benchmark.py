@@ -12,9 +12,9 @@ from statistics import mean
 import pytest
 
 import memprof
-from memprof.fitting.document import FitReport
-from memprof.fitting.vary import HIGHEST
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
+from memprof.documents.fit import FitReport
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
+from memprof.documents.vary import HIGHEST
 
 GPUS = ("rtx-4090", "l40s", "a100-80gb", "h100-80gb", "h200-141gb", "b200-180gb")
 

@@ -15,16 +15,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.simulation import fake_dtensors
-from memprof.simulation.catalog import find_device
-from memprof.simulation.cuda_semantics import CudaSemantics
-from memprof.simulation.fake_training import STEPS, fake_runs
-from memprof.simulation.predict import predict_runs, target_of
-from memprof.simulation.target import Target
-from memprof.training.recipe import Recipe
+from memprof.devices.catalog import find_device
+from memprof.devices.target import Target
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.training import STEPS, fake_runs
+from memprof.prediction.ranks import dtensor_cache as fake_dtensors
+from memprof.prediction.run import predict_runs, target_of
 from memprof.workloads.loader import load_workload
-from memprof.workloads.spec import WorkloadSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -17,7 +17,7 @@ import sys
 from memprof import api
 from memprof.cli import main
 from memprof.errors import UsageError
-from memprof.progress import Progress
+from memprof.workers.progress import Progress
 from tests.comparisons import default_runs, make_broken_run, make_comparison
 
 STATES = {states!r}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from memprof.cli.compare import exit_code
-from memprof.results import Comparison
+from memprof.documents.comparison import Comparison
 from tests.cli.conftest import FAKE, ROOT, Command
 from tests.comparisons import make_broken_run, make_comparison
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from memprof.results import Comparison
+from memprof.documents.comparison import Comparison
 from tests.cli.conftest import ROOT, Command
 
 pytest.importorskip("torch")

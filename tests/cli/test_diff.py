@@ -7,8 +7,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from memprof.gate.difference import compare_documents
-from memprof.results import Breakdown, Comparison, Run
+from memprof.documents.comparison import Breakdown, Comparison, Run
+from memprof.gate.diff import compare_documents
 from tests.cli.conftest import Command
 from tests.comparisons import MIB, make_broken_run, make_comparison, make_run
 

@@ -9,8 +9,8 @@ from typing import Any
 import jsonschema
 import pytest
 
-from memprof.gate.document import Report
 from memprof.gate.formats.markdown import MARKER
+from memprof.gate.report import Report
 from tests.cli.conftest import ROOT, Command
 from tests.gates import GIB, baseline_of, make_figures, report_of, with_values
 

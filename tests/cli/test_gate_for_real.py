@@ -16,7 +16,7 @@ import psutil
 import pytest
 import xmlschema
 
-from memprof.gate.document import Report
+from memprof.gate.report import Report
 from tests.cli.conftest import ROOT, Command
 
 pytest.importorskip("torch")

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from memprof.documents.recipe import Recipe
 from memprof.gate.baseline import load_baseline
 from memprof.gate.config import read_config
-from memprof.gate.toml import find_config
-from memprof.training.recipe import Recipe
+from memprof.gate.config_file import find_config
 from tests.cli.conftest import Command
 from tests.comparisons import default_runs, make_broken_run, make_comparison, make_run
 

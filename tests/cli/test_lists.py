@@ -5,7 +5,7 @@ import json
 import pytest
 
 from memprof.optimizers.registry import KNOWN_OPTIMIZERS
-from memprof.workloads.zoo import BUILTINS
+from memprof.workloads.builtin import BUILTINS
 from tests.cli.conftest import Command
 
 torch = pytest.importorskip("torch")

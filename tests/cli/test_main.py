@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
 from tests.cli.conftest import ROOT, Command
 
 Done = subprocess.CompletedProcess[str]
@@ -31,7 +31,7 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code, *loaded = done.stderr.split()
     assert code == "0"
     # Typer itself imports pydantic from 0.26 on; what memprof would import it for must stay out.
-    assert {"torch", "pandas", "numpy", "memprof.results", "memprof.training.recipe"}.isdisjoint(loaded)
+    assert {"torch", "pandas", "numpy", "memprof.documents.comparison", "memprof.documents.recipe"}.isdisjoint(loaded)
 
 
 def test_click_is_not_imported_by_name() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from memprof.report.files import report_paths
-from memprof.results import Comparison
+from memprof.documents.comparison import Comparison
+from memprof.report.write import report_paths
 from tests.cli.conftest import ROOT, Command
 from tests.comparisons import make_broken_run, make_comparison, make_run
 from tests.unit.test_figures import make_fit, make_timeline
@@ -150,13 +150,13 @@ def test_rendering_does_not_import_torch(saved: Path, tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
-from memprof.report.brief import to_comment
-from memprof.report.files import write_report
-from memprof.report.html import to_page
-from memprof.results import Comparison
+from memprof.report.render.github import to_comment
+from memprof.report.write import write_report
+from memprof.report.render.html import to_page
+from memprof.documents.comparison import Comparison
 comparison = Comparison.load({str(saved)!r})
 to_page(comparison), to_comment(comparison), write_report(comparison, Path({str(tmp_path / "x.md")!r}), None)
-import memprof.report.fits, memprof.cli.report
+import memprof.report.content.fit, memprof.cli.report
 assert "torch" not in sys.modules and "pandas" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)

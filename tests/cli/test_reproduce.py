@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from memprof.reproduction import published
+from memprof.reproduce import published
 from tests.cli.conftest import Command
 from tests.comparisons import make_comparison
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.plan import Forecast, Outcome, Outcomes, Trial
-from memprof.results import Run
-from memprof.simulation import fake_ranks
-from memprof.simulation.fake_training import FakeRun, fake_runs
-from memprof.simulation.predict import predict_runs
-from memprof.simulation.repetition import labelled_trace
-from memprof.simulation.target import Target, parse_torch_version
-from memprof.training.launcher import Launcher
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.devices.target import Target, parse_torch_version
+from memprof.documents.comparison import Run
+from memprof.documents.jobs import Forecast, Outcome, Outcomes, Trial
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.fake.training import FakeRun, fake_runs
+from memprof.prediction.ranks import ranks as fake_ranks
+from memprof.prediction.repeat_step import labelled_trace
+from memprof.prediction.run import predict_runs
+from memprof.workers.launcher import Launcher
 from tests.accuracy.test_contract import SMALL
 from tests.accuracy.test_prediction_cpu import NUMBERS, check_breakdown
 

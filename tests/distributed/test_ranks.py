@@ -10,15 +10,15 @@ import pytest
 import torch.distributed as dist
 
 from memprof.api import compare
+from memprof.documents.comparison import CATEGORIES, Comparison, Run
+from memprof.documents.jobs import Findings, Inquiry, Outcome, Step, Trial
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import MemprofError, UsageError
-from memprof.faults import raised
-from memprof.optimizers.spec import parse_optimizer
-from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
-from memprof.results import CATEGORIES, Comparison, Run
-from memprof.training.launcher import Launcher, WorkerDiedError
-from memprof.training.rank import check_devices, own_device
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.measurement.ranks.rank import check_devices, own_device
+from memprof.user_code import raised
+from memprof.workers.launcher import Launcher, WorkerDiedError
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 RANKS = Path(__file__).parents[1] / "data" / "models" / "ranks.py"

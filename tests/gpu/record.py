@@ -118,7 +118,7 @@ def _cases(options: argparse.Namespace) -> Iterator[tuple[str, Mapping[str, Any]
 
 def _record_peaks(options: argparse.Namespace) -> bool:
     import memprof
-    from memprof.training.launcher import Launcher
+    from memprof.workers.launcher import Launcher
 
     recording = Recording(options.out / "peaks.json", PEAKS_SCHEMA, _environment())
     fine = True
@@ -160,7 +160,7 @@ def _keep(recording: Recording, found: Any, keys: Mapping[str, str]) -> None:
 
 
 def _environment() -> dict[str, Any]:
-    from memprof.machine import describe_environment
+    from memprof.devices.host import describe_environment
 
     return describe_environment("python -m tests.gpu.record OUT", "cuda:0").model_dump(mode="json")
 

@@ -70,13 +70,13 @@ def bare_history(workload: str, knobs: Mapping[str, Any], optimizer: str, precis
     """
     import torch
 
+    from memprof.documents.optimizer_spec import parse_optimizer
+    from memprof.documents.recipe import Recipe
+    from memprof.documents.workload_spec import WorkloadSpec
+    from memprof.measurement.record.cuda_history import start_history, stop_history
     from memprof.optimizers.registry import build_optimizer
-    from memprof.optimizers.spec import parse_optimizer
-    from memprof.tracing.cuda_history import start_history, stop_history
-    from memprof.training.recipe import Recipe
     from memprof.training.step import TrainingStep
     from memprof.workloads.loader import load_workload
-    from memprof.workloads.spec import WorkloadSpec
 
     torch.cuda.init()
     start_history()

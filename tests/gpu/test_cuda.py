@@ -21,7 +21,7 @@ BARE = """
     import json, torch
     from memprof.training.step import move_batch
     from memprof.workloads.loader import load_workload
-    from memprof.workloads.spec import WorkloadSpec
+    from memprof.documents.workload_spec import WorkloadSpec
     workload = load_workload(WorkloadSpec(model="gpt2", knobs={knobs!r})).workload
     torch.manual_seed(0)
     model = workload.model().to("cuda").train()

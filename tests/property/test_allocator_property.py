@@ -7,10 +7,10 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memprof.simulation.allocator import CachingAllocator, OutOfMemory
-from memprof.simulation.allocator_blocks import Block
-from memprof.simulation.allocator_driver import Memory
-from memprof.simulation.settings import AllocatorSettings
+from memprof.allocator.blocks import Block
+from memprof.allocator.caching import CachingAllocator, OutOfMemory
+from memprof.allocator.driver import Memory
+from memprof.allocator.settings import AllocatorSettings
 from tests.data.allocator.slow_allocator import SlowAllocator
 
 MIB = 2**20

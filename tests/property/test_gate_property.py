@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from memprof.gate.baseline import Baseline, record_changes, update
 from memprof.gate.explain import causes
 from memprof.gate.formats.github import escape_message, escape_property
+from memprof.gate.judge import Policy, judge
 from memprof.gate.limits import parse_limits
 from memprof.gate.metrics import METRICS
 from memprof.gate.verdict import Verdict
-from memprof.gate.verdicts import Policy, judge
 from tests.gates import baseline_of, budget_of, make_figures
 
 SIZES = st.integers(0, 2**45)

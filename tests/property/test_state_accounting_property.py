@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from memprof.optimizers.state import iter_state_storages, measure_state
+from memprof.optimizers.state_bytes import iter_state_storages, measure_state
 
 # Buffers 0 and 1 belong to the model (a parameter and its gradient), the others to the optimizer.
 SIZES = (32, 32, 8, 40, 64, 128, 4096)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memprof.analysis.profile import holdings_at, span_peaks
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.events import Allocation, Entry, Free, PhaseMark
-from memprof.tracing.marks import MARK_BYTES, place_marks
+from memprof.measurement.record.mark_blocks import MARK_BYTES, place_marks
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import Allocation, Entry, Free, PhaseMark
+from memprof.trace.peaks import holdings_at, span_peaks
 
 PHASES = ("forward", "backward", "optimizer")
 

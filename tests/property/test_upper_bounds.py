@@ -7,13 +7,13 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memprof.analysis.profile import span_peaks
-from memprof.simulation.allocator import CachingAllocator
-from memprof.simulation.predict_bounds import Bounds, late_frees, upper_bounds
-from memprof.simulation.predict_replay import replay_blocks
-from memprof.simulation.settings import AllocatorSettings
-from memprof.simulation.workspaces_convolution import SOURCE as CONVOLUTIONS
-from memprof.tracing.events import Block, Event, PhaseSpan, SizeLimits, Trace
+from memprof.allocator.caching import CachingAllocator
+from memprof.allocator.settings import AllocatorSettings
+from memprof.prediction.bounds import Bounds, late_frees, upper_bounds
+from memprof.prediction.cuda.kernels.convolution import SOURCE as CONVOLUTIONS
+from memprof.prediction.replay_trace import replay_blocks
+from memprof.trace.events import Block, Event, PhaseSpan, SizeLimits, Trace
+from memprof.trace.peaks import span_peaks
 
 MIB = 2**20
 SETTINGS = AllocatorSettings()

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from memprof.simulation.target import Target
-from memprof.simulation.workspaces import Workspaces
-from memprof.tracing.events import Allocation
+from memprof.devices.target import Target
+from memprof.prediction.cuda.kernels import Workspaces
+from memprof.trace.events import Allocation
 from tests.accuracy.xmem.convolutions import Convolution, convolutions_take
 from tests.accuracy.xmem.plans import answers
 from tests.unit.test_cuda_semantics import AMPERE, cuda

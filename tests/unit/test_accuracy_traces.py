@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.simulation.catalog import find_device
+from memprof.devices.catalog import find_device
 from tests.accuracy.xmem.traces import read_traces, reserved_bytes
 from tests.accuracy.xmem.truth import read_rows
 

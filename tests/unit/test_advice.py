@@ -9,17 +9,17 @@ import pytest
 import torch
 
 import memprof
-from memprof.advice.changes import FOREACH, FUSED, Setup, combinations_of, possible_changes
-from memprof.advice.document import AdviceReport, Figures
-from memprof.advice.explain import why_nothing
+from memprof.devices.catalog import find_device
+from memprof.documents.advice import AdviceReport, Figures
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.optimizers.registry import KNOWN_OPTIMIZERS
-from memprof.optimizers.spec import parse_optimizer
-from memprof.report import advice as report_of
-from memprof.simulation.catalog import find_device
-from memprof.simulation.predict import predict_runs, target_of
-from memprof.training.launcher import Launcher
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.prediction.run import predict_runs, target_of
+from memprof.report.content import advice as report_of
+from memprof.search.advise.changes import FOREACH, FUSED, Setup, combinations_of, possible_changes
+from memprof.search.advise.explain import why_nothing
+from memprof.workers.launcher import Launcher
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 SMALL = {"n_layers": 2, "d_model": 128, "n_heads": 2, "vocab_size": 2000, "seq_len": 128}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.simulation.allocator import CachingAllocator, OutOfMemory
-from memprof.simulation.allocator_driver import Memory
-from memprof.simulation.allocator_replay import Timeline, replay
-from memprof.simulation.settings import AllocatorSettings
-from memprof.tracing.events import Block, Event, Trace
+from memprof.allocator.caching import CachingAllocator, OutOfMemory
+from memprof.allocator.driver import Memory
+from memprof.allocator.replay_events import Timeline, replay
+from memprof.allocator.settings import AllocatorSettings
+from memprof.trace.events import Block, Event, Trace
 
 MIB = 2**20
 

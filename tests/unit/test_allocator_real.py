@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from memprof.simulation.allocator import CachingAllocator, OutOfMemory
-from memprof.simulation.allocator_blocks import Block
-from memprof.simulation.allocator_driver import Memory
-from memprof.simulation.allocator_history import HistoryReport, replay_history
-from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
+from memprof.allocator.blocks import Block
+from memprof.allocator.caching import CachingAllocator, OutOfMemory
+from memprof.allocator.driver import Memory
+from memprof.allocator.replay_history import HistoryReport, replay_history
+from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
 from tests.data.allocator.programs import CAPACITY, CONFS, HERE, cuda_python, random_operations, real_allocator
 from tests.data.allocator.record import unpack
 

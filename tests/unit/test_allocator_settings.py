@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
 from memprof.errors import UsageError
-from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
 
 MIB, GIB = 2**20, 2**30
 

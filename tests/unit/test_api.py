@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 import memprof
+from memprof.documents.comparison import Comparison
+from memprof.documents.jobs import Trial
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import ExitCode, MemprofError, UsageError
-from memprof.optimizers.spec import parse_optimizer
-from memprof.plan import Trial
-from memprof.results import Comparison
-from memprof.training.launcher import Launcher
-from memprof.workloads.spec import WorkloadSpec
+from memprof.workers.launcher import Launcher
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import memprof
+from memprof.devices.catalog import find_device
 from memprof.errors import UsageError
-from memprof.simulation.catalog import find_device
 
 KNOBS = {"n_layers": 1, "d_model": 64, "seq_len": 16, "vocab_size": 101, "n_heads": 2}
 READS_A_VALUE = """

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from memprof.analysis.profile import holdings_at, span_peaks, step_levels
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.events import (
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import (
     Allocation,
     Entry,
     Event,
@@ -14,6 +13,7 @@ from memprof.tracing.events import (
     RangeMark,
     Trace,
 )
+from memprof.trace.peaks import holdings_at, span_peaks, step_levels
 
 
 def operator(name: str, *inside: Entry, outputs: list[int], module: str = "", recompute: bool = False) -> list[Entry]:

@@ -14,10 +14,10 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from memprof.callbacks.recorder import TrainingRecorder, sharing
+from memprof.documents.comparison import Comparison, Run
+from memprof.documents.recipe import Recipe
 from memprof.errors import UsageError
-from memprof.report.html import to_page
-from memprof.results import Comparison, Run
-from memprof.training.recipe import Recipe
+from memprof.report.render.html import to_page
 
 
 class Net(nn.Module):

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from memprof.devices.catalog import OWN_DEVICES, _names, catalog, device_here, find_device
 from memprof.errors import UsageError
-from memprof.simulation.catalog import OWN_DEVICES, _names, catalog, device_here, find_device
 
 MIB, GIB = 2**20, 2**30
 

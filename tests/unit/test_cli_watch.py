@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from memprof.cli.watch import Watcher, result_of, state_of
-from memprof.progress import Progress
-from memprof.results import Run
+from memprof.documents.comparison import Run
+from memprof.workers.progress import Progress
 from tests.comparisons import COUNT, make_broken_run, make_run
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from memprof.api import compare
-from memprof.report.files import write_report
-from memprof.reproduction.published import find_published
-from memprof.results import Comparison, Run
-from memprof.training.launcher import Launcher
+from memprof.documents.comparison import Comparison, Run
+from memprof.report.write import write_report
+from memprof.reproduce.published import find_published
+from memprof.workers.launcher import Launcher
 
 REPORTS = Path(__file__).parents[2] / "reports"
 SAVED = [one.path for one in find_published(REPORTS) if isinstance(one.document, Comparison)]

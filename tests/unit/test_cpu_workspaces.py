@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memprof.simulation import cpu_workspaces
-from memprof.simulation.cpu_recorder import kernel_events
-from memprof.simulation.cpu_workspaces import CpuWorkspaces, steps_of
-from memprof.simulation.fake_events import EventLog, Steps
-from memprof.tracing.events import Allocation, Entry, Free
-from memprof.tracing.profiler import ProfilerRecorder
+from memprof.measurement.record.profiler import ProfilerRecorder
+from memprof.prediction.cpu import kernels as cpu_workspaces
+from memprof.prediction.cpu.kernel_recorder import kernel_events
+from memprof.prediction.cpu.kernels import CpuWorkspaces, steps_of
+from memprof.prediction.fake.event_log import EventLog, Steps
+from memprof.trace.events import Allocation, Entry, Free
 
 aten = torch.ops.aten
 HALF = torch.bfloat16

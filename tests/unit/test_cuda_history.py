@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from torch._C._autograd import DeviceType
 
-from memprof.analysis.allocator_history import describe_history
-from memprof.simulation.allocator import CachingAllocator, OutOfMemory
-from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.cuda_events import Loose, as_requested, loose_events
-from memprof.tracing.events import Allocation, Entry, Free, LabelMark, PhaseMark
-from memprof.training.meter import label_buckets, label_workspaces, tensor_peaks
+from memprof.allocator.caching import CachingAllocator, OutOfMemory
+from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
+from memprof.measurement.meter import label_buckets, label_workspaces, tensor_peaks
+from memprof.measurement.record.check_history import describe_history
+from memprof.measurement.record.cuda_events import Loose, as_requested, loose_events
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import Allocation, Entry, Free, LabelMark, PhaseMark
 from tests.data.allocator.programs import CAPACITY, HERE
 from tests.data.allocator.record import unpack
 

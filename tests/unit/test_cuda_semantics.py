@@ -11,18 +11,18 @@ import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from memprof.optimizers.spec import parse_optimizer
-from memprof.simulation.cuda_semantics import CudaSemantics
-from memprof.simulation.cuda_semantics_attention import choose_attention
-from memprof.simulation.fake_events import EventLog
-from memprof.simulation.fake_operators import FakeOperators
-from memprof.simulation.fake_reads import Reads
-from memprof.simulation.fake_training import FakeRun, fake_runs
-from memprof.simulation.target import Target, parse_torch_version
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.events import OperatorBegin, PhaseMark
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.devices.target import Target, parse_torch_version
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.cuda.attention import choose_attention
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.dispatch import FakeOperators
+from memprof.prediction.fake.event_log import EventLog
+from memprof.prediction.fake.training import FakeRun, fake_runs
+from memprof.prediction.fake.value_reads import Reads
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import OperatorBegin, PhaseMark
 from tests.accuracy.test_contract import SMALL
 
 HERE = parse_torch_version(torch.__version__)

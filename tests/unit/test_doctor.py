@@ -6,8 +6,8 @@ import types
 
 import pytest
 
-from memprof import doctor
-from memprof.doctor import Check
+from memprof.doctor import machine as doctor
+from memprof.doctor.machine import Check
 
 torch = pytest.importorskip("torch")
 
@@ -80,7 +80,7 @@ def test_nvml(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fork_and_high_water(monkeypatch: pytest.MonkeyPatch) -> None:
-    from memprof.training import process_memory
+    from memprof.measurement import process_memory
 
     monkeypatch.setattr(process_memory, "reset_peak_rss", lambda: False)
     assert doctor.check_high_water().level == "warn"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from memprof import doctor_predictions as checks
+from memprof.doctor import predictions as checks
 from memprof.errors import UsageError
-from memprof.simulation import accuracy as figures
-from memprof.simulation.accuracy import Accuracy, in_words
+from memprof.prediction import accuracy as figures
+from memprof.prediction.accuracy import Accuracy, in_words
 
 torch = pytest.importorskip("torch")
 
@@ -36,8 +36,12 @@ DOCUMENT = {
 
 def test_every_module_with_private_apis_says_what_it_was_checked_on() -> None:
     found = checks.private_modules()
-    assert {"memprof.tracing.profiler", "memprof.tracing.cuda_history", "memprof.simulation.fake_tensors"} <= set(found)
-    root = Path(checks.__file__).parent
+    assert {
+        "memprof.measurement.record.profiler",
+        "memprof.measurement.record.cuda_history",
+        "memprof.prediction.fake.tensors",
+    } <= set(found)
+    root = Path(checks.__file__).parent.parent
     telling = [path for path in root.rglob("*.py") if "Private API of PyTorch" in path.read_text(encoding="utf-8")]
     assert len(found) == len([path for path in telling if path.name != "doctor_predictions.py"])
     assert all(len(versions) >= 2 for versions in found.values())
@@ -80,7 +84,7 @@ def test_a_broken_file_of_devices_fails(monkeypatch: pytest.MonkeyPatch) -> None
     def broken() -> None:
         raise UsageError("devices.json is no list of devices")
 
-    monkeypatch.setattr("memprof.simulation.catalog.catalog", broken)
+    monkeypatch.setattr("memprof.devices.catalog.catalog", broken)
     assert checks.check_devices() == checks.Check("catalog", "fail", "devices.json is no list of devices")
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from memprof.devices.target import Target
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.optimizers.spec import parse_optimizer
-from memprof.simulation.cuda_semantics import CudaSemantics
-from memprof.simulation.fake_device import CpuSemantics
-from memprof.simulation.fake_training import FakeRun, fake_runs
-from memprof.simulation.target import Target
-from memprof.tracing.events import Allocation
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.prediction.cpu.semantics import CpuSemantics
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.training import FakeRun, fake_runs
+from memprof.trace.events import Allocation
 
 A100 = Target(name="a100", kind="cuda", capability=(8, 0), torch_version=(2, 13))
 DEVICES = {"cpu": CpuSemantics(), "cuda": CudaSemantics(A100)}

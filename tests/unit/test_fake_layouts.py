@@ -7,10 +7,10 @@ from itertools import permutations
 import pytest
 import torch
 
-from memprof.simulation.catalog import find_device
-from memprof.simulation.fake_accumulation import is_dense
-from memprof.simulation.predict import target_of
-from memprof.simulation.workspaces_norms import norm_scratch
+from memprof.devices.catalog import find_device
+from memprof.prediction.cuda.kernels.norms import norm_scratch
+from memprof.prediction.fake.accumulation import is_dense
+from memprof.prediction.run import target_of
 
 aten = torch.ops.aten
 TARGET = target_of(find_device("rtx-3060"), torch_version="2.6.0")

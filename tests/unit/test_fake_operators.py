@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from memprof.errors import UsageError
-from memprof.simulation.fake_device import CpuSemantics
-from memprof.simulation.fake_events import FIRST_ADDRESS, EventLog
-from memprof.simulation.fake_operators import FakeOperators
-from memprof.simulation.fake_reads import Reads
-from memprof.simulation.fake_values import is_fake
-from memprof.tracing.events import Allocation, Free
+from memprof.prediction.cpu.semantics import CpuSemantics
+from memprof.prediction.fake.dispatch import FakeOperators
+from memprof.prediction.fake.event_log import FIRST_ADDRESS, EventLog
+from memprof.prediction.fake.known_values import is_fake
+from memprof.prediction.fake.value_reads import Reads
+from memprof.trace.events import Allocation, Free
 
 
 @contextmanager
@@ -250,7 +250,7 @@ def test_initialisers_end(initialiser: Callable[[Tensor], object]) -> None:
 
 
 def test_code_that_waits_for_a_value_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memprof.simulation.fake_reads._MOST_READS", 100)
+    monkeypatch.setattr("memprof.prediction.fake.value_reads._MOST_READS", 100)
 
     def wait() -> None:
         while not (made(8) > 0).all():

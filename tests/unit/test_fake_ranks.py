@@ -12,21 +12,21 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor._op_schema import OpSchema
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
 
+from memprof.devices.target import Target
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.optimizers.spec import parse_optimizer
-from memprof.simulation import fake_dtensors
-from memprof.simulation.cuda_semantics import CudaSemantics
-from memprof.simulation.fake_events import EventLog
-from memprof.simulation.fake_group import lone_group
-from memprof.simulation.fake_streams import cuda_streams
-from memprof.simulation.fake_training import FakeRun, fake_runs
-from memprof.simulation.predict import predict_runs
-from memprof.simulation.target import Target
-from memprof.simulation.workspaces_sharding import padded_copies, sharding_scratch
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.events import Allocation, RangeMark
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.prediction.cuda.kernels.fsdp import padded_copies, sharding_scratch
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.event_log import EventLog
+from memprof.prediction.fake.training import FakeRun, fake_runs
+from memprof.prediction.ranks import dtensor_cache as fake_dtensors
+from memprof.prediction.ranks.process_group import lone_group
+from memprof.prediction.ranks.streams import cuda_streams
+from memprof.prediction.run import predict_runs
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import Allocation, RangeMark
 
 A100 = Target(name="a100", kind="cuda", torch_version=(2, 15))
 aten = torch.ops.aten

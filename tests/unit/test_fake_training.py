@@ -6,13 +6,13 @@ from itertools import groupby
 
 import pytest
 
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.simulation.fake_training import STEPS, FakeRun, fake_runs
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.events import Event, Trace
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.prediction.fake.training import STEPS, FakeRun, fake_runs
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import Event, Trace
 from tests.accuracy.test_contract import SMALL
 
 OPTIMIZERS = (*DEFAULT_OPTIMIZERS, "adam,foreach=true", "rmsprop,momentum=0.9", "sm3,variant=I")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from memprof.faults import describe
+from memprof.user_code import describe
 
 
 def test_the_line_in_an_installed_package_is_named_from_the_package_on() -> None:

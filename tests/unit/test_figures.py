@@ -5,14 +5,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from memprof.fitting.document import Evaluations, FitCell, FitDevice, FitReport
-from memprof.fitting.vary import Vary
+from memprof.documents.comparison import Comparison, FitPoint
+from memprof.documents.fit import Evaluations, FitCell, FitDevice, FitReport
+from memprof.documents.recipe import Recipe
+from memprof.documents.timeline import Owner, PhaseStart, Timeline
+from memprof.documents.vary import Vary
 from memprof.report.figures import Figure, draw_figures
 from memprof.report.figures.matrix import draw_matrix
-from memprof.report.svg import Drawing, byte_ticks, clip
-from memprof.results import Comparison, FitPoint
-from memprof.timeline import Owner, PhaseStart, Timeline
-from memprof.training.recipe import Recipe
+from memprof.report.figures.svg import Drawing, byte_ticks, clip
 from memprof.units import format_size
 from tests.comparisons import COUNT, GIB, MIB, make_answer, make_broken_run, make_comparison, make_environment, make_run
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from memprof.fitting.blocks import Blocks, blocks_at
-from memprof.fitting.traces import Traces
-from memprof.fitting.vary import Vary
-from memprof.optimizers.spec import parse_optimizer
-from memprof.simulation.catalog import find_device
-from memprof.simulation.predict import predict_runs, target_of
-from memprof.simulation.settings import SMALLEST_BLOCK
-from memprof.simulation.target import Target
-from memprof.tracing.events import Block, Event, PhaseSpan, Trace
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.allocator.settings import SMALLEST_BLOCK
+from memprof.devices.catalog import find_device
+from memprof.devices.target import Target
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.vary import Vary
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.run import predict_runs, target_of
+from memprof.search.scaled_blocks import Blocks, blocks_at
+from memprof.search.trace_cache import Traces
+from memprof.trace.events import Block, Event, PhaseSpan, Trace
 
 GPU = target_of(find_device("rtx-4090"))
 SMALL = {"n_layers": 2, "d_model": 96, "n_heads": 2, "vocab_size": 500, "seq_len": 32}

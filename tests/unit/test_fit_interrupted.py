@@ -14,14 +14,14 @@ import pytest
 
 import memprof
 from memprof.cli.fit import exit_code
+from memprof.documents.fit import FitReport
+from memprof.documents.jobs import DeviceInquiry
 from memprof.errors import ExitCode
-from memprof.fitting.document import FitReport
-from memprof.fitting.notes import UNTRAINED
-from memprof.fitting.workers import Workers
-from memprof.plan import DeviceInquiry
-from memprof.report import fits
-from memprof.report.terminal import make_console
-from memprof.training.launcher import Launcher
+from memprof.report.content import fit as fits
+from memprof.report.render.terminal import make_console
+from memprof.search.notes import UNTRAINED
+from memprof.workers.launcher import Launcher
+from memprof.workers.pool import Workers
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "tests" / "data" / "models" / "lengths.py"

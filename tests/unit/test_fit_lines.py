@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memprof.fitting.lines import Extrapolation, Point, furthest_apart
+from memprof.search.extrapolate import Extrapolation, Point, furthest_apart
 
 
 def point(value: int, **levels: list[int]) -> Point:

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 
 import memprof
+from memprof.devices.target import Target
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.vary import Vary
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.fitting.notes import UNEVEN
-from memprof.fitting.traces import Traces
-from memprof.fitting.vary import Vary
-from memprof.optimizers.spec import parse_optimizer
-from memprof.report import fits
-from memprof.report.sections import fit_remark
-from memprof.simulation.target import Target
-from memprof.training.launcher import Launcher
-from memprof.training.recipe import Recipe
+from memprof.report.content import fit as fits
+from memprof.report.content.sections import fit_remark
+from memprof.search.notes import UNEVEN
+from memprof.search.trace_cache import Traces
+from memprof.workers.launcher import Launcher
 from memprof.workloads.loader import LoadedWorkload, load_workload
-from memprof.workloads.spec import WorkloadSpec
 from tests.data.models.lengths import LONGEST
 
 DATA = Path(__file__).parents[1] / "data"

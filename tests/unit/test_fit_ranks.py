@@ -10,26 +10,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import memprof
+from memprof.devices.catalog import find_device
+from memprof.devices.target import Target
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.vary import Vary, parse_vary, with_global_batch
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.fitting.blocks import Blocks, Need
-from memprof.fitting.micro_batches import recipe_at, step_samples, traced
-from memprof.fitting.search import Search
-from memprof.fitting.survey import Survey
-from memprof.fitting.traces import Traces
-from memprof.fitting.vary import Vary, parse_vary, with_global_batch
-from memprof.optimizers.spec import parse_optimizer
-from memprof.report import fits
-from memprof.report.terminal import make_console
-from memprof.simulation.catalog import find_device
-from memprof.simulation.cuda_semantics import CudaSemantics
-from memprof.simulation.fake_device import CpuSemantics
-from memprof.simulation.fake_training import fake_runs
-from memprof.simulation.predict import target_of
-from memprof.simulation.repetition import trace_of
-from memprof.simulation.target import Target
-from memprof.training.launcher import Launcher
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.prediction.cpu.semantics import CpuSemantics
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.training import fake_runs
+from memprof.prediction.repeat_step import trace_of
+from memprof.prediction.run import target_of
+from memprof.report.content import fit as fits
+from memprof.report.render.terminal import make_console
+from memprof.search.bracket import Search
+from memprof.search.by_prediction import Survey
+from memprof.search.scaled_blocks import Blocks, Need
+from memprof.search.trace_cache import Traces
+from memprof.training.micro_batches import recipe_at, step_samples, traced
+from memprof.workers.launcher import Launcher
 
 GPU = target_of(find_device("rtx-4090"))
 SMALL = {"n_layers": 1, "d_model": 64, "n_heads": 2, "vocab_size": 500, "seq_len": 32}

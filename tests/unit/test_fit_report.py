@@ -8,13 +8,13 @@ import json
 import pytest
 
 from memprof.cli.fit import exit_code
+from memprof.documents.comparison import FitAnswer, FitPoint, WorkloadInfo
+from memprof.documents.fit import Evaluations, FitCell, FitDevice, FitReport
+from memprof.documents.recipe import Recipe
+from memprof.documents.vary import Vary
 from memprof.errors import ExitCode, UsageError
-from memprof.fitting.document import Evaluations, FitCell, FitDevice, FitReport
-from memprof.fitting.vary import Vary
-from memprof.report import fits
-from memprof.report.terminal import make_console
-from memprof.results import FitAnswer, FitPoint, WorkloadInfo
-from memprof.training.recipe import Recipe
+from memprof.report.content import fit as fits
+from memprof.report.render.terminal import make_console
 from tests.comparisons import GIB, make_environment
 
 

@@ -8,16 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memprof.documents.comparison import FitAnswer, FitPoint, OptimizerInfo, Parameters, Peak, Run
+from memprof.documents.jobs import Outcome, Trial
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.vary import Vary
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.fitting.room import Room
-from memprof.fitting.search import Search
-from memprof.fitting.trained import TrainedSearch
-from memprof.fitting.vary import Vary
-from memprof.optimizers.spec import parse_optimizer
-from memprof.plan import Outcome, Trial
-from memprof.results import FitAnswer, FitPoint, OptimizerInfo, Parameters, Peak, Run
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.search.bracket import Search
+from memprof.search.by_training import TrainedSearch
+from memprof.search.room import Room
 
 TRIAL = Trial(
     workload=WorkloadSpec(model="mlp"), optimizer=parse_optimizer("adam"), device="cpu", batch_size=8, recipe=Recipe()

@@ -8,7 +8,7 @@ import pytest
 
 import memprof
 from memprof.errors import ExitCode, MemprofError
-from memprof.training.launcher import Launcher
+from memprof.workers.launcher import Launcher
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 

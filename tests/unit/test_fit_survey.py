@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
+from memprof.devices.catalog import find_device
+from memprof.devices.target import Target
+from memprof.documents.comparison import FitAnswer
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.vary import Vary, parse_vary
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.fitting.survey import Survey, first_values
-from memprof.fitting.traces import Traces
-from memprof.fitting.vary import Vary, parse_vary
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.results import FitAnswer
-from memprof.simulation.catalog import find_device
-from memprof.simulation.predict import target_of
-from memprof.simulation.target import Target
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.prediction.run import target_of
+from memprof.search.by_prediction import Survey, first_values
+from memprof.search.trace_cache import Traces
 
 GPU = target_of(find_device("rtx-4090"))
 SPECS = [parse_optimizer(text) for text in DEFAULT_OPTIMIZERS]

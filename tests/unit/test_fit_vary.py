@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from memprof.devices.margin import usable_bytes
+from memprof.documents.vary import HIGHEST, Vary, check_knob, parse_vary
 from memprof.errors import UsageError
-from memprof.fitting.margin import usable_bytes
-from memprof.fitting.vary import HIGHEST, Vary, check_knob, parse_vary
 
 GIB = 1 << 30
 

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from memprof.devices.target import Target
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.optimizers.spec import parse_optimizer
-from memprof.simulation.garbage import no_garbage_collection
-from memprof.simulation.predict import predict_runs
-from memprof.simulation.target import Target
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.prediction.gc_pause import no_garbage_collection
+from memprof.prediction.run import predict_runs
 
 
 class Knot:

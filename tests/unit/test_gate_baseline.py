@@ -7,7 +7,7 @@ import pytest
 
 from memprof.errors import UsageError
 from memprof.gate.baseline import load_baseline, update
-from memprof.gate.figures import Figures, Fingerprint, best_of, figures_of
+from memprof.gate.entry_figures import Figures, Fingerprint, best_of, figures_of
 from tests.comparisons import make_broken_run, make_comparison, make_run
 from tests.gates import GIB, MIB, baseline_of, make_figures, make_setup, report_of, with_values
 

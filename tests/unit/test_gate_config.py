@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from memprof.errors import ExitCode, MemprofError, UsageError
-from memprof.gate.toml import find_config
+from memprof.gate.config_file import find_config
 from tests.gates import budget_of, config_of
 
 ENTRY = '[budgets.small]\nmodel = "gpt2"\n'

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from memprof.gate.entry_figures import Fingerprint, Holders
 from memprof.gate.explain import causes, explain, largest_holders
-from memprof.gate.figures import Fingerprint, Holders
 from memprof.gate.metrics import METRICS
 from tests.gates import GIB, MIB, make_figures, make_setup, with_values
 

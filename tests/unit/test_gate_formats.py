@@ -12,14 +12,14 @@ import xmlschema
 from rich.console import Console
 
 from memprof.errors import UsageError
-from memprof.gate.document import Report
 from memprof.gate.formats import FORMATS
 from memprof.gate.formats.markdown import MARKER
 from memprof.gate.formats.table import render
 from memprof.gate.measure import _broken
 from memprof.gate.metrics import METRICS
-from memprof.gate.sentences import share
-from memprof.report.trim import COMMENT_BYTES
+from memprof.gate.report import Report
+from memprof.gate.wording import share
+from memprof.report.render.trim import COMMENT_BYTES
 from tests.gates import GIB, MIB, budget_of, make_figures, report_of, with_values
 
 XSD = xmlschema.XMLSchema(Path(__file__).parents[1] / "data" / "gate" / "junit.xsd")

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 
 from memprof.errors import ExitCode
-from memprof.gate.document import exit_code
-from memprof.gate.figures import Figures, Fingerprint
-from memprof.gate.sentences import details, headline
+from memprof.gate.entry_figures import Figures, Fingerprint
+from memprof.gate.judge import Policy, judge
+from memprof.gate.report import exit_code
 from memprof.gate.verdict import Verdict
-from memprof.gate.verdicts import Policy, judge
+from memprof.gate.wording import details, headline
 from tests.gates import GIB, MIB, baseline_of, budget_of, make_figures, with_values
 
 ADAM = 'optimizers = ["adam"]'

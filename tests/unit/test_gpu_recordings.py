@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from memprof.simulation.allocator_history import replay_history
-from memprof.simulation.settings import parse_alloc_conf
+from memprof.allocator.replay_history import replay_history
+from memprof.allocator.settings import parse_alloc_conf
 from tests.data.allocator.programs import CAPACITY, HERE
 from tests.data.allocator.record import unpack as unpack_training
 from tests.gpu.recordings import Recording, pack, unpack

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
 from memprof.workloads.loader import load_workload
-from memprof.workloads.spec import WorkloadSpec
 
 
 def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memprof.errors import UsageError
-from memprof.workloads.inputs import DTYPES, INT_BITS, TensorSpec, parse_inputs, parse_tensor
+from memprof.workloads.tensor_grammar import DTYPES, INT_BITS, TensorSpec, parse_inputs, parse_tensor
 
 dims = st.lists(st.none() | st.integers(1, 10**6), max_size=5).map(tuple)
 names = st.none() | st.from_regex(r"[a-z_][a-z0-9_]{0,8}", fullmatch=True).filter(lambda n: not keyword.iskeyword(n))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.simulation.catalog import find_device
-from memprof.simulation.late_memory import LATE_WITHIN_BYTES, late_bytes, threads_per_sm
+from memprof.devices.catalog import find_device
+from memprof.devices.context import LATE_WITHIN_BYTES, late_bytes, threads_per_sm
 
 
 @pytest.mark.parametrize(("device", "mebibytes"), [("rtx-4060", 30), ("rtx-3060", 34), ("a100-40gb", 94)])

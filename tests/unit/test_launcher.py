@@ -13,11 +13,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from memprof.optimizers.spec import parse_optimizer
-from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
-from memprof.training.launcher import Launcher, WorkerDiedError
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.documents.jobs import Findings, Inquiry, Outcome, Step, Trial
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.workers.launcher import Launcher, WorkerDiedError
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 
@@ -94,7 +94,7 @@ def in_child(body: str) -> str:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the high-water mark can be reset on Linux only")
 def test_high_water_mark_is_the_kernels_and_can_be_reset():
     body = f"""
-from memprof.training.process_memory import peak_rss_bytes, reset_peak_rss
+from memprof.measurement.process_memory import peak_rss_bytes, reset_peak_rss
 hoard = bytearray({64 << 20})
 high = peak_rss_bytes()
 del hoard
@@ -110,7 +110,7 @@ print("reset")
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says how much a process has")
 def test_limit_stops_an_allocation():
     body = f"""
-from memprof.training.process_memory import data_bytes, limit_memory
+from memprof.measurement.process_memory import data_bytes, limit_memory
 assert limit_memory({512 << 20}, data_bytes())
 bytearray({400 << 20})
 try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from memprof import machine
+from memprof.devices import host as machine
 from memprof.errors import MemprofError
 
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.registry import build_optimizer
-from memprof.optimizers.spec import parse_optimizer
 
 
 class Operators(TorchDispatchMode):

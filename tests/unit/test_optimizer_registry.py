@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.errors import UsageError
 from memprof.optimizers.registry import (
     KNOWN_OPTIMIZERS,
@@ -19,8 +20,7 @@ from memprof.optimizers.registry import (
     find_known,
     resolve_class,
 )
-from memprof.optimizers.spec import parse_optimizer
-from memprof.optimizers.state import measure_state
+from memprof.optimizers.state_bytes import measure_state
 
 
 def build(text: str, model: nn.Module | None = None) -> torch.optim.Optimizer:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, OptimizerSpec, OptionValue, parse_optimizer
 from memprof.errors import UsageError
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, OptimizerSpec, OptionValue, parse_optimizer
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.event_tree import _is_composition, name_modules
-from memprof.tracing.events import (
+from memprof.measurement.record.event_tree import _is_composition, name_modules
+from memprof.measurement.record.profiler import ProfilerRecorder
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import (
     Allocation,
     Free,
     ModuleMark,
@@ -21,8 +22,7 @@ from memprof.tracing.events import (
     ProfiledOperator,
     Trace,
 )
-from memprof.tracing.modules import followed_modules
-from memprof.tracing.profiler import ProfilerRecorder
+from memprof.trace.modules import followed_modules
 from memprof.training.checkpointing import checkpoint_blocks
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import memprof
-from memprof.training.meter import repeatability_note
+from memprof.measurement.meter import repeatability_note
 
 MIB = 2**20
 # Each batch is longer than the one before, as padding to the longest text makes them.

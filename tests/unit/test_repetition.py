@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.simulation.catalog import find_device
-from memprof.simulation.cuda_semantics import CudaSemantics
-from memprof.simulation.fake_training import FakeRun, fake_runs
-from memprof.simulation.predict import predict_runs, target_of
-from memprof.simulation.repetition import trace_of, with_repeated_step
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.events import Block, Event, PhaseSpan, Trace
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.devices.catalog import find_device
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.training import FakeRun, fake_runs
+from memprof.prediction.repeat_step import trace_of, with_repeated_step
+from memprof.prediction.run import predict_runs, target_of
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import Block, Event, PhaseSpan, Trace
 
 GPU = target_of(find_device("a100-80gb"))
 SPECS = [parse_optimizer(text) for text in DEFAULT_OPTIMIZERS]

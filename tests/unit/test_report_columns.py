@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from memprof.report.columns import columns, fit_text, main_table
-from memprof.results import Comparison, Peak
+from memprof.documents.comparison import Comparison, Peak
+from memprof.report.content.columns import columns, fit_text, main_table
 from tests.comparisons import COUNT, make_answer, make_broken_run, make_comparison, make_run
 
 

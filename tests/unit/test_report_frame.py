@@ -4,8 +4,8 @@ import io
 
 import pandas as pd
 
-from memprof.report.frame import to_csv, to_frame, to_html
-from memprof.results import Comparison
+from memprof.documents.comparison import Comparison
+from memprof.report.render.frame import to_csv, to_frame, to_html
 from tests.comparisons import COUNT, make_broken_run, make_comparison, make_run
 
 

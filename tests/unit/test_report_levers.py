@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from memprof.report.levers import levers
-from memprof.results import Breakdown, Run
-from memprof.training.recipe import Recipe
+from memprof.documents.comparison import Breakdown, Run
+from memprof.documents.recipe import Recipe
+from memprof.report.content.levers import levers
 from tests.comparisons import COUNT, GIB, make_broken_run, make_comparison, make_run
 
 

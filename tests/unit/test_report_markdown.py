@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from memprof.report.markdown import escape, to_markdown
-from memprof.results import Comparison
-from memprof.trust import Deviation, Validation
+from memprof.documents.comparison import Comparison
+from memprof.documents.confidence import Deviation, Validation
+from memprof.report.render.markdown import escape, to_markdown
 from tests.comparisons import COUNT, make_answer, make_broken_run, make_comparison, make_environment, make_run
 
 UNESCAPED_PIPE = re.compile(r"(?<!\\)\|")

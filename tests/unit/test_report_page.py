@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from memprof.analysis.timeline import make_timeline
-from memprof.report.html import to_page
-from memprof.results import Comparison, FitPoint
-from memprof.tracing.events import Block, Event, PhaseSpan, Trace
+from memprof.documents.comparison import Comparison, FitPoint
+from memprof.report.render.html import to_page
+from memprof.trace.events import Block, Event, PhaseSpan, Trace
+from memprof.trace.timeline import make_timeline
 from memprof.units import format_size
 from tests.browser import Browser, find_browser
 from tests.comparisons import COUNT, GIB, make_answer, make_broken_run, make_comparison, make_run

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from memprof.report.html import to_page
-from memprof.report.markdown import to_markdown
-from memprof.report.ranks import rank_table, spans
-from memprof.report.terminal import render
-from memprof.results import Comparison, Peak, Rank, Run
-from memprof.training.recipe import Recipe
+from memprof.documents.comparison import Comparison, Peak, Rank, Run
+from memprof.documents.recipe import Recipe
+from memprof.report.content.ranks import rank_table, spans
+from memprof.report.render.html import to_page
+from memprof.report.render.markdown import to_markdown
+from memprof.report.render.terminal import render
 from tests.comparisons import MIB, make_comparison, make_run
 
 

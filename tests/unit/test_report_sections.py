@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.report import sections
-from memprof.results import Breakdown, Capacity, Fit, Parameters
-from memprof.training.recipe import Recipe
+from memprof.documents.comparison import Breakdown, Capacity, Fit, Parameters
+from memprof.documents.recipe import Recipe
+from memprof.report.content import sections
 from tests.comparisons import GIB, make_answer, make_broken_run, make_comparison, make_run
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from memprof.report.summary import summarize
-from memprof.results import Comparison, Fit, Steps
+from memprof.documents.comparison import Comparison, Fit, Steps
+from memprof.report.content.summary import summarize
 from tests.comparisons import COUNT, GIB, MIB, make_answer, make_broken_run, make_comparison, make_run
 
 

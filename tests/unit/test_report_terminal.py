@@ -7,10 +7,10 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from memprof.report.parts import render_parts
-from memprof.report.table import Table
-from memprof.report.terminal import PLAIN_WIDTH, bar, make_console, render
-from memprof.results import Comparison
+from memprof.documents.comparison import Comparison
+from memprof.report.blocks import Table
+from memprof.report.render.parts import render_parts
+from memprof.report.render.terminal import PLAIN_WIDTH, bar, make_console, render
 from tests.comparisons import COUNT, default_runs, make_broken_run, make_comparison, make_run
 
 ODD_NAMES = [

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from memprof.report.text import format_count, format_loss, format_seconds, format_share, phase_words
+from memprof.report.content.wording import format_count, format_loss, format_seconds, format_share, phase_words
 
 
 @pytest.mark.parametrize(

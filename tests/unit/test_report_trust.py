@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from memprof.report.columns import bounded_size, columns
-from memprof.report.frame import to_frame
-from memprof.report.markdown import to_markdown
-from memprof.report.terminal import make_console, render
-from memprof.results import Comparison, Peak, Run
-from memprof.trust import Confidence, SizeRange
+from memprof.documents.comparison import Comparison, Peak, Run
+from memprof.documents.confidence import Confidence, SizeRange
+from memprof.report.content.columns import bounded_size, columns
+from memprof.report.render.frame import to_frame
+from memprof.report.render.markdown import to_markdown
+from memprof.report.render.terminal import make_console, render
 from tests.comparisons import GIB, MIB, make_comparison, make_run
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from memprof.documents.comparison import Comparison, Fit, Run
 from memprof.errors import UsageError
-from memprof.reproduction.agreement import agreement
-from memprof.reproduction.published import Published, _root, choose, find_published, replace
-from memprof.results import Comparison, Fit, Run
+from memprof.reproduce.agreement import agreement
+from memprof.reproduce.published import Published, _root, choose, find_published, replace
 from tests.comparisons import COUNT, GIB, make_answer, make_comparison, make_environment, make_run
 from tests.unit.test_fit_report import answer, make_report
 

@@ -9,9 +9,9 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from pydantic import ValidationError
 
+from memprof.documents.comparison import CATEGORIES, SCHEMA, Comparison, Run
+from memprof.documents.recipe import Recipe
 from memprof.errors import UsageError
-from memprof.results import CATEGORIES, SCHEMA, Comparison, Run
-from memprof.training.recipe import Recipe
 from tests.comparisons import make_broken_run, make_comparison, make_run
 
 DATA = Path(__file__).parents[1] / "data" / "comparisons"

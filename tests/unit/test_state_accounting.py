@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.optimizers.registry import build_optimizer
-from memprof.optimizers.spec import parse_optimizer
-from memprof.optimizers.state import StateReport, measure_state
+from memprof.optimizers.state_bytes import StateReport, measure_state
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "embedding": (40, 16),
@@ -155,7 +155,7 @@ RESNET50 = {  # the same floats as in the closed forms above, and what real step
 @pytest.mark.parametrize("spec", RESNET50)
 def test_resnet50_figures_of_the_closed_forms(spec: str) -> None:
     """Adafactor's state exceeds Adagrad's: 47% of ResNet-50's parameters are in 1x1 convolutions."""
-    from memprof.workloads.zoo.resnet50 import resnet50
+    from memprof.workloads.builtin.resnet50 import resnet50
 
     closed_form, mebibytes = RESNET50[spec]
     with torch.device("meta"):
@@ -166,7 +166,7 @@ def test_resnet50_figures_of_the_closed_forms(spec: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", ["sm3", "adafactor"])
 def test_resnet50_figures_are_what_real_steps_leave(spec: str) -> None:
-    from memprof.workloads.zoo.resnet50 import resnet50
+    from memprof.workloads.builtin.resnet50 import resnet50
 
     closed_form, _ = RESNET50[spec]
     parameters = dict(resnet50().model().named_parameters())

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.optimizers.registry import KNOWN_OPTIMIZERS, build_optimizer
-from memprof.optimizers.spec import DEFAULT_OPTIMIZERS, parse_optimizer
-from memprof.optimizers.state import iter_state_storages, measure_state
+from memprof.optimizers.state_bytes import iter_state_storages, measure_state
 
 TRAINABLE = [name for name, known in KNOWN_OPTIMIZERS.items() if known.refusal is None]
 VARIANTS = [

@@ -9,9 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.optimizers.registry import build_optimizer
-from memprof.optimizers.spec import parse_optimizer
-from memprof.optimizers.state import measure_state
+from memprof.optimizers.state_bytes import measure_state
 
 WORLD = 4
 

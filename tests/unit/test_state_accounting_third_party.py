@@ -16,9 +16,9 @@ import pytest
 import torch
 from torch import nn
 
+from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.optimizers.registry import build_optimizer
-from memprof.optimizers.spec import parse_optimizer
-from memprof.optimizers.state import measure_state
+from memprof.optimizers.state_bytes import measure_state
 from tests.unit.test_state_accounting_contract import kept_by_allocator
 
 DATA = Path(__file__).parents[1] / "data" / "optimizers"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from memprof.optimizers.state import iter_state_storages, measure_state
+from memprof.optimizers.state_bytes import iter_state_storages, measure_state
 
 BUFFER = 64  # bytes of the buffer that `hoard` hides somewhere
 

@@ -6,9 +6,9 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memprof.analysis.timeline import MOST_CHANGES, MOST_OWNERS, MOST_POINTS, make_timeline
-from memprof.timeline import Timeline, fold_blocks
-from memprof.tracing.events import Block, Event, PhaseSpan, Trace
+from memprof.documents.timeline import Timeline, fold_blocks
+from memprof.trace.events import Block, Event, PhaseSpan, Trace
+from memprof.trace.timeline import MOST_CHANGES, MOST_OWNERS, MOST_POINTS, make_timeline
 
 
 @st.composite

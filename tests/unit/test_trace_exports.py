@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from torch.cuda import _memory_viz
 
-from memprof.analysis.profile import span_peaks
-from memprof.exporting.files import save_trace
-from memprof.exporting.paths import trace_paths
-from memprof.exporting.snapshot import make_snapshot
-from memprof.simulation.allocator import CachingAllocator
-from memprof.simulation.predict_replay import replay_blocks
-from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
-from memprof.tracing.events import Block, Event, PhaseSpan, Trace
+from memprof.allocator.caching import CachingAllocator
+from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
+from memprof.export.files import save_trace
+from memprof.export.memory_viz import make_snapshot
+from memprof.export.paths import trace_paths
+from memprof.prediction.replay_trace import replay_blocks
+from memprof.trace.events import Block, Event, PhaseSpan, Trace
+from memprof.trace.peaks import span_peaks
 from tests.unit.test_timeline import traces
 
 MODES = [None, AllocatorSettings(), parse_alloc_conf("expandable_segments:True")]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from memprof.documents.recipe import Recipe
 from memprof.errors import UsageError
 from memprof.training.checkpointing import checkpoint_blocks
-from memprof.training.recipe import Recipe
 from memprof.training.step import PerParameterOptimizers, TrainingStep, move_batch
 from memprof.workloads.workload import Workload
 

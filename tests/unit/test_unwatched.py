@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
-from memprof.optimizers.spec import parse_optimizer
-from memprof.simulation.catalog import find_device
-from memprof.simulation.cuda_semantics_device import CudaIsHere
-from memprof.simulation.fake_modules import unwatched
-from memprof.simulation.predict import predict_runs, target_of
-from memprof.training.recipe import Recipe
-from memprof.workloads.spec import WorkloadSpec
+from memprof.devices.catalog import find_device
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.prediction.cuda.host_and_device import CudaIsHere
+from memprof.prediction.fake.modules import unwatched
+from memprof.prediction.run import predict_runs, target_of
 
 OPTIMIZERS = ("sm3,momentum=0.9", "adam", "adafactor")
 
@@ -55,5 +55,5 @@ def test_labels_and_states_are_read_unwatched(recipe: Recipe, monkeypatch: pytes
     workload = WorkloadSpec(model="gpt2", knobs={"n_layers": 1, "d_model": 32, "n_heads": 2, "seq_len": 8})
     predict_runs(workload, specs, recipe, 1, target_of(find_device("rtx-4090")))
     assert callers["torch.optim._adafactor"] > 0
-    reading = {"memprof.optimizers.state", "memprof.training.labels", "memprof.training.counts"}
-    assert not {*reading, "memprof.tracing.storages"} & set(callers)
+    reading = {"memprof.optimizers.state_bytes", "memprof.training.labels", "memprof.training.counts"}
+    assert not {*reading, "memprof.trace.storages"} & set(callers)

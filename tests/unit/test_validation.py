@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from memprof.analysis.validation import validate
-from memprof.report.terminal import make_console, render
-from memprof.report.validation import category_table, error_text, layer_table, phase_table
-from memprof.results import Comparison, Peak, PhasePeak, Run
-from memprof.trust import Deviation, Validation
+from memprof.documents.comparison import Comparison, Peak, PhasePeak, Run
+from memprof.documents.confidence import Deviation, Validation
+from memprof.prediction.validate import validate
+from memprof.report.content.validation import category_table, error_text, layer_table, phase_table
+from memprof.report.render.terminal import make_console, render
 from tests.comparisons import GIB, MIB, make_breakdown, make_broken_run, make_comparison, make_run
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
 from memprof.workloads.loader import LoadedWorkload, load_workload
-from memprof.workloads.spec import WorkloadSpec
 
 HEAD = """
 import torch

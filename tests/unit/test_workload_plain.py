@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
 from memprof.workloads.loader import LoadedWorkload, load_workload
-from memprof.workloads.plain import compare, default_loss
-from memprof.workloads.spec import WorkloadSpec
+from memprof.workloads.plain_module import compare, default_loss
 
 HEAD = """
 import torch

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from memprof.documents.workload_spec import KnobValue, WorkloadSpec, parse_knobs
 from memprof.errors import UsageError
-from memprof.workloads.spec import KnobValue, WorkloadSpec, parse_knobs
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from memprof.simulation.target import Target
-from memprof.simulation.workspaces_convolution import _tensor_core_bytes
-from memprof.simulation.workspaces_reductions import reduction_buffers, threads_per_multiprocessor
-from memprof.tracing.events import Allocation
+from memprof.devices.target import Target
+from memprof.prediction.cuda.kernels.convolution import _tensor_core_bytes
+from memprof.prediction.cuda.kernels.reductions import reduction_buffers, threads_per_multiprocessor
+from memprof.trace.events import Allocation
 from tests.unit.test_cuda_semantics import AMPERE, TURING, cuda
 
 A100 = replace(AMPERE, sm_count=108)

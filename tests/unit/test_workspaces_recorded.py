@@ -13,12 +13,12 @@ from itertools import count
 
 import pytest
 
-from memprof.simulation.cuda_semantics import CudaSemantics
-from memprof.simulation.fake_events import EventLog
-from memprof.simulation.fake_operators import FakeOperators
-from memprof.simulation.fake_reads import Reads
-from memprof.simulation.target import Target, parse_torch_version
-from memprof.tracing.events import Allocation, Entry, Free
+from memprof.devices.target import Target, parse_torch_version
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.dispatch import FakeOperators
+from memprof.prediction.fake.event_log import EventLog
+from memprof.prediction.fake.value_reads import Reads
+from memprof.trace.events import Allocation, Entry, Free
 from tests.data.allocator.operator_cases import GROUPS, Case, cases
 from tests.data.allocator.record_operators import FILE, MULTIPROCESSORS
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
+from memprof.workloads.builtin import BUILTINS
+from memprof.workloads.builtin.llama_sizes import LLAMA_PARAMETERS, LLAMA_SIZES
 from memprof.workloads.loader import LoadedWorkload, load_workload
-from memprof.workloads.spec import WorkloadSpec
-from memprof.workloads.zoo import BUILTINS
-from memprof.workloads.zoo.llama_sizes import LLAMA_PARAMETERS, LLAMA_SIZES
 
 TINY: dict[str, dict[str, Any]] = {
     "mlp": {"n_layers": 2, "d_model": 16, "n_inputs": 12},
@@ -84,7 +84,7 @@ def test_table_agrees_with_the_factory(name: str) -> None:
 
 
 def test_the_table_is_read_without_torch() -> None:
-    code = "import sys; from memprof.workloads.zoo import *; assert 'torch' not in sys.modules; print(*BUILTINS)"
+    code = "import sys; from memprof.workloads.builtin import *; assert 'torch' not in sys.modules; print(*BUILTINS)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == list(BUILTINS)
 
@@ -139,7 +139,7 @@ def test_causal_models_do_not_look_ahead() -> None:
 
 
 def test_rotary_attention_depends_on_distance_alone() -> None:
-    from memprof.workloads.zoo.llama import rotary_tables, rotate
+    from memprof.workloads.builtin.llama import rotary_tables, rotate
 
     torch.manual_seed(0)
     cos, sin = rotary_tables(32, 8)
@@ -150,7 +150,7 @@ def test_rotary_attention_depends_on_distance_alone() -> None:
 
 
 def test_cross_attention_equals_pytorchs_own() -> None:
-    from memprof.workloads.zoo.layers import Attention
+    from memprof.workloads.builtin.layers import Attention
 
     torch.manual_seed(0)
     ours = Attention(16, 4)

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.workloads.builtin.llama import _ROPE_BASE
 from memprof.workloads.loader import load_workload
-from memprof.workloads.spec import WorkloadSpec
-from memprof.workloads.zoo.llama import _ROPE_BASE
 
 transformers = pytest.importorskip("transformers")
 

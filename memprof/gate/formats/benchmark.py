@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from memprof.gate.document import Report
 from memprof.gate.metrics import METRICS
+from memprof.gate.report import Report
 
 
 def to_benchmark(report: Report) -> str:

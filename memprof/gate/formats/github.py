@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memprof.gate.document import Report
-from memprof.gate.sentences import details, headline, mark, subject
+from memprof.gate.report import Report
 from memprof.gate.verdict import Verdict
+from memprof.gate.wording import details, headline, mark, subject
 
 MOST = 10
 _KINDS = {"error": "error", "warning": "warning", "note": "notice"}

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
-from memprof.gate.document import Report
-from memprof.gate.sentences import details, headline
+from memprof.gate.report import Report
 from memprof.gate.verdict import Verdict
+from memprof.gate.wording import details, headline
 
 # What XML 1.0 cannot hold, escaped or not.
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from memprof.gate.document import Report, summary
-from memprof.gate.sentences import bound, change, details, figure, headline, mark
+from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, counts
-from memprof.report.markdown import escape, render_table
-from memprof.report.table import Table
-from memprof.report.text import made_where
-from memprof.report.trim import COMMENT_BYTES, trim
+from memprof.gate.wording import bound, change, details, figure, headline, mark
+from memprof.report.blocks import Table
+from memprof.report.content.wording import made_where
+from memprof.report.render.markdown import escape, render_table
+from memprof.report.render.trim import COMMENT_BYTES, trim
 
 MARKER = "<!-- memprof-gate -->"
 _SIGNS = {"error": "❌", "warning": "⚠️", "note": "🆕", "ok": "✅"}

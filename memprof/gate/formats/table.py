@@ -9,13 +9,13 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from memprof.gate.baseline import Change
-from memprof.gate.document import Report, summary
 from memprof.gate.metrics import METRICS
-from memprof.gate.sentences import details, headline, mark, moved, share, subject
+from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, Weight, metric_of
-from memprof.report.table import Table
-from memprof.report.terminal import render_words
-from memprof.report.text import made_where
+from memprof.gate.wording import details, headline, mark, moved, share, subject
+from memprof.report.blocks import Table
+from memprof.report.content.wording import made_where
+from memprof.report.render.terminal import render_words
 
 _COLOURS: dict[Weight, str] = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
 _TITLES = ("verdict", "budget/optimizer figure", "value", "limit", "change")

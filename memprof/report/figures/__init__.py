@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from memprof.report.figures.batches import draw_batches
+from memprof.documents.comparison import Comparison
+from memprof.report.figures.batch import draw_batches
 from memprof.report.figures.peak import draw_peaks
-from memprof.report.figures.steps import draw_steps
-from memprof.results import Comparison
+from memprof.report.figures.timeline import draw_steps
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from memprof.fitting.document import FitCell, FitReport
-from memprof.report.columns import fit_text
-from memprof.report.svg import WIDTH, Drawing, clip
+from memprof.documents.fit import FitCell, FitReport
+from memprof.report.content.columns import fit_text
+from memprof.report.figures.svg import WIDTH, Drawing, clip
 from memprof.units import format_size
 
 _NAMES, _RIGHT, _TOP, _ROW = 170, 12, 64, 34

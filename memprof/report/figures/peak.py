@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from memprof.report import sections
-from memprof.report.svg import WIDTH, Drawing, byte_ticks, clip, text_width
-from memprof.report.text import category_title, format_share, tick_size
-from memprof.results import Comparison, Run
+from memprof.documents.comparison import Comparison, Run
+from memprof.report.content import sections
+from memprof.report.content.wording import category_title, format_share, tick_size
+from memprof.report.figures.svg import WIDTH, Drawing, byte_ticks, clip, text_width
 from memprof.units import format_size
 
 COLOURS = {

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from memprof.simulation import workspaces_convolution as table
-from memprof.simulation.target import Target
-from memprof.tracing.events import SizeLimits
+from memprof.devices.target import Target
+from memprof.prediction.cuda.kernels import convolution as table
+from memprof.trace.events import SizeLimits
 
 # Where a convolution's stride, padding and dilation stand among an operator's arguments.
 _GEOMETRY = {"_forward": slice(3, 6), "_backward": slice(4, 7)}

@@ -15,17 +15,17 @@ from functools import cache
 from pathlib import Path
 from string import Template
 
-from memprof.simulation import workspaces_convolution
-from memprof.simulation.allocator import CachingAllocator
-from memprof.simulation.catalog import find_device
-from memprof.simulation.cuda_semantics import CudaSemantics
-from memprof.simulation.fake_training import fake_runs
-from memprof.simulation.predict import target_of
-from memprof.simulation.predict_bounds import resized
-from memprof.simulation.predict_replay import replay_blocks
-from memprof.simulation.target import Target
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.events import Trace
+from memprof.allocator.caching import CachingAllocator
+from memprof.devices.catalog import find_device
+from memprof.devices.target import Target
+from memprof.prediction.bounds import resized
+from memprof.prediction.cuda.kernels import convolution as workspaces_convolution
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.training import fake_runs
+from memprof.prediction.replay_trace import replay_blocks
+from memprof.prediction.run import target_of
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import Trace
 from tests.accuracy.xmem import plans_report
 from tests.accuracy.xmem.convolutions import Convolution, Rule, convolutions_take
 from tests.accuracy.xmem.language_models import FULL

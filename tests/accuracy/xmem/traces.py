@@ -9,14 +9,14 @@ from __future__ import annotations
 import gzip
 import json
 
-from memprof.simulation.allocator import CachingAllocator, Handle
-from memprof.simulation.allocator_driver import Memory
-from memprof.simulation.catalog import find_device
-from memprof.simulation.cuda_semantics import CudaSemantics
-from memprof.simulation.fake_training import fake_runs
-from memprof.simulation.predict import target_of
-from memprof.tracing.attribution import build_trace
-from memprof.tracing.events import Trace
+from memprof.allocator.caching import CachingAllocator, Handle
+from memprof.allocator.driver import Memory
+from memprof.devices.catalog import find_device
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.training import fake_runs
+from memprof.prediction.run import target_of
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import Trace
 from tests.accuracy.xmem.language_models import FULL
 from tests.accuracy.xmem.lengths import STEPS
 from tests.accuracy.xmem.predictions import TORCH, trial_of

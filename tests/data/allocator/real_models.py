@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.optimizers.registry import build_optimizer
-from memprof.optimizers.spec import parse_optimizer
-from memprof.training.recipe import Recipe
 from memprof.training.step import TrainingStep
 from memprof.workloads.loader import load_workload
-from memprof.workloads.spec import WorkloadSpec
 
 BATCH, STEPS = 8, 2
 TRANSFORMER = {"n_layers": 2, "d_model": 128, "n_heads": 4, "seq_len": 64, "vocab_size": 4000}

@@ -20,13 +20,13 @@ import torch.nn.parallel.distributed
 from torch._C._distributed_c10d import _create_work_from_future
 from torch.futures import Future
 
+from memprof.documents.optimizer_spec import parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.optimizers.registry import build_optimizer
-from memprof.optimizers.spec import parse_optimizer
-from memprof.training.building import build_model, own_module
-from memprof.training.recipe import Recipe
+from memprof.training.build import build_model, own_module
 from memprof.training.step import TrainingStep
 from memprof.workloads.loader import load_workload
-from memprof.workloads.spec import WorkloadSpec
 from tests.data.allocator.real_models import BATCH, MODELS, OPTIMIZERS, STEPS
 
 RECIPES = {

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from memprof.simulation.allocator_driver import RANGES_FROM, SEGMENTS_FROM
+from memprof.allocator.driver import RANGES_FROM, SEGMENTS_FROM
 from tests.data.allocator.programs import (
     CAPACITY,
     CONFS,

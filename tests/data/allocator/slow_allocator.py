@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from memprof.simulation.settings import UNLIMITED, AllocatorSettings
+from memprof.allocator.settings import UNLIMITED, AllocatorSettings
 
 MIB = 2**20
 

@@ -1,0 +1,86 @@
+"""How far predictions can be trusted here: versions of what they rest on, accuracy on real runs, what stays open."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from memprof.doctor import Check
+
+_TESTED = re.compile(r"Private API of PyTorch, checked on ([0-9., and]+?)[:;]")
+_VERSION = re.compile(r"\d+\.\d+")
+
+
+def private_modules() -> dict[str, list[tuple[int, int]]]:
+    """Return the modules that use private parts of PyTorch, with the versions they say that they were checked on."""
+    root = Path(__file__).parent.parent
+    found = {}
+    for path in sorted(root.rglob("*.py")):
+        match = _TESTED.search(path.read_text(encoding="utf-8"))
+        if match is not None:
+            name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
+            found[name] = [_release(text) for text in _VERSION.findall(match[1])]
+    return found
+
+
+def check_private_apis() -> Check:
+    """Were the private parts of PyTorch that memprof uses checked on this version, or on one before and one after?"""
+    import torch
+
+    here = _release(torch.__version__)
+    modules = private_modules()
+    outside = [name for name, tested in modules.items() if not min(tested) <= here <= max(tested)]
+    versions = sorted({version for tested in modules.values() for version in tested})
+    tested = ", ".join(".".join(map(str, version)) for version in versions)
+    if outside:
+        found = f"not checked on torch {torch.__version__} (but on {tested}): {', '.join(outside)}"
+        return Check("private APIs", "warn", found)
+    return Check("private APIs", "pass", f"{len(modules)} modules use PyTorch's, checked on {tested}")
+
+
+def check_accuracy() -> Check:
+    """How far were predictions for GPUs off on real runs?"""
+    from memprof.prediction.accuracy import accuracy, in_words
+
+    found = accuracy()
+    if found is None:
+        return Check("predictions", "warn", "no figures of their accuracy on real GPUs come with this version")
+    return Check("predictions", "pass", in_words(found))
+
+
+def check_convolutions() -> Check:
+    """What is open about convolutions, whose workspaces cuDNN chooses as it runs?"""
+    import torch
+
+    version = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    here = f"cuDNN {version} is here" if version else "no cuDNN is here"
+    open_ = "a prediction takes what it surely needs and has the rest in its upper bound"
+    return Check("convolutions", "pass", f"{here}; what it takes for a convolution is its own choice: {open_}")
+
+
+def check_devices() -> Check:
+    """Which GPUs can be predicted for, and is the user's own file of them in order?"""
+    from memprof.devices.catalog import OWN_DEVICES, catalog
+    from memprof.errors import UsageError
+
+    try:
+        count = len(catalog())
+    except UsageError as error:
+        return Check("catalog", "fail", str(error))
+    own = os.environ.get(OWN_DEVICES)
+    return Check("catalog", "pass", f"{count} GPUs can be predicted for{f', with those of {own}' if own else ''}")
+
+
+def prediction_checks() -> Iterator[Check]:
+    """Yield the checks that need torch."""
+    yield check_private_apis()
+    yield check_accuracy()
+    yield check_convolutions()
+    yield check_devices()
+
+
+def _release(text: str) -> tuple[int, int]:
+    match = re.match(r"(\d+)\.(\d+)", text)
+    return (int(match[1]), int(match[2])) if match else (0, 0)

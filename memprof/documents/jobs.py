@@ -1,0 +1,260 @@
+"""What a worker process is asked to do, and what it answers; plain data, sent as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from memprof.documents.comparison import Environment, FitAnswer, Lengths, Run, WorkloadInfo
+from memprof.documents.optimizer_spec import OptimizerSpec
+from memprof.documents.recipe import Recipe
+from memprof.documents.vary import Vary
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.workers.progress import Purpose
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Trial(_Message):
+    """One (workload, optimizer, device, recipe): what one worker process trains.
+
+    Attributes:
+        purpose: `measure` fills a row of the comparison; `fit` and `confirm` need the allocator's peaks only.
+        limit_bytes: memory that the trial may allocate, enforced; None for no limit.
+        trace_folder: where to write the whole trace (`memprof.export`), of several ranks that of the first; None for
+            not at all.
+    """
+
+    job: Literal["trial"] = "trial"
+    workload: WorkloadSpec
+    optimizer: OptimizerSpec
+    device: str
+    batch_size: int
+    recipe: Recipe
+    purpose: Purpose = "measure"
+    limit_bytes: int | None = None
+    trace_folder: str | None = None
+
+
+class Forecast(_Message):
+    """One workload and several optimizers on a simulated device: predicted together, from one forward and backward.
+
+    `capacity_bytes` takes the place of the device's memory, for a smaller card; `timeline` asks for each run's,
+    and `trace_folder` is where to write the whole traces. `steps` are those to predict, if not given as many as what is
+    reserved needs to come to rest.
+    """
+
+    job: Literal["forecast"] = "forecast"
+    workload: WorkloadSpec
+    optimizers: list[OptimizerSpec]
+    device: str
+    batch_size: int
+    recipe: Recipe
+    capacity_bytes: int | None = None
+    timeline: bool = False
+    trace_folder: str | None = None
+    steps: int | None = None
+
+
+class DeviceInquiry(_Message):
+    """Say what `--device` names mean, and how much memory there is for each of `world_size` ranks."""
+
+    job: Literal["devices"] = "devices"
+    devices: list[str]
+    world_size: int = 1
+
+
+class FitForecast(_Message):
+    """Find the largest value of a knob by predicting: for each optimizer on each device, from shared traces.
+
+    Attributes:
+        device: any of the devices; all have the same kernels.
+        capacities: the memory of each device, in bytes.
+        present: the value of the knob that the user trains with.
+    """
+
+    job: Literal["fit"] = "fit"
+    workload: WorkloadSpec
+    optimizers: list[OptimizerSpec]
+    recipe: Recipe
+    batch_size: int
+    vary: Vary
+    present: int
+    device: str
+    capacities: list[int]
+
+
+class Weighing(_Message):
+    """Say what a training would take with each optimizer and each setting of the allocator, from one trace.
+
+    Attributes:
+        capacity_bytes: what there is of the device.
+        confs: settings of the caching allocator, None for those of the environment.
+    """
+
+    job: Literal["weigh"] = "weigh"
+    workload: WorkloadSpec
+    optimizers: list[OptimizerSpec]
+    recipe: Recipe
+    batch_size: int
+    device: str
+    capacity_bytes: int
+    confs: list[str | None]
+
+
+class Inquiry(_Message):
+    """Check the arguments and describe the workload and the machine, without training."""
+
+    job: Literal["inquiry"] = "inquiry"
+    workload: WorkloadSpec
+    optimizers: list[OptimizerSpec]
+    device: str
+    world_size: int = 1
+    command: str | None = None
+
+
+class Findings(_Message):
+    """The answer to an inquiry.
+
+    Attributes:
+        simulated: the device is to be predicted for.
+        device_memory_bytes: of the device; ranks on the CPU have a share of its memory each.
+    """
+
+    kind: Literal["findings"] = "findings"
+    environment: Environment
+    device: str
+    simulated: bool
+    device_memory_bytes: int
+    name: str
+    knobs: dict[str, Any]
+    scale: str | None
+    lengths: Lengths
+    positions: int | None
+
+    def workload_info(self, workload: WorkloadSpec, batch_size: int) -> WorkloadInfo:
+        """Return what a result says of the workload that was inquired about."""
+        return WorkloadInfo(
+            model=workload.model,
+            name=self.name,
+            knobs=self.knobs,
+            batch_size=batch_size,
+            inputs=workload.inputs,
+            target=workload.target,
+            scale=self.scale,
+            lengths=self.lengths,
+            positions=self.positions,
+        )
+
+
+class DeviceFact(_Message):
+    """A device as a fit needs it.
+
+    Attributes:
+        name: with its number, or the catalog's.
+        simulated: it is to be predicted for.
+        capacity_bytes: what training can allocate: of a GPU the memory beside the context, and what is free here.
+        kernels: the same for two devices on which a training makes the same requests.
+    """
+
+    name: str
+    simulated: bool
+    capacity_bytes: int
+    kernels: str
+
+
+class DeviceFindings(_Message):
+    """The answer to an inquiry about devices."""
+
+    kind: Literal["devices"] = "devices"
+    devices: list[DeviceFact]
+
+
+class FitFound(_Message):
+    """One cell of a fit forecast: its number, optimizers within capacities, and the answer or why there is none."""
+
+    cell: int
+    answer: FitAnswer | None = None
+    reason: str | None = None
+
+
+class FitMatrix(_Message):
+    """The answer to a fit forecast, after every cell was told of.
+
+    Attributes:
+        evaluations: values that were traced.
+        refused: values that the workload does not take.
+    """
+
+    kind: Literal["fit"] = "fit"
+    evaluations: int
+    refused: list[int]
+
+
+class Weight(_Message):
+    """What a training takes.
+
+    Attributes:
+        bytes: the most at once, of a device without an end; None where it cannot be predicted.
+        fits: it stays within the capacity.
+        phase: that sets the peak, or in which the memory runs out.
+        held: bytes by category at the peak of the blocks in use.
+        held_phase: the phase of that.
+        reason: why there is nothing.
+    """
+
+    bytes: int | None = None
+    fits: bool = False
+    phase: str = ""
+    held: dict[str, int] = {}
+    held_phase: str = ""
+    reason: str | None = None
+
+
+class Weights(_Message):
+    """The answer to a weighing: by optimizer, one for each setting of the allocator."""
+
+    kind: Literal["weights"] = "weights"
+    weights: list[list[Weight]]
+
+
+class Step(_Message):
+    """A worker's sign of life; `label` says what it is about, if more than the trial, and `found` what is finished."""
+
+    kind: Literal["step"] = "step"
+    stage: Literal["build", "step"]
+    step: int = 0
+    steps: int = 0
+    peak_bytes: int | None = None
+    label: str = ""
+    found: FitFound | None = None
+
+
+class Outcome(_Message):
+    """The end of a trial: its run, and the levels that a fit extrapolates (`memprof.measurement.meter.Reading`)."""
+
+    kind: Literal["outcome"] = "outcome"
+    run: Run
+    levels: dict[str, list[int]] = {}
+
+
+class Outcomes(_Message):
+    """The answer to a forecast, one outcome for each optimizer."""
+
+    kind: Literal["outcomes"] = "outcomes"
+    outcomes: list[Outcome]
+
+
+class Mistake(_Message):
+    """A user's mistake, or an internal error, found by the worker; `message` is what to tell the user."""
+
+    kind: Literal["mistake"] = "mistake"
+    message: str
+    exit_code: int
+
+
+Job = Trial | Forecast | FitForecast | Weighing | Inquiry | DeviceInquiry
+Answer = Findings | DeviceFindings | Outcome | Outcomes | FitMatrix | Weights

@@ -1,0 +1,158 @@
+"""`memprof gate init`: budgets to start from, written from a comparison, with the figures that they rest on."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from memprof.documents.comparison import Comparison
+from memprof.errors import UsageError
+from memprof.gate.config import Config, read_config
+from memprof.gate.config_file import PROJECT_FILE, ConfigFile, parse_toml
+from memprof.gate.entry_figures import Figures
+from memprof.gate.metrics import METRICS
+from memprof.report.content.wording import made_where
+from memprof.units import parse_size
+
+_HEAD = """\
+# Memory budgets. `memprof gate` runs every entry and fails where a limit is exceeded;
+# `memprof gate --update-baseline` accepts the figures of now. Commit this file and the baseline.
+"""
+_ALL_FIXED = "# Every knob is fixed here; take out those whose default in the model's code is to count."
+_HEADROOM = 1.1
+
+
+def starter(
+    name: str, comparison: Comparison, figures: Sequence[Figures], prefix: str, knobs: Mapping[str, Any] | None = None
+) -> str:
+    """Return an entry in TOML.
+
+    Ceilings leave a tenth of headroom, and none is above what the device has. Knobs that were left to the model stay
+    so: a change of their defaults is one of the program, which the gate is to see.
+
+    Args:
+        name: of the entry.
+        comparison: what was run.
+        figures: its finished runs.
+        prefix: of the table's name, `tool.memprof.` in pyproject.toml.
+        knobs: those that were asked for; None if a saved comparison does not say: then all are fixed.
+    """
+    workload = comparison.workload
+    lines = [f"# {_origin(comparison, figures)}", *([_ALL_FIXED] if knobs is None and workload.knobs else [])]
+    lines += [f"[{prefix}budgets.{name}]"]
+    fixed = workload.knobs if knobs is None else knobs
+    keys: dict[str, Any] = {
+        "model": workload.model,
+        "knobs": {key: value for key, value in fixed.items() if isinstance(value, (bool, int, float, str))},
+        "batch_size": workload.batch_size,
+        "inputs": list(workload.inputs),
+        "target": workload.target,
+        "optimizers": [one.optimizer for one in figures],
+        "device": figures[0].device,
+        **comparison.recipe.model_dump(mode="json", exclude_defaults=True),
+    }
+    lines += [f"{key} = {to_toml(value)}" for key, value in keys.items() if value not in (None, [], {})]
+    return "\n".join([*lines, "", *_limits(comparison, figures)]) + "\n"
+
+
+def add_entry(path: Path, name: str, text: str) -> tuple[str, Config]:
+    """Return a configuration with an entry added at its end, and what it then says; nothing is written.
+
+    Raises:
+        UsageError: the entry is there already, or the file takes no further table.
+    """
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    prefix = prefix_of(path)
+    head = "" if before else _HEAD
+    after = f"{before.rstrip()}\n\n{text}" if before.strip() else f"{head}\n{text}"
+    document = parse_toml(path, before)
+    table = document.get("tool", {}).get("memprof", {}) if prefix else document
+    if name in table.get("budgets", {}):
+        raise UsageError(f"{path.name} has a budget {name!r} already; give this one another --name")
+    document = parse_toml(path, after)
+    table = document["tool"]["memprof"] if prefix else document
+    return after, read_config(ConfigFile(path, after, table, prefix))
+
+
+def prefix_of(path: Path) -> str:
+    """Return what memprof's tables begin with in that file."""
+    return "tool.memprof." if path.name == PROJECT_FILE else ""
+
+
+def model_from(model: str, folder: Path) -> str:
+    """Return a MODEL whose file is named relative to another folder than the current one."""
+    file, colon, attr = model.rpartition(":")
+    if not colon or not file.endswith(".py") or Path(file).is_absolute():
+        return model
+    return f"{Path(os.path.relpath(file, folder)).as_posix()}:{attr}"
+
+
+def to_toml(value: Any) -> str:
+    """Return a value as TOML writes it: its strings are JSON's, and tables stand inline."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {to_toml(item)}' for key, item in value.items())} }}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(to_toml, value))}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _origin(comparison: Comparison, figures: Sequence[Figures]) -> str:
+    environment = comparison.environment
+    made = made_where(figures[0].source, figures[0].device)
+    return f"{made} by memprof {environment.memprof} with torch {environment.torch} on {environment.date[:10]}"
+
+
+def _limits(comparison: Comparison, figures: Sequence[Figures]) -> list[str]:
+    peak = "peak_allocated_bytes"
+    largest = max((one.values.get(peak, 0) for one in figures), default=0)
+    ceiling, whole = _rounded_up(largest * _HEADROOM), _rounded_down(comparison.capacity.bytes)
+    if parse_size(ceiling) > comparison.capacity.bytes:
+        ceiling = whole
+    lines = [
+        "# A ceiling, a change against the baseline, or both.",
+        *_now(figures, peak),
+        f'{peak} = ["{ceiling}", "+2%"]',
+        "",
+        "# What the optimizer keeps between two steps is exact: any growth is a change of the program.",
+        *_now(figures, "state_bytes"),
+        'state_bytes = "+0%"',
+        "",
+        "# Further limits:",
+    ]
+    if any("peak_reserved_bytes" in one.values for one in figures):
+        lines += [f"# {line}" for line in _now(figures, "peak_reserved_bytes", "")]
+        lines.append(f'# peak_reserved_bytes = "{whole}"')
+    lines += [
+        f"# max_batch_size = {comparison.workload.batch_size}  # at least; takes a search",
+        '# process_bytes = { limit = "+10%", level = "warn" }',
+        '# level = "warn"  # of the whole entry: "error", "warn" or "off"',
+        '# message = "whom to ask before this is raised"',
+    ]
+    return lines
+
+
+def _now(figures: Sequence[Figures], name: str, lead: str = "# ") -> list[str]:
+    metric = METRICS[name]
+    now = [f"{one.optimizer} {metric.text(one.values[name])}" for one in figures if name in one.values]
+    return [f"{lead}Now: {'; '.join(now)}."] if now else []
+
+
+def _rounded_up(size: float) -> str:
+    """Return a size rounded up to two digits of its unit: `1.3 GiB`, `130 MiB`."""
+    for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        value = size / factor
+        if value >= 1:
+            tenths = 1 if value < 10 else 10 if value < 100 else 100
+            return f"{math.ceil(10 * value / tenths) * tenths / 10:g} {unit}"
+    return f"{math.ceil(size)} B"
+
+
+def _rounded_down(size: int) -> str:
+    """Return a size of a device, rounded down to two decimals of a GiB, so that it fits when it is read back."""
+    return f"{int(100 * size / 2**30) / 100:g} GiB"

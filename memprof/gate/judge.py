@@ -1,0 +1,217 @@
+"""What the gate says: pure functions of figures, limits and baseline.
+
+A figure passes at its limit. A limit on growth that is narrower than the figure's own noise is widened to it, because a
+gate below the noise floor teaches people to run it again until it passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memprof.gate.baseline import Baseline
+from memprof.gate.config import Budget
+from memprof.gate.entry_figures import Figures, Record
+from memprof.gate.limits import Limit
+from memprof.gate.metrics import ANY, Metric, Value
+from memprof.gate.verdict import Status, Verdict, Weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """How strict the gate is.
+
+    Attributes:
+        strict: an entry without a baseline fails its limits on growth.
+        fail_on_improvement: so does a figure that got better by more than it may get worse.
+        other_environment: measured figures are compared with a baseline from another environment.
+    """
+
+    strict: bool = False
+    fail_on_improvement: bool = False
+    other_environment: bool = False
+
+
+def judge(
+    budgets: Sequence[Budget],
+    figures: Sequence[Figures],
+    baseline: Baseline,
+    policy: Policy,
+    expected: Sequence[str] | None = None,
+) -> list[Verdict]:
+    """Return every verdict, in the order of the budgets.
+
+    Args:
+        budgets: the entries that were to be run.
+        figures: what their runs gave.
+        baseline: what was accepted.
+        policy: how strict to be.
+        expected: the names of all entries of the configuration; accepted entries that are none of them are missing.
+            None where only some were to be run.
+    """
+    made = {(one.entry, one.optimizer): one for one in figures}
+    verdicts: list[Verdict] = []
+    for budget in budgets:
+        for optimizer in budget.optimizers:
+            found = made.get((budget.name, optimizer))
+            verdicts += _judge_run(budget, optimizer, found, baseline.record(budget.name, optimizer), policy)
+        verdicts += _lost_optimizers(budget, baseline)
+    return verdicts + _lost_entries(baseline, expected)
+
+
+def _judge_run(
+    budget: Budget, optimizer: str, made: Figures | None, base: Record | None, policy: Policy
+) -> list[Verdict]:
+    whole = _Whole(budget, optimizer)
+    if made is None:
+        return [whole("missing", "it was not run")]
+    if made.status == "failed":
+        return [whole("failed", made.reason or "no reason was given")]
+    first = [whole("does-not-fit", made.reason)] if made.status == "oom" else []
+    if made.status == "oom" and not made.values:
+        return first
+    if not budget.limits and not first:
+        return [whole("passed", "it fits the device")]
+    return first + [_judge(limit, made, base, policy) for limit in budget.limits]
+
+
+def _lost_optimizers(budget: Budget, baseline: Baseline) -> list[Verdict]:
+    lost = [spec for spec in baseline.entries.get(budget.name, {}) if spec not in budget.optimizers]
+    return [_Whole(budget, spec)("missing", "the baseline has it and the entry no longer names it") for spec in lost]
+
+
+def _lost_entries(baseline: Baseline, expected: Sequence[str] | None) -> list[Verdict]:
+    if expected is None:
+        return []
+    reason = "the baseline has this entry and the configuration no longer does: was it renamed?"
+    return [
+        Verdict(entry=entry, optimizer=optimizer, status="missing", weight="error", reason=reason)
+        for entry, records in baseline.entries.items()
+        if entry not in expected
+        for optimizer in records
+    ]
+
+
+class _Whole:
+    """Makes verdicts about a run as a whole."""
+
+    def __init__(self, budget: Budget, optimizer: str) -> None:
+        self._budget, self._optimizer = budget, optimizer
+
+    def __call__(self, status: Status, reason: str | None) -> Verdict:
+        failing: Weight = "warning" if self._budget.settings.level == "warn" else "error"
+        return Verdict(
+            entry=self._budget.name,
+            optimizer=self._optimizer,
+            status=status,
+            weight="ok" if status == "passed" else failing,
+            reason=reason,
+            message=None if status == "passed" else self._budget.settings.message,
+        )
+
+
+def _judge(limit: Limit, made: Figures, base: Record | None, policy: Policy) -> Verdict:
+    metric = limit.metric
+    value = value_of(metric, made)
+    verdict = Verdict(
+        entry=made.entry,
+        optimizer=made.optimizer,
+        metric=metric.name,
+        status="passed",
+        weight="ok",
+        value=value if isinstance(value, int) else None,
+        limit=limit.text,
+    )
+    if value is None:
+        return _failing(verdict, limit, made, status="unmeasured", reason=_absent(metric, made))
+    if limit.bound is not None:
+        verdict = verdict.model_copy(update={"bound": limit.bound})
+        return verdict if within(metric, value, limit.bound) else _failing(verdict, limit, made)
+    if base is None:
+        weight: Weight = "error" if policy.strict else "note"
+        return verdict.model_copy(update={"status": "new", "weight": weight})
+    return _judge_change(verdict, limit, made, base, policy)
+
+
+def _judge_change(verdict: Verdict, limit: Limit, made: Figures, base: Record, policy: Policy) -> Verdict:
+    metric = limit.metric
+    accepted, value = value_of(metric, base), value_of(metric, made)
+    if accepted is None:
+        weight: Weight = "error" if policy.strict else "note"
+        return verdict.model_copy(update={"status": "new", "weight": weight})
+    elsewhere = incomparable(metric, made, base)
+    if elsewhere and not policy.other_environment:
+        reason = f"the baseline was made elsewhere: {', '.join(elsewhere)}"
+        return _failing(verdict, limit, made, status="other-environment", reason=reason)
+    if accepted == ANY or value == ANY:
+        verdict = verdict.model_copy(update={"base": accepted if isinstance(accepted, int) else None})
+        return verdict if value == ANY else _failing(verdict, limit, made, reason="it had no upper end before")
+    assert isinstance(accepted, int)
+    assert isinstance(value, int)
+    allowed, widened = allowance(limit, made, accepted)
+    bound = accepted - allowed if metric.lower else accepted + allowed
+    verdict = verdict.model_copy(update={"bound": bound, "base": accepted, "reason": widened})
+    if not within(metric, value, bound):
+        return _failing(verdict, limit, made)
+    better = value - accepted if metric.lower else accepted - value
+    if better <= allowed:
+        return verdict
+    weight = "error" if policy.fail_on_improvement else "warning"
+    return verdict.model_copy(update={"status": "improved", "weight": weight})
+
+
+def _failing(
+    verdict: Verdict, limit: Limit, made: Figures, status: Status = "exceeded", reason: str | None = None
+) -> Verdict:
+    warns = limit.level == "warn" or limit.metric.only_warns(made.source, made.device)
+    if warns and limit.level != "warn" and reason is None:
+        reason = "NVML's figure only warns: other processes have a part in it"
+    return verdict.model_copy(
+        update={
+            "status": status,
+            "weight": "warning" if warns else "error",
+            "reason": reason or verdict.reason,
+            "message": limit.message,
+        }
+    )
+
+
+def value_of(metric: Metric, record: Record) -> Value:
+    """Return a figure of a record, `any` for a fit without an upper end, None where it has none."""
+    return ANY if metric.name in record.unlimited else record.values.get(metric.name)
+
+
+def within(metric: Metric, value: Value, bound: int) -> bool:
+    """Whether a figure keeps to a bound; it does at the bound itself."""
+    if not isinstance(value, int):
+        return value == ANY and metric.lower
+    return value >= bound if metric.lower else value <= bound
+
+
+def allowance(limit: Limit, made: Record, accepted: int) -> tuple[int, str | None]:
+    """Return by how much a figure may get worse, and a remark where its noise is more than the limit allows."""
+    asked = limit.allowance(accepted)
+    share = limit.metric.noise_of(made.source)
+    noise = int(accepted * share)
+    if noise <= asked:
+        return asked, None
+    return noise, f"widened to ±{float(100 * share):g} %, which it moves by itself"
+
+
+def incomparable(metric: Metric, made: Record, base: Record) -> list[str]:
+    """Return why a measured figure cannot be held against the baseline; nothing where it can.
+
+    What is predicted, and what does not depend on where it is measured, always can.
+    """
+    if metric.portable:
+        return []
+    if made.source != base.source:
+        return [f"{base.source} is now {made.source}"]
+    if made.source == "predicted":
+        return []
+    device = [f"device {base.device} is now {made.device}"] if base.device != made.device else []
+    return device + base.fingerprint.differences(made.fingerprint)
+
+
+def _absent(metric: Metric, made: Figures) -> str:
+    return f"{made.device} gives no {metric.title}: {metric.absent}"

@@ -1,0 +1,160 @@
+"""What only the device itself knows: memory reserved from it, and memory of the whole process."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from memprof.devices.host import allocator_conf, nvml
+from memprof.documents.confidence import AllocatorHistory
+from memprof.errors import UsageError
+from memprof.measurement.process_memory import peak_rss_bytes, reset_peak_rss
+from memprof.measurement.record.cuda_history import HistoryEvent
+from memprof.trace.events import Entry
+
+
+class Probe(Protocol):
+    """Reads one device's figures through a trial.
+
+    Attributes:
+        reserved: by phase, the most that the caching allocator had taken from the device; empty on the CPU.
+        notes: what the reader of the figures must know.
+    """
+
+    reserved: dict[str, int]
+    notes: list[str]
+
+    def start(self) -> None:
+        """Begin, before the model is built."""
+
+    def end_phase(self, phase: str) -> None:
+        """A phase of a training step has ended."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked to."""
+
+    def high_water_bytes(self) -> int:
+        """Return the most memory used so far, for progress."""
+
+    def process_bytes(self) -> int | None:
+        """Return the memory of the process, None where it cannot be had."""
+
+    def workspace_bytes(self) -> int | None:
+        """Return the size of a workspace that a library keeps for good, None where there is none."""
+
+    def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
+        """Return what the device's allocator recorded of itself, None where it records nothing."""
+
+
+class CpuProbe:
+    """The CPU: the kernel's high-water mark of resident memory."""
+
+    def __init__(self) -> None:
+        self.reserved: dict[str, int] = {}
+        self.notes: list[str] = []
+
+    def start(self) -> None:
+        """Begin with the resident size of now."""
+        if not reset_peak_rss():
+            self.notes.append("The process figure includes the start of the worker: this kernel cannot reset it.")
+
+    def end_phase(self, phase: str) -> None:
+        """Do nothing: the CPU's allocator reserves nothing."""
+
+    def synchronize(self) -> None:
+        """Do nothing: the CPU is done when the call returns."""
+
+    def high_water_bytes(self) -> int:
+        """Return the high-water resident size."""
+        return peak_rss_bytes()
+
+    def process_bytes(self) -> int | None:
+        """Return the high-water resident size."""
+        return peak_rss_bytes()
+
+    def workspace_bytes(self) -> int | None:
+        """Return None: what libraries keep on the CPU is not the allocator's."""
+        return None
+
+    def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
+        """Return None: the CPU's allocator records nothing."""
+        return None
+
+
+class CudaProbe:
+    """A CUDA device: the caching allocator's reserved bytes, and NVML's used memory of the process.
+
+    Reserved bytes are bookkeeping on the host: no synchronisation is needed to read them.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.reserved: dict[str, int] = {}
+        self.notes: list[str] = []
+
+    def start(self) -> None:
+        """Create the context, so that its memory is there before the model's."""
+        if torch.cuda.get_allocator_backend() != "native":
+            raise UsageError(
+                "the allocator cudaMallocAsync keeps no history to measure by; take it out of PYTORCH_ALLOC_CONF"
+            )
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def end_phase(self, phase: str) -> None:
+        """Keep the phase's peak and begin the next."""
+        peak = torch.cuda.max_memory_reserved(self._device)
+        self.reserved[phase] = max(self.reserved.get(phase, 0), peak)
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        torch.cuda.synchronize(self._device)
+
+    def high_water_bytes(self) -> int:
+        """Return what the allocator holds of the device."""
+        return torch.cuda.memory_reserved(self._device)
+
+    def process_bytes(self) -> int | None:
+        """Return NVML's used memory of this process; reserved memory only grows, so now is as good as the peak."""
+        with nvml() as library:
+            if library is None:
+                self.notes.append("NVML does not answer, so there is no process figure; `memprof doctor` says more.")
+                return None
+            try:
+                uuid = str(torch.cuda.get_device_properties(self._device).uuid)
+                handle = library.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+                processes = library.nvmlDeviceGetComputeRunningProcesses(handle)
+            except library.NVMLError as error:
+                self.notes.append(f"NVML gives no process figure: {error}.")
+                return None
+        used = [process.usedGpuMemory for process in processes if process.pid == os.getpid()]
+        if not used or used[0] is None:
+            self.notes.append("NVML does not list this process (a container hides its number): no process figure.")
+            return None
+        return int(used[0])
+
+    def workspace_bytes(self) -> int | None:
+        """Return the size of cuBLAS's workspace, which each thread that multiplies matrices has."""
+        from memprof.devices.target import Target
+        from memprof.prediction.cuda.kernels import cublas_bytes
+
+        return cublas_bytes(Target(capability=torch.cuda.get_device_capability(self._device)))
+
+    def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
+        """Return the recording's peaks and its replay's."""
+        from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
+        from memprof.measurement.record.check_history import describe_history
+
+        conf = allocator_conf()
+        settings = parse_alloc_conf(conf) if conf else AllocatorSettings()
+        total = torch.cuda.get_device_properties(self._device).total_memory
+        return describe_history(history, entries, settings, total)
+
+
+def make_probe(device: torch.device) -> Probe:
+    """Return the probe for a device."""
+    return CudaProbe(device) if device.type == "cuda" else CpuProbe()

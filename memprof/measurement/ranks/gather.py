@@ -1,0 +1,64 @@
+"""The outcomes of a trial's ranks as one: the largest, with a line for each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from memprof.documents.comparison import Rank, Run, Steps
+from memprof.documents.jobs import Outcome
+
+_ON_THE_CPU = (
+    "The ranks share this machine's cores, so their steps take longer than on devices of their own. What gloo takes "
+    "for itself counts in the process's figure alone."
+)
+
+
+def gather(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the outcome of the rank that needs most of its device, with all ranks beside it.
+
+    Its steps are the job's: a step takes as long as its slowest rank, and the loss is the mean over the ranks.
+
+    Args:
+        outcomes: of all ranks in order, each `ok`.
+    """
+    ranks = [_rank(number, outcome.run) for number, outcome in enumerate(outcomes)]
+    top = max(range(len(outcomes)), key=lambda number: (_needed(outcomes[number].run), -number))
+    chosen = outcomes[top]
+    update = {
+        "rank": top,
+        "ranks": ranks,
+        "steps": _steps([outcome.run for outcome in outcomes], chosen.run),
+        "notes": [*chosen.run.notes, *([_ON_THE_CPU] if chosen.run.device == "cpu" else [])],
+    }
+    return chosen.model_copy(update={"run": chosen.run.model_copy(update=update)})
+
+
+def _needed(run: Run) -> int:
+    """Return what counts against a device's capacity."""
+    assert run.peak is not None
+    return run.peak.reserved_bytes or run.peak.allocated_bytes
+
+
+def _rank(number: int, run: Run) -> Rank:
+    assert run.parameters is not None
+    assert run.state is not None
+    assert run.peak is not None
+    return Rank(
+        rank=number,
+        device=run.device,
+        parameters_bytes=run.parameters.bytes,
+        state_bytes=run.state.bytes,
+        peak=run.peak,
+    )
+
+
+def _steps(runs: Sequence[Run], chosen: Run) -> Steps | None:
+    every = [run.steps for run in runs if run.steps is not None]
+    if chosen.steps is None or len(every) < len(runs):
+        return chosen.steps
+    return Steps(
+        seconds=[max(times) for times in zip(*(steps.seconds for steps in every), strict=True)],
+        losses=[fmean(losses) for losses in zip(*(steps.losses for steps in every), strict=True)],
+        allocated_bytes=chosen.steps.allocated_bytes,
+    )

@@ -1,0 +1,131 @@
+"""gloo with its own memory kept out of the record: a process group that hands every collective to gloo and waits.
+
+gloo copies what it reduces and gathers, on the training's thread and on threads of its own, and lets go of the tensors
+it was given some time after a collective has returned. The profiler follows the training's thread: blocks that another
+thread frees would look live ever after, another number of them in every run. So a collective runs in a helper thread
+here, unseen like everything that libraries take for themselves (it shows in the process's figure, as NCCL's memory
+does), and it returns when gloo has let go of every tensor: what the training gave, the training frees.
+
+Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `_create_work_from_future`, the names of the collectives
+of a process group in Python and of gloo's backend, `Tensor._use_count` and `torch._C._storage_Use_Count`.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from time import monotonic, sleep
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import _create_work_from_future  # type: ignore[attr-defined]
+from torch.futures import Future
+
+from memprof.trace.storages import nested_tensors
+
+BACKEND = "memprof_gloo"
+# Collectives of a process group, and what gloo calls them: some have new names since PyTorch 2.13.
+_COLLECTIVES = {
+    **{name: name for name in ("allreduce", "allreduce_coalesced", "broadcast", "reduce", "barrier")},
+    **{name: name for name in ("allgather", "gather", "scatter", "reduce_scatter", "alltoall", "alltoall_base")},
+    "_allgather_base": "_allgather_base",
+    "_reduce_scatter_base": "_reduce_scatter_base",
+    "all_gather_single": "_allgather_base",
+    "reduce_scatter_single": "_reduce_scatter_base",
+    "all_to_all_single": "alltoall_base",
+}
+# What DTensor calls: lists of tensors, which gloo takes one by one.
+_COALESCED = {
+    "allgather_into_tensor_coalesced": "_allgather_base",
+    "reduce_scatter_tensor_coalesced": "_reduce_scatter_base",
+    "all_gather_single_coalesced": "_allgather_base",
+    "reduce_scatter_single_coalesced": "_reduce_scatter_base",
+}
+_LONGEST_SECONDS = 1.0
+
+
+class Gloo(dist.ProcessGroup):
+    """All ranks, who talk through gloo.
+
+    Args:
+        store: by which the ranks find each other.
+        rank: of this process.
+        size: ranks in the group.
+        timeout: of a collective.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
+        super().__init__(rank, size)  # type: ignore[call-arg]  # another overload
+        self._gloo = dist.ProcessGroupGloo(store, rank, size, timeout)
+        self._helper = ThreadPoolExecutor(max_workers=1)
+
+    def getBackendName(self) -> str:  # noqa: N802
+        """Return the name that `init_process_group` knows."""
+        return BACKEND
+
+    @property
+    def group_name(self) -> Any:
+        """The name under which functional collectives find the group."""
+        return dist.distributed_c10d._world.pg_names[self]
+
+    def exchange(self, collective: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> dist.Work:
+        """Do a collective and return it as done."""
+        given = list(nested_tensors(arguments))
+        before = [*_uses(given)]
+        self._helper.submit(self._wait_for, collective, arguments, options).result()
+        deadline = monotonic() + _LONGEST_SECONDS
+        while any(map(operator.gt, _uses(given), before)) and monotonic() < deadline:
+            sleep(0)
+        return _done([*nested_tensors(arguments[:1])])
+
+    def _wait_for(self, collective: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        averages = collective == "_reduce_scatter_base" and _averages(arguments[-1])
+        if averages:  # gloo of PyTorch 2.8 takes the sum all the same
+            arguments[-1].reduceOp = dist.ReduceOp.SUM
+        getattr(self._gloo, collective)(*arguments, **options).wait()
+        if averages:
+            arguments[0].div_(self.size())
+
+
+def _add(name: str, collective: str) -> None:
+    def method(self: Gloo, *arguments: Any, **options: Any) -> dist.Work:
+        return self.exchange(collective, arguments, options)
+
+    def coalesced(self: Gloo, outputs: list[Tensor], inputs: list[Tensor], *options: Any) -> dist.Work:
+        for pair in zip(outputs, inputs, strict=True):
+            self.exchange(collective, (*pair, *options), {})
+        return _done(outputs)
+
+    setattr(Gloo, name, coalesced if name in _COALESCED else method)
+
+
+for _name, _collective in (_COLLECTIVES | _COALESCED).items():
+    _add(_name, _collective)
+
+
+def join_by_gloo(store: Any, rank: int, world_size: int) -> None:
+    """Make the default process group of this process."""
+    maker: Callable[..., Any] = Gloo
+    dist.Backend.register_backend(BACKEND, maker, devices=["cpu"])
+    dist.init_process_group(BACKEND, store=store, rank=rank, world_size=world_size)
+
+
+def _averages(options: Any) -> bool:
+    return bool(getattr(options, "reduceOp", None) == dist.ReduceOp.AVG)
+
+
+def _done(received: list[Tensor]) -> dist.Work:
+    future: Future[list[Tensor]] = Future()
+    future.set_result(list(received))
+    return _create_work_from_future(future)  # type: ignore[no-any-return]
+
+
+def _uses(tensors: list[Tensor]) -> Iterator[int]:
+    """Yield how many hold each tensor, or a view of it."""
+    for tensor in tensors:
+        storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
+        yield tensor._use_count() + storage  # type: ignore[attr-defined]

@@ -1,0 +1,136 @@
+"""Starts the ranks of a trial as processes of this machine, waits for them, and leaves none behind.
+
+PyTorch's own `torch.multiprocessing.start_processes` forks them, which is what torchrun's launcher does to start a
+function (torch/distributed/elastic/multiprocessing/api.py, `MultiprocessContext`). The launcher's other half is left
+out on purpose: its rendezvous runs in threads, and a process with threads is not to be forked from, and its restarts
+and its many machines have no place in a measurement. The ranks find each other by a TCP store on a socket that listens
+before they start, so that no port can be taken in between.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection, Pipe, wait
+from time import monotonic
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter
+from torch.multiprocessing.spawn import start_processes
+
+from memprof.documents.jobs import Mistake, Outcome, Step, Trial
+from memprof.errors import ExitCode, MemprofError
+from memprof.measurement.ranks.gather import gather
+from memprof.measurement.ranks.rank import Lost, enter
+from memprof.training import strategies  # noqa: F401  # imported before the ranks are forked, who all need it
+from memprof.workers.launcher import WorkerDiedError, kernel_kills, outcome_of
+
+_Message = Annotated[Outcome | Mistake | Lost, Field(discriminator="kind")]
+_MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
+
+# Ranks that do the same fail at the same time.
+_GRACE = 0.3
+# A rank that lost another says so within milliseconds of what ended the other; the reason is worth waiting for.
+_PATIENCE = 10.0
+
+
+def run_ranks(trial: Trial, emit: Callable[[Step], None], guarded: Callable[[Callable[[], Any]], Any]) -> Outcome:
+    """Train a trial on all its ranks and return one outcome for all; the first rank that fails ends the others.
+
+    Args:
+        trial: with a strategy and a world size; each rank is measured for itself.
+        emit: told of the first rank's steps.
+        guarded: makes a message of what a job returns or raises.
+
+    Raises:
+        MemprofError: what a rank found wrong, with its exit code.
+    """
+    kills = kernel_kills()
+    with _started(trial, emit, guarded) as (processes, channels):
+        answers, failed = _listen(channels)
+    if failed is None:
+        return gather([answers[rank] for rank in range(trial.recipe.world_size)])
+    answer = answers[failed]
+    if answer is None:
+        code = processes[failed].exitcode
+        killed = code == -signal.SIGKILL and kernel_kills() > kills
+        answer = outcome_of(WorkerDiedError(code, out_of_memory=killed), trial)
+    alike = [each for each in answers.values() if isinstance(each, Outcome) and each.run.reason == _reason(answer)]
+    return _failure(answer, None if len(alike) == trial.recipe.world_size else failed)
+
+
+@contextmanager
+def _started(trial: Trial, emit: Any, guarded: Any) -> Iterator[tuple[list[Any], list[Connection]]]:
+    """Yield the ranks' processes and the channels on which they answer; at the end all processes are gone."""
+    world_size = trial.recipe.world_size
+    pipes = [Pipe(duplex=False) for _ in range(world_size)]
+    ours, theirs = [pipe[0] for pipe in pipes], [pipe[1] for pipe in pipes]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        given = (listening.fileno(), listening.getsockname()[1])
+        arguments = (trial, emit, given, theirs, os.getpid(), guarded)
+        context = start_processes(enter, arguments, nprocs=world_size, join=False, start_method="fork")
+    for channel in theirs:
+        channel.close()  # a rank that ends is then heard as the end of its channel
+    try:
+        yield context.processes, ours
+    finally:
+        for process in context.processes:
+            process.kill()
+        for process in context.processes:
+            process.join()
+
+
+def _listen(channels: list[Connection]) -> tuple[dict[int, Any], int | None]:
+    """Return the ranks' answers, and the rank whose answer (or death) ends the trial, None if all are well."""
+    answers: dict[int, Any] = {}
+    open_channels = {channel: rank for rank, channel in enumerate(channels)}
+    lost: int | None = None
+    deadline: float | None = None
+    while open_channels:
+        left = None if deadline is None else max(0.0, deadline - monotonic())
+        ready = wait(list(open_channels), left)
+        if not ready:
+            break
+        for channel in ready:
+            rank = open_channels.pop(channel)  # type: ignore[call-overload]
+            answer = answers[rank] = _receive(channel)
+            if isinstance(answer, Lost):
+                lost, deadline = rank, deadline or monotonic() + _PATIENCE
+            elif not (isinstance(answer, Outcome) and answer.run.status == "ok"):
+                return answers | _heard_meanwhile(open_channels), rank
+    return answers, lost
+
+
+def _heard_meanwhile(channels: dict[Connection, int]) -> dict[int, Any]:
+    """Return what the other ranks say at the same time."""
+    waiting, answers, deadline = dict(channels), dict[int, Any](), monotonic() + _GRACE
+    while ready := wait(list(waiting), max(0.0, deadline - monotonic())):
+        for channel in ready:
+            answers[waiting.pop(channel)] = _receive(channel)  # type: ignore[call-overload]
+    return answers
+
+
+def _receive(channel: Any) -> Outcome | Mistake | Lost | None:
+    try:
+        return _MESSAGE.validate_json(channel.recv_bytes())
+    except EOFError:
+        return None
+
+
+def _reason(answer: Outcome | Mistake | Lost) -> str | None:
+    return answer.run.reason if isinstance(answer, Outcome) else answer.message
+
+
+def _failure(answer: Outcome | Mistake | Lost, rank: int | None) -> Outcome:
+    """Return what ended the trial, with the rank that it ended on, None for all of them."""
+    if isinstance(answer, Mistake):
+        raise MemprofError(answer.message, ExitCode(answer.exit_code))
+    if isinstance(answer, Lost):
+        raise MemprofError(f"rank {rank} lost the others: {answer.message}")
+    if rank is None:
+        return answer
+    run = answer.run.model_copy(update={"rank": rank, "reason": f"rank {rank}: {answer.run.reason}"})
+    return answer.model_copy(update={"run": run})

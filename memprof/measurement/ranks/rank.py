@@ -1,0 +1,122 @@
+"""What one rank of a trial does: meet the others, train, say how it went, and wait for its end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel
+
+from memprof.documents.jobs import Step, Trial
+from memprof.errors import UsageError
+from memprof.measurement.ranks.gloo import join_by_gloo
+from memprof.measurement.trial import run_trial
+from memprof.user_code import describe, is_lost_rank
+
+# The ranks are on one machine; gloo would look for the interface of the machine's name, which may have no address.
+_LOOPBACK = "127.0.0.1"
+
+
+class Lost(BaseModel):
+    """A rank's last word when the connection to another broke off: the other one knows why."""
+
+    kind: Literal["lost"] = "lost"
+    message: str
+
+
+def enter(
+    rank: int,
+    trial: Trial,
+    emit: Callable[[Step], None],
+    store_socket: tuple[int, int],
+    channels: list[Connection],
+    parent: int,
+    guarded: Callable[[Callable[[], Any]], BaseModel],
+) -> None:
+    """Be one rank: the body of a process that was forked for it.
+
+    The parent ends it once it has answered; a rank that left by itself would break off what the others still say to it.
+
+    Args:
+        rank: of this process.
+        trial: the same for every rank.
+        emit: told of every step of the first rank.
+        store_socket: file descriptor and port of a listening socket, where the first rank keeps the store by which all
+            find each other.
+        channels: to the parent, one for each rank.
+        parent: process number of the parent.
+        guarded: makes the message for the parent of what a job returns or raises.
+    """
+    # Forked processes inherit what the fork server ignores; the kernel sends SIGINT here when the parent dies.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if os.getppid() != parent:
+        os._exit(1)
+    for other, channel in enumerate(channels):
+        if other != rank:
+            channel.close()
+    answer = guarded(lambda: _train(rank, trial, emit, store_socket))
+    channels[rank].send_bytes(answer.model_dump_json().encode())
+    signal.pause()
+
+
+def _train(rank: int, trial: Trial, emit: Callable[[Step], None], store_socket: tuple[int, int]) -> Any:
+    own = trial.model_copy(update={"device": own_device(trial.device, rank)})
+    check_devices(trial.device, trial.recipe.world_size)
+    torch.set_num_threads(max(1, torch.get_num_threads() // trial.recipe.world_size))
+    _join(rank, trial.recipe.world_size, own.device, store_socket)
+    try:
+        return run_trial(own, emit if rank == 0 else lambda step: None, rank)
+    except Exception as error:
+        if not is_lost_rank(error):
+            raise
+        return Lost(message=describe(error))
+
+
+def own_device(device: str, rank: int) -> str:
+    """Return the device of a rank: each has a GPU of its own, and all share the CPU."""
+    return f"cuda:{rank}" if device.startswith("cuda") else device
+
+
+def check_devices(device: str, world_size: int) -> None:
+    """Raise UsageError if there is no device for every rank."""
+    if not device.startswith("cuda"):
+        if not dist.is_gloo_available():
+            raise UsageError("this PyTorch is built without gloo, by which ranks on the CPU talk; use another build")
+        return
+    if device not in ("cuda", "cuda:0"):
+        raise UsageError(f"several ranks take the GPUs from cuda:0 on: leave {device} to CUDA_VISIBLE_DEVICES")
+    found = torch.cuda.device_count()
+    if world_size > found:
+        raise UsageError(
+            f"--world-size {world_size} needs {world_size} GPUs and this machine has {found}; use --device cpu, or "
+            "predict for a GPU by its name (`memprof devices`)"
+        )
+    if not dist.is_nccl_available():
+        raise UsageError("this PyTorch is built without NCCL, by which ranks on GPUs talk; use another build")
+
+
+def _join(rank: int, world_size: int, device: str, store_socket: tuple[int, int]) -> None:
+    """Make the process group; torchrun's variables are set, for code that reads them."""
+    descriptor, port = store_socket
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {name: str(world_size) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    os.environ |= {"MASTER_ADDR": _LOOPBACK, "MASTER_PORT": str(port)}
+    listens: dict[str, Any] = {"is_master": True, "master_listen_fd": descriptor} if rank == 0 else {}
+    store = dist.TCPStore(_LOOPBACK, port, world_size, wait_for_workers=False, **listens)  # type: ignore[attr-defined]
+    if device.startswith("cuda"):
+        own = torch.device(device)
+        torch.cuda.set_device(own)
+        # With its device NCCL connects at once, so that its memory is there before the model's.
+        dist.init_process_group("nccl", store=store, rank=rank, world_size=world_size, device_id=own)
+        return
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())
+    join_by_gloo(store, rank, world_size)
+
+
+def _loopback_interface() -> str:
+    return "lo0" if os.uname().sysname == "Darwin" else "lo"

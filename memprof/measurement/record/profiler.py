@@ -1,0 +1,80 @@
+"""Every allocation and free of a device's allocator, and the operators around them, from PyTorch's profiler.
+
+Two sessions follow each other without a gap. The first records memory alone: no operator callbacks, about 0.2
+microseconds and 60 bytes per event, so it may run while steps are timed. The second adds the operators. Neither puts
+anything between a program and its tensors, so what is recorded is what happens without a recorder (a dispatch mode, by
+contrast, keeps the autograd engine from adding gradients in place).
+
+What is seen is every block of the device's PyTorch allocator, scratch inside kernels included, and not what libraries
+take from the system themselves (oneDNN's and BLAS's own scratch): that shows in the process's figure only.
+
+Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch._C._autograd._enable_profiler`, `_disable_profiler`,
+`torch._C._profiler.ProfilerConfig` and `experimental_event_tree` (torch/csrc/autograd/init.cpp).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch._C._autograd import _disable_profiler, _enable_profiler, _prepare_profiler
+from torch._C._profiler import ProfilerActivity, ProfilerConfig, ProfilerState, _ExperimentalConfig
+
+from memprof.measurement.record.cuda_events import Loose, loose_events
+from memprof.measurement.record.cuda_history import HistoryEvent, start_history, stop_history
+from memprof.measurement.record.event_tree import flatten, name_modules
+from memprof.measurement.record.mark_blocks import MARK_BYTES, place_marks
+from memprof.trace.events import Entry, Mark
+
+# The profiler wants one activity. Any but CPU leaves the operator callbacks off and the memory reports on.
+_MEMORY_ONLY = ProfilerActivity.MTIA
+
+
+class ProfilerRecorder:
+    """Records one device's allocator, from `start` to `stop`.
+
+    Args:
+        device_type: `cpu` or `cuda`.
+        device_index: of the CUDA device.
+
+    Attributes:
+        history: what the CUDA allocator recorded itself; there after `stop`, empty on the CPU.
+    """
+
+    def __init__(self, device_type: str, device_index: int = 0) -> None:
+        self.history: list[HistoryEvent] = []
+        self._device_type = device_type
+        self._device_index = device_index
+        self._marks: list[tuple[int, Mark]] = []
+        self._sessions: list[Any] = []
+
+    def start(self) -> None:
+        """Begin to record; blocks that live already are never seen, so start before the model is built."""
+        if self._device_type == "cuda":
+            start_history()
+        _begin_session(_MEMORY_ONLY)
+
+    def follow_operators(self) -> None:
+        """From here on record operators too."""
+        self._sessions.append(_disable_profiler())
+        _begin_session(ProfilerActivity.CPU)
+
+    def mark(self, mark: Mark) -> None:
+        """Put a mark between the last event and the next: a block of its own, which is taken out again."""
+        self._marks.append((torch.UntypedStorage(MARK_BYTES).data_ptr(), mark))
+
+    def stop(self) -> list[Entry]:
+        """End recording and return the events with the marks in their places."""
+        self._sessions.append(_disable_profiler())
+        trees = [session.experimental_event_tree() for session in self._sessions]
+        loose: list[list[Loose]] = []
+        if self._device_type == "cuda":
+            self.history = stop_history(self._device_index)
+            loose = loose_events(self._sessions, self.history, self._device_index)
+        return name_modules(place_marks(flatten(trees, self._device_type, loose), self._marks))
+
+
+def _begin_session(activity: ProfilerActivity) -> None:
+    config = ProfilerConfig(ProfilerState.KINETO, False, True, False, False, False, _ExperimentalConfig(), "")
+    _prepare_profiler(config, {activity})
+    _enable_profiler(config, {activity})

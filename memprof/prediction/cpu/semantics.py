@@ -1,0 +1,185 @@
+"""What the device that is simulated does with a training step. A CPU does what the fake tensors do by themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import nn
+from torch._prims_common import suggest_memory_format
+
+from memprof.documents.optimizer_spec import OptimizerSpec
+from memprof.documents.recipe import Recipe
+from memprof.errors import UsageError
+from memprof.prediction.cpu.kernels import CpuWorkspaces
+from memprof.prediction.fake.known_values import is_fake
+from memprof.prediction.fake.tensors import Correction, Result
+from memprof.workloads.workload import Workload
+
+if TYPE_CHECKING:
+    from memprof.prediction.cuda.kernels import Workspaces
+    from memprof.prediction.fake.dispatch import FakeOperators
+
+aten = torch.ops.aten
+
+
+class CpuSemantics:
+    """A CPU: nothing is done differently.
+
+    Attributes:
+        own_host: the device has a memory apart from the host's.
+        corrections: what operators return here, where that is not what the meta kernels return.
+        results: what operators return of which PyTorch has no meta kernel.
+    """
+
+    own_host = False
+
+    @property
+    def corrections(self) -> Mapping[Any, Correction]:
+        """By operator; norms keep their statistics in the input's type, unless the weight has another."""
+        return {
+            aten.convolution.default: channels_last_if_inputs_are,
+            aten.native_layer_norm.default: partial(_saved_as_input, weight=2),
+            aten.native_group_norm.default: partial(_saved_as_input, weight=1),
+            aten.native_batch_norm.default: partial(_saved_as_input, weight=1),
+            **UNREDUCED,
+        }
+
+    @property
+    def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
+        """By operator, for those that have no meta kernel."""
+        return {}
+
+    @contextmanager
+    def applied(self, mode: FakeOperators) -> Iterator[None]:
+        """Within the `with` block operators do what they do on the device."""
+        from sm3.kernels import inner, native
+
+        def skip(function: str, *arguments: object) -> None:
+            """The compiled kernel allocates nothing; it would read memory that is not there."""
+
+        inner.rounding()  # SM3 asks once in a process, with a computation that is no part of the training
+        with patch.object(native, "_call", skip), _readable_only(mode), _eager(mode), _random_states(mode):
+            yield
+
+    def workspaces(self) -> Workspaces | CpuWorkspaces | None:
+        """Return what kernels take for themselves; None where nothing is known of it."""
+        return CpuWorkspaces()
+
+    def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:
+        """Return the workload's model where the training takes it from."""
+        return workload.model()
+
+    def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
+        """Return the workload with batches that are made where the device has them made."""
+        return workload
+
+    def optimizer(self, spec: OptimizerSpec) -> OptimizerSpec:
+        """Return the optimizer with the implementation that it takes by default on the device."""
+        return spec
+
+
+def channels_last_if_inputs_are(args: tuple[Any, ...], result: Result) -> Result:
+    """Lay a convolution's output out as its input or its weight is (`_determine_backend_memory_format`).
+
+    The meta kernel leaves that to torch/_subclasses/fake_impls.py; oneDNN and cuDNN do it so.
+    """
+    image, weight = args[0], args[1]
+    wanted = {4: torch.channels_last, 5: torch.channels_last_3d}
+    format_ = wanted.get(image.dim())
+    if format_ is None or format_ not in (suggest_memory_format(image), suggest_memory_format(weight)):
+        return result
+    layout = result.shape
+    stride = torch.empty(layout.size, device="meta", memory_format=format_).stride()
+    return replace(result, shape=replace(layout, stride=stride))
+
+
+def _keeps_unreduced(args: tuple[Any, ...], result: Result, place: int) -> Result:
+    """A mean or a sum of losses that stays in the storage of the losses (BinaryOps.cpp, Loss.cpp)."""
+    if (args[place] if len(args) > place else 1) == 0:
+        return result
+    entries = torch.broadcast_tensors(args[0], args[1])[0].numel()
+    return replace(result, storages=(entries * result.shape.dtype.itemsize,))
+
+
+UNREDUCED: Mapping[Any, Correction] = {
+    aten.mse_loss.default: partial(_keeps_unreduced, place=2),
+    aten.smooth_l1_loss.default: partial(_keeps_unreduced, place=2),
+    aten.binary_cross_entropy.default: partial(_keeps_unreduced, place=3),
+}
+
+
+def _saved_as_input(args: tuple[Any, ...], result: Result, weight: int) -> Result:
+    """Save mean and deviation in the input's type (aten/src/ATen/native/layer_norm.cpp, Normalization.cpp)."""
+    mixed = args[weight] is not None and args[weight].dtype != args[0].dtype
+    dtype = args[weight].dtype if mixed else args[0].dtype
+    output, *saved = result.shape
+    shapes = (output, *(replace(layout, dtype=dtype) for layout in saved))
+    sizes = (result.storages[0], *(math.prod(layout.size) * dtype.itemsize for layout in saved))
+    return replace(result, storages=sizes, shape=shapes)
+
+
+@contextmanager
+def _random_states(mode: FakeOperators) -> Iterator[None]:
+    """Note the states of the random generator that checkpointing keeps: 5,056 bytes each, made by no operator."""
+    original = torch.get_rng_state
+
+    def get_rng_state() -> torch.Tensor:
+        state = original()
+        storage = state.untyped_storage()
+        mode.log.allocated(storage, storage.data_ptr(), storage.nbytes(), host=mode.own_host)
+        return state
+
+    with patch.object(torch, "get_rng_state", get_rng_state):
+        yield
+
+
+@contextmanager
+def _eager(mode: FakeOperators) -> Iterator[None]:
+    """Leave models as they are that ask to be compiled: what a compiler fuses is not known."""
+
+    def compile_(model: Any = None, *args: Any, **options: Any) -> Any:
+        mode.reads.guess(mode.place()[0], "uses torch.compile: it is predicted as if it were not compiled")
+        return (lambda function: function) if model is None else model
+
+    def compile_module(module: nn.Module, *args: Any, **options: Any) -> None:
+        compile_(module)
+
+    with patch.object(torch, "compile", compile_), patch.object(nn.Module, "compile", compile_module):
+        yield
+
+
+@contextmanager
+def _readable_only(mode: FakeOperators) -> Iterator[None]:
+    """Refuse what reads the memory of a tensor without an operator: there is none behind a fake one."""
+
+    def guarded(name: str) -> Any:
+        original = getattr(torch.Tensor, name)
+
+        def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            if is_fake(tensor) and tensor.numel():
+                module = mode.place()[0]
+                where = f"module {module!r}" if module else "the training step"
+                raise UsageError(
+                    f"{where} calls Tensor.{name}(), which reads values that depend on the data, so its memory "
+                    "cannot be predicted: measure it with --device cpu or cuda"
+                )
+            return original(tensor, *args, **kwargs)
+
+        return read
+
+    def shown(tensor: torch.Tensor, **kwargs: Any) -> str:
+        if is_fake(tensor) and tensor.numel():
+            return f"tensor(..., size={tuple(tensor.shape)}, dtype={tensor.dtype})"
+        return str(plain(tensor, **kwargs))
+
+    plain: Any = torch.Tensor.__repr__
+    names = ("numpy", "tolist", "__array__")
+    with patch.multiple(torch.Tensor, __repr__=shown, **{name: guarded(name) for name in names}):
+        yield

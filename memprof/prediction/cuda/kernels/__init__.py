@@ -1,0 +1,151 @@
+"""Memory that CUDA kernels take for themselves, which no meta kernel shows.
+
+| what | bytes | source |
+|---|---|---|
+| cuBLAS | 8,519,680; 32 MiB from compute capability 9.0 on. To 2.14 kept by each thread that multiplies matrices: the
+  main one and the backward pass's. From 2.15 on taken and given back by each product | `CublasHandlePool.cpp`,
+  `parseChosenWorkspaceSize`; `CUBLAS_WORKSPACE_CONFIG` is honoured |
+| cuBLASLt | 1 MiB for each linear layer with a bias | `CublasHandlePool.cpp`, `CUDABlas.cpp`, `gemm_and_bias` |
+| copies for cuBLAS | of matrices of which no dimension is dense, such as expanded gradients | `Blas.cpp` |
+| attention | `workspaces_attention` | |
+| sums | `workspaces_reductions` | |
+| layer norm, RMS norm | `workspaces_norms` | |
+| FSDP's copies | `workspaces_sharding` | |
+| everything else | `workspaces_kernels` | |
+
+What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
+(`workspaces_convolution`).
+
+Everything but that, and attention through cuDNN, is compared with what PyTorch's own CUDA code allocates, recorded for
+2.6 and 2.15 (`tests/data/allocator/operators.json`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from memprof.devices.target import Target
+from memprof.prediction.cuda.kernels.attention import attention_scratch
+from memprof.prediction.cuda.kernels.convolution import convolution_scratch
+from memprof.prediction.cuda.kernels.fsdp import sharding_scratch
+from memprof.prediction.cuda.kernels.norms import norm_scratch
+from memprof.prediction.cuda.kernels.pointwise import KERNELS
+from memprof.prediction.cuda.kernels.reductions import part_bytes, reduction_buffers
+from memprof.prediction.fake.event_log import Steps
+
+Scratch = Callable[[tuple[Any, ...], dict[str, Any]], Steps]
+aten = torch.ops.aten
+
+_KIB, _MIB = 2**10, 2**20
+_PRODUCTS = (
+    *(aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.mv.default),
+    *(aten.addmv.default, aten.dot.default, aten._addmm_activation.default),
+)
+# With the bytes of a partial result, where that is not a number of the result's type.
+_REDUCTIONS: Mapping[Any, int | None] = {
+    aten.sum.default: None,
+    aten.sum.dim_IntList: None,
+    aten.mean.default: None,
+    aten.mean.dim: None,
+    aten.amax.default: None,
+    aten.amin.default: None,
+    aten.max.default: None,
+    aten.min.default: None,
+    aten.linalg_vector_norm.default: None,
+    aten.var.correction: 16,
+    aten.std.correction: 16,
+    aten.var_mean.correction: 16,
+    aten.std_mean.correction: 16,
+}
+_WITH_ORDER = (aten.linalg_vector_norm.default,)  # their dimensions come third
+
+
+def cublas_bytes(target: Target) -> int:
+    """Return the size of one cuBLAS workspace; 0 if `CUBLAS_WORKSPACE_CONFIG` says so."""
+    pairs = re.findall(r":(\d+):(\d+)", os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))
+    if pairs:
+        return sum(int(size) * int(count) for size, count in pairs) * _KIB
+    return 32 * _MIB if target.capability >= (9, 0) else (4096 * 2 + 16 * 8) * _KIB
+
+
+class Workspaces:
+    """What the operators of one training take, beside what they return.
+
+    Args:
+        target: the device and its PyTorch.
+    """
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._kept_by: set[bool] = set()  # threads that have a cuBLAS workspace: main, backward
+        self._scratch: Mapping[Any, Scratch] = {
+            **dict.fromkeys(_PRODUCTS, self._product),
+            **{operator: partial(self._reduction, operator) for operator in _REDUCTIONS},
+            **attention_scratch(target),
+            **convolution_scratch(target),
+            **norm_scratch(target),
+            **sharding_scratch(target),
+            **KERNELS,
+        }
+
+    @property
+    def operators(self) -> frozenset[Any]:
+        """The operators that take something."""
+        return frozenset(self._scratch)
+
+    def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+        """Return what an operator takes and gives back, in order."""
+        return self._scratch[func](args, kwargs)
+
+    def kept(self, func: Any, backward: bool) -> int:
+        """Return the bytes that an operator takes for good: the workspace of its thread, the first time."""
+        persistent = self._target.torch_version < (2, 15) or os.environ.get("TORCH_CUBLAS_WORKSPACE_CACHE") == "1"
+        if func not in _PRODUCTS or not persistent or backward in self._kept_by:
+            return 0
+        self._kept_by.add(backward)
+        return cublas_bytes(self._target)
+
+    def _product(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+        copies = [_bytes(tensor) for tensor in args[-2:] if not _is_blas_matrix(tensor)]
+        if len(args) == 3 and args[0].dim() == 1 and args[1].dim() == 2 and min(args[2].shape) > 1:
+            return [None, *copies, _MIB]
+        version = self._target.torch_version
+        if version >= (2, 15) and os.environ.get("TORCH_CUBLAS_WORKSPACE_CACHE") != "1":
+            return [None, *copies, cublas_bytes(self._target)]
+        return [None, *copies]
+
+    def _reduction(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
+        tensor = args[0]
+        place = 2 if func in _WITH_ORDER else 1
+        dims = args[place] if len(args) > place and isinstance(args[place], (list, tuple)) else None
+        cast = self._cast(func, tensor, kwargs.get("dtype"))
+        part = _REDUCTIONS[func] or part_bytes(cast or tensor.dtype)
+        copy = [tensor.numel() * cast.itemsize] if cast else []
+        return [None, *copy, *reduction_buffers(self._target, tensor, dims, part)]
+
+    def _cast(self, func: Any, tensor: Any, dtype: torch.dtype | None) -> torch.dtype | None:
+        """Return the type that a sum casts its input to first; halves go into float32 within the kernel."""
+        if func not in (aten.sum.default, aten.sum.dim_IntList):
+            return None
+        wanted = dtype or (tensor.dtype if tensor.is_floating_point() or tensor.is_complex() else torch.int64)
+        within = tensor.dtype in (torch.float16, torch.bfloat16) and wanted is torch.float32
+        return None if wanted is tensor.dtype or within else wanted
+
+
+def _bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def _is_blas_matrix(tensor: Tensor) -> bool:
+    """Say whether cuBLAS can read the last two dimensions as they lie (`prepare_matrix_for_cublas` in Blas.cpp)."""
+    if tensor.dim() < 2:
+        return True
+    (rows, columns), (down, along) = tensor.shape[-2:], tensor.stride()[-2:]
+    return bool((along == 1 and down >= max(1, columns)) or (down == 1 and along >= max(1, rows)))

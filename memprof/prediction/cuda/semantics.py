@@ -1,0 +1,275 @@
+"""What a CUDA device does differently from the CPU that fake tensors claim to be on.
+
+| what | on CUDA |
+|---|---|
+| attention | flash, memory-efficient, cuDNN or math by generation, type, width, mask (`cuda_semantics_attention`) |
+| dropout | one kernel with a byte mask, where a CPU keeps a mask of the input's type |
+| batch norm | cuDNN's, where it takes the input |
+| RMS norm | one kernel since 2.9, where a CPU keeps every intermediate |
+| autocast | more operators in float32 (`cuda_semantics_autocast`) |
+| optimizers, clipping | `foreach` by default |
+| SM3 | its Triton kernel |
+| batches | made on the host, then copied |
+| devices | `"cuda"` is where the fake tensors are; what is made without a device is on the host
+  (`cuda_semantics_device`) |
+
+Each is put in as the operator that PyTorch would call, with PyTorch's own autograd formula, so that what is saved for
+the backward pass, and for how long, follows. The same in both and left alone: linear layers, convolutions, layer
+norm, GELU, softmax, cross-entropy, embeddings and their gradients.
+
+Not modelled, and named as guesses: recurrent layers (`nn.LSTM` runs through cuDNN on a GPU, cell by cell here), and
+`torch.compile`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor, nn
+
+from memprof.devices.target import Target
+from memprof.documents.recipe import Recipe
+from memprof.prediction.cpu.semantics import UNREDUCED, CpuSemantics, channels_last_if_inputs_are
+from memprof.prediction.cuda.attention import CudaAttention
+from memprof.prediction.cuda.autocast import register_autocast
+from memprof.prediction.cuda.host_and_device import (
+    CudaIsHere,
+    copy_to,
+    cuda_autocast,
+    cuda_in_backward,
+    cuda_modules,
+)
+from memprof.prediction.cuda.kernels import Workspaces
+from memprof.prediction.cuda.sm3 import triton_kernel
+from memprof.prediction.fake.tensors import Correction, Layout, Result, contiguous_result
+from memprof.workloads.workload import Workload
+
+if TYPE_CHECKING:
+    from memprof.prediction.fake.dispatch import FakeOperators
+
+aten = torch.ops.aten
+
+
+class CudaSemantics(CpuSemantics):
+    """A CUDA device.
+
+    Args:
+        target: which one, and with which PyTorch.
+    """
+
+    own_host = True
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+
+    @property
+    def corrections(self) -> Mapping[Any, Correction]:
+        """By operator; attention keeps its random state on the host, where it is 16 bytes."""
+        return {
+            aten.convolution.default: channels_last_if_inputs_are,
+            aten._scaled_dot_product_flash_attention.default: self._flash_state,
+            aten._scaled_dot_product_efficient_attention.default: self._efficient_state,
+            aten._scaled_dot_product_efficient_attention_backward.default: _grouped_gradients,
+            aten.log_sigmoid_forward.default: _without_buffer,
+            **UNREDUCED,
+        }
+
+    @property
+    def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
+        """cuDNN's operators, which have no meta kernel."""
+        return {
+            aten.cudnn_batch_norm.default: _batch_norm_result,
+            aten.cudnn_batch_norm_backward.default: _batch_norm_backward_result,
+        }
+
+    def _flash_state(self, args: tuple[Any, ...], result: Result) -> Result:
+        """The random state is on the device since 2.7: not in a recording of 2.6, in one of 2.8."""
+        return result if self._target.torch_version >= (2, 7) else _state_on_host(args, result)
+
+    def _efficient_state(self, args: tuple[Any, ...], result: Result) -> Result:
+        """Without dropout it is made on the device and not used: not in a recording of 2.8, in one of 2.15."""
+        dropout = args[5] if len(args) > 5 else 0.0
+        on_host = dropout or self._target.torch_version < (2, 15)
+        return _state_on_host(args, result) if on_host else result
+
+    def workspaces(self) -> Workspaces:
+        """Return what CUDA kernels take for themselves."""
+        return Workspaces(self._target)
+
+    @contextmanager
+    def applied(self, mode: FakeOperators) -> Iterator[None]:
+        """Within the `with` block operators do what they do on a CUDA device."""
+        library = torch.library.Library("aten", "IMPL")
+        with ExitStack() as stack:
+            stack.enter_context(super().applied(mode))
+            stack.callback(library._destroy)
+            self._register(library)
+            for owner in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
+                stack.enter_context(patch(f"{owner}._get_foreach_kernels_supported_devices", _every_device))
+            stack.enter_context(triton_kernel())
+            stack.enter_context(cuda_autocast())
+            stack.enter_context(cuda_modules(mode))
+            cuda = stack.enter_context(CudaIsHere(mode))
+            stack.enter_context(cuda_in_backward(cuda))
+            yield
+
+    def _register(self, library: torch.library.Library) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch remarks that a kernel is replaced
+            library.impl("scaled_dot_product_attention", CudaAttention(self._target), "AutogradCPU")
+            library.impl("dropout", _dropout, "AutogradCPU")
+            library.impl("batch_norm", _batch_norm, "AutogradCPU")
+            library.impl("softmax.int", _softmax(aten.softmax.int, aten._softmax.default), "AutogradCPU")
+            library.impl("log_softmax.int", _softmax(aten.log_softmax.int, aten._log_softmax.default), "AutogradCPU")
+            if self._target.torch_version >= (2, 9):
+                library.impl("rms_norm", _rms_norm, "AutogradCPU")
+                library.impl("_fused_rms_norm", _never, "CPU")  # as long as a backend has one, autograd has its own
+            register_autocast(library)
+
+    def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:
+        """Make the model on the host and copy it to the device, tensor by tensor as `Module.to` does.
+
+        FSDP takes the model from the host, block by block.
+        """
+        with mode.made_on(host=True):
+            model = workload.model()
+        if recipe.strategy == "fsdp":
+            return model
+        return model._apply(lambda tensor: copy_to(tensor, mode, host=False))  # type: ignore[no-any-return]
+
+    def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
+        """Make batches on the host and copy them over."""
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else None
+
+        def batch(batch_size: int) -> Any:
+            with mode.made_on(host=True):
+                made = workload.batch(batch_size)
+            return _copied(made, mode, dtype)
+
+        return replace(workload, batch=batch)
+
+
+def _copied(value: Any, mode: FakeOperators, dtype: torch.dtype | None) -> Any:
+    """Copy every tensor of a nest to the device, floating-point ones in `dtype` if it is given."""
+    if isinstance(value, Tensor):
+        return copy_to(value, mode, host=False, dtype=dtype if value.is_floating_point() else None)
+    if isinstance(value, dict):
+        return type(value)({key: _copied(item, mode, dtype) for key, item in value.items()})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_copied(item, mode, dtype) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item, mode, dtype) for item in value)
+    return value
+
+
+def _never(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("a kernel ran on fake tensors")
+
+
+def _every_device() -> list[str]:
+    return ["cpu", "cuda"]
+
+
+def _composed(operator: Any, *args: Any) -> Tensor:
+    """Call what PyTorch composes an operator of; `decompose` may take a version in Python that does otherwise."""
+    output: Tensor = operator._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args)
+    return output
+
+
+def _dropout(tensor: Tensor, p: float, train: bool) -> Tensor:
+    """`is_fused_kernel_acceptable` in aten/src/ATen/native/Dropout.cpp."""
+    if train and 0 < p < 1 and tensor.numel():
+        output: Tensor = aten.native_dropout(tensor, p, True)[0]
+        return output
+    return _composed(aten.dropout.default, tensor, p, train)
+
+
+def _rms_norm(tensor: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
+    """One kernel if the weight has the input's type (`rms_norm_symint` in aten/src/ATen/native/layer_norm.cpp)."""
+    if weight is not None and weight.dtype != tensor.dtype:
+        return _composed(aten.rms_norm.default, tensor, shape, weight, eps)
+    output: Tensor = aten._fused_rms_norm(tensor, shape, weight, eps)[0]
+    return output
+
+
+def _softmax(composed: Any, kernel: Any) -> Callable[..., Any]:
+    def run(tensor: Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
+        """Read float16 and write float32 in one kernel (aten/src/ATen/native/SoftMax.cpp)."""
+        if tensor.dtype is torch.float16 and dtype is torch.float32:
+            return kernel(tensor, dim, True)
+        return _composed(composed, tensor, dim, dtype)
+
+    return run
+
+
+def _batch_norm(
+    tensor: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    enabled: bool,
+) -> Tensor:
+    """cuDNN where `_batch_norm_impl_index` in aten/src/ATen/native/Normalization.cpp takes it."""
+    matched = weight is not None and bias is not None and (mean is None) == (variance is None)
+    fits = tensor.dim() >= 3 and tensor.shape[0] <= (880801 if training else 65535)
+    types = tensor.dtype is torch.float32 or (weight is not None and weight.dtype is torch.float32)
+    if enabled and matched and fits and types and tensor.dtype is not torch.bfloat16 and (training or mean is not None):
+        format_ = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
+        output: Tensor = aten.cudnn_batch_norm(
+            tensor.contiguous(memory_format=format_), weight, bias, mean, variance, training, momentum, eps
+        )[0]
+        return output
+    return aten.native_batch_norm(tensor, weight, bias, mean, variance, training, momentum, eps)[0]  # type: ignore[no-any-return]
+
+
+def _is_channels_last(tensor: Tensor) -> bool:
+    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def _batch_norm_result(args: tuple[Any, ...]) -> Result:
+    """Output, mean, inverse deviation, and cuDNN's reserve, which is empty for a plain batch norm."""
+    tensor, weight, training = args[0], args[1], args[5]
+    saved = torch.empty(weight.shape if training else (0,), dtype=weight.dtype, device="meta")
+    reserve = torch.empty(0, dtype=torch.uint8, device="meta")
+    return contiguous_result((torch.empty_like(tensor, device="meta"), saved, saved, reserve))
+
+
+def _batch_norm_backward_result(args: tuple[Any, ...]) -> Result:
+    tensor, weight = args[0], args[2]
+    per_channel = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
+    return contiguous_result((torch.empty_like(tensor, device="meta"), per_channel, per_channel))
+
+
+def _without_buffer(args: tuple[Any, ...], result: Result) -> Result:
+    """Only the CPU keeps one for the backward pass (aten/src/ATen/native/cuda/Activation.cpp)."""
+    output, buffer = result.shape
+    return replace(result, storages=(result.storages[0], 0), shape=(output, replace(buffer, size=(0,), stride=(1,))))
+
+
+def _state_on_host(args: tuple[Any, ...], result: Result) -> Result:
+    """Empty the integers among the outputs, which attention keeps for its dropout."""
+    state = [part for part in result.shape if isinstance(part, Layout) and not part.dtype.is_floating_point]
+    numbers = {layout.storage for layout in state}
+    storages = tuple(0 if number in numbers else size for number, size in enumerate(result.storages))
+    shape = tuple(replace(part, size=(0,), stride=(1,)) if part in state else part for part in result.shape)
+    return replace(result, storages=storages, shape=shape)
+
+
+def _grouped_gradients(args: tuple[Any, ...], result: Result) -> Result:
+    """Keys and values with fewer heads than the queries have gradients of their own shape."""
+    query, key = args[1:3]
+    if query.shape[1] == key.shape[1]:
+        return result
+    rows = [torch.empty(tensor.transpose(1, 2).shape, dtype=tensor.dtype, device="meta") for tensor in args[1:4]]
+    without_bias = torch.empty(0, dtype=query.dtype, device="meta")
+    return contiguous_result((*(tensor.transpose(1, 2) for tensor in rows), without_bias))

@@ -1,0 +1,311 @@
+"""Runs operators on fake tensors: no arithmetic, only who allocates what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from memprof.prediction.cpu.kernels import CpuWorkspaces
+from memprof.prediction.cpu.semantics import CpuSemantics
+from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation
+from memprof.prediction.fake.event_log import EventLog
+from memprof.prediction.fake.known_values import (
+    also_written,
+    forget,
+    geometry_of,
+    is_fake,
+    is_worth_computing,
+    kind_of,
+    name_of,
+    resizes_outputs,
+    returns_of,
+    shape_depends_on_values,
+    written_places,
+)
+from memprof.prediction.fake.tensors import FakeTensors, Layout, Result, tensors_in
+from memprof.prediction.fake.value_reads import Reads
+from memprof.trace.events import OperatorBegin, OperatorEnd
+
+aten = torch.ops.aten
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+Plan = Callable[[Any, Args, Kwargs], Any]
+_T = TypeVar("_T")
+
+_PLAIN = frozenset((Tensor, nn.Parameter))
+
+
+class FakeOperators(TorchDispatchMode):
+    """Intercepts every operator below autograd, as the tracker of a measured step does.
+
+    Args:
+        log: told of every storage.
+        reads: answers when a value is asked for that nobody knows.
+        device: that is simulated.
+        accumulation: recognises what autograd does in place; made if not given.
+
+    Attributes:
+        own_host: the device has a memory of its own, so that tensors made of Python numbers are elsewhere.
+        phase: of the training step.
+        place: gives the module that is running, and whether it is recomputed.
+        operators_of: names of the operators that ran, by phase.
+    """
+
+    def __init__(
+        self, log: EventLog, reads: Reads, device: CpuSemantics, accumulation: Accumulation | None = None
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.log = log
+        self.reads = reads
+        self.own_host = device.own_host
+        self.phase = "build"
+        self._host: bool | None = None  # where what is made now is made; None: where it belongs
+        self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
+        self.operators_of: dict[str, set[str]] = {}
+        self.accumulation = accumulation or Accumulation(_exclusive_counts())
+        self._tensors = FakeTensors(log, device)
+        self._workspaces = device.workspaces()
+        self._take_something = self._workspaces.operators if self._workspaces is not None else frozenset()
+        self._plans: dict[Any, Plan] = {}
+        self._results: dict[Any, Result] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
+    ) -> Any:
+        if types and not _PLAIN.issuperset(types):
+            return NotImplemented  # a tensor subclass takes itself apart, and what it is made of comes here again
+        if func in IN_PLACE and self.accumulation.is_in_place(func, args):
+            self._take_scratch(func, args, kwargs or {})
+            return args[0]
+        plan = self._plans.get(func)
+        if plan is None:
+            plan = self._plans[func] = self._choose(func)
+        self.operators_of.setdefault(self.phase, set()).add(name_of(func))
+        return plan(func, args, kwargs or {})
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Leave `__torch_dispatch__` as it is: PyTorch's guard against torch.compile imports all of torch._dynamo."""
+        return False
+
+    @contextmanager
+    def made_on(self, *, host: bool) -> Iterator[None]:
+        """What is made within the `with` block is made in the memory of the host, or of the device."""
+        before, self._host = self._host, host and self.own_host
+        try:
+            yield
+        finally:
+            self._host = before
+
+    @property
+    def building_host(self) -> bool:
+        """Whether everything is made in the memory of the host at the moment."""
+        return bool(self._host)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Sentences on operators of which it is not known what their kernels take for themselves."""
+        return self._workspaces.doubts if isinstance(self._workspaces, CpuWorkspaces) else []
+
+    def add_plans(self, plans: Mapping[Any, Plan]) -> None:
+        """Run operators in ways of their own."""
+        self._plans.update(plans)
+
+    def run_real(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run the kernel of an operator that makes tensors of nothing, and know their values."""
+        return self._run(func, args, kwargs, [])
+
+    def run_fake(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Make the outputs of an operator that makes tensors of nothing, and know nothing of them."""
+        return self._make(func, args, kwargs)
+
+    def _choose(self, func: Any) -> Plan:
+        """Return how to run an operator, from what its schema says of its outputs."""
+        special = self._special(func)
+        if special is not None:
+            return special
+        plans = {"view": self._view, "write": self._write, "empty": self._make, "compute": self._compute}
+        return plans[kind_of(func)]
+
+    def _special(self, func: Any) -> Plan | None:
+        return {
+            aten.lift_fresh.default: self._lift,
+            aten._local_scalar_dense.default: self._item,
+            aten.equal.default: self._equal,
+            aten.index.Tensor: self._index,
+            aten.index_put_.default: self._index,
+            aten.index_put.default: self._index,
+            aten.resize_.default: self._resize,
+        }.get(func)
+
+    # How operators run
+
+    def _view(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run it for real: it touches geometry only."""
+        self.place()  # its autograd node has to be known, too
+        return func(*args, **kwargs)
+
+    def _lift(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Take in a tensor that Python has made of numbers."""
+        self._watch(args[0], self.own_host)
+        return func(*args, **kwargs)
+
+    def _write(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run an operator whose outputs are all arguments that it writes to."""
+        tensors = tensors_in((*args, *kwargs.values()))
+        if not any(map(is_fake, tensors)):
+            return self._run(func, args, kwargs, tensors)
+        written = [args[place] if place < len(args) else kwargs.get(name) for place, name in written_places(func)]
+        forget(func, tensors_in(written))
+        if resizes_outputs(func):
+            for place, layout in self._result(func, args, kwargs).resized:
+                self._move(tensors[place], layout)
+        self._take_scratch(func, args, kwargs)
+        returns = returns_of(func)
+        return tuple(written[:returns]) if returns > 1 else written[0] if returns else None
+
+    def _make(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Make fake outputs."""
+        result = self._result(func, args, kwargs)
+        if result.aliases:
+            return func(*args, **kwargs)
+        return self._made(func, args, kwargs, result) if result.storages else result.shape
+
+    def _compute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Make fake outputs, or real ones where every input is known and the outputs are small."""
+        tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
+        for tensor in tensors:
+            if is_fake(tensor):
+                forget(func, also_written(func, args))
+                return self._make(func, args, kwargs)
+        return self._compute_known(func, args, kwargs, tensors)
+
+    def _compute_known(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
+        if not shape_depends_on_values(func):
+            result = self._result(func, args, kwargs)
+            if not is_worth_computing(result):
+                return self._make(func, args, kwargs)
+        return self._run(func, args, kwargs, tensors)
+
+    def _item(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Read a value: the real one, or what `reads` says."""
+        if not is_fake(args[0]):
+            return func(*args, **kwargs)
+        return self.reads.value(args[0].dtype, name_of(func), self.place()[0], self.phase)
+
+    def _equal(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        if not any(map(is_fake, args)):
+            return func(*args, **kwargs)
+        return self.reads.value(torch.bool, name_of(func), self.place()[0], self.phase)
+
+    def _index(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Index by tensors; a known mask becomes the positions it stands for, which decide the shape."""
+        indices: list[Tensor | None] = []
+        for index in args[1]:
+            if index is not None and index.dtype in (torch.bool, torch.uint8) and not is_fake(index):
+                indices += index.nonzero().unbind(1)
+            else:
+                indices.append(index)
+        plan = self._write if func is aten.index_put_.default else self._compute
+        return plan(func, (args[0], indices, *args[2:]), kwargs)
+
+    def _resize(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Give a tensor another size: within its storage where that is large enough."""
+        tensor = args[0]
+        if not is_fake(tensor):
+            return self._run(func, args, kwargs, [tensor])
+        plain = torch.empty(args[1], dtype=tensor.dtype, device="meta")
+        if plain.untyped_storage().nbytes() <= tensor.untyped_storage().nbytes():
+            return tensor.as_strided_(plain.shape, plain.stride())
+        self._move(tensor, Layout(tuple(plain.shape), plain.stride(), tensor.dtype, 0, 0))
+        return tensor
+
+    # Parts
+
+    def _run(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
+        """Run the real kernel, on known values."""
+        output = func(*args, **kwargs)
+        fresh = [tensor for tensor in tensors_in((output,)) if self._is_new(tensor)]
+        if fresh:
+            self._begin(func)
+            host = self._on_host(tensors) if self._host is None else self._host
+            for tensor in fresh:
+                self._watch(tensor, host)
+            if tensors and not host:
+                self._with_scratch(func, args, kwargs, lambda: None)
+            self.log.mark(OperatorEnd([tensor.untyped_storage().data_ptr() for tensor in fresh]))
+        return output
+
+    def _made(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
+        self._begin(func)
+        host = self._on_host(tensors_in(args)) if self._host is None else self._host
+        if host:
+            output, addresses = self._tensors.build(result, host)
+        else:
+            output, addresses = self._with_scratch(func, args, kwargs, lambda: self._tensors.build(result))
+        self.log.mark(OperatorEnd(addresses))
+        return output
+
+    def _take_scratch(self, func: Any, args: Args, kwargs: Kwargs) -> None:
+        """Take what an operator takes for itself that makes nothing."""
+        if func in self._take_something:
+            self._begin(func)
+            self._with_scratch(func, args, kwargs, lambda: None)
+            self.log.mark(OperatorEnd([]))
+
+    def _with_scratch(self, func: Any, args: Args, kwargs: Kwargs, make: Callable[[], _T]) -> _T:
+        """Make the outputs, and take what the kernel takes for itself; give back what it does not keep."""
+        if self._workspaces is None or func not in self._take_something:
+            return make()
+        kept = self._workspaces.kept(func, torch._C._current_autograd_node() is not None)
+        if kept:
+            self.log.workspace(kept)
+        return self.log.scratch(self._workspaces.scratch(func, args, kwargs), make)
+
+    def _begin(self, func: Any) -> None:
+        self.log.mark(OperatorBegin(name_of(func), *self.place()))
+
+    def _result(self, func: Any, args: Args, kwargs: Kwargs) -> Result:
+        key = (func, torch.get_default_dtype(), geometry_of(args), geometry_of(kwargs.items()) if kwargs else None)
+        result = self._results.get(key)
+        if result is None:
+            with self.reads.explained(name_of(func), self.place()[0]):
+                result = self._results[key] = self._tensors.evaluate(func, args, kwargs)
+        return result
+
+    def _move(self, tensor: Tensor, layout: Layout) -> None:
+        """Give a tensor a new storage of its own."""
+        plain = torch.empty_strided(layout.size, layout.stride, dtype=layout.dtype, device="meta")
+        one = Layout(layout.size, layout.stride, layout.dtype, 0, 0)
+        (other,), _ = self._tensors.build(Result((plain.untyped_storage().nbytes(),), (one,)), bool(self._host))
+        tensor.set_(other)
+
+    def _is_new(self, tensor: Tensor) -> bool:
+        address = tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0
+        return bool(address) and not self.log.knows(address)
+
+    def _watch(self, tensor: Tensor, host: bool) -> None:
+        if self._is_new(tensor):
+            storage = tensor.untyped_storage()
+            self.log.allocated(storage, storage.data_ptr(), storage.nbytes(), host)
+
+    def _on_host(self, tensors: list[Tensor]) -> bool:
+        for tensor in tensors:
+            if not self.log.is_host(tensor.untyped_storage().data_ptr()):
+                return False
+        return bool(tensors)
+
+
+@cache
+def _exclusive_counts() -> tuple[int, ...] | None:
+    """Learn them in a mode of its own, so that no trace of it is left."""
+    accumulation = Accumulation()
+    with FakeOperators(EventLog(), Reads(), CpuSemantics(), accumulation):
+        accumulation.learn()
+    return accumulation.exclusive

@@ -1,0 +1,166 @@
+"""What a fake training allocates and frees, in order, as the events that an allocator would have recorded."""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from memprof.trace.events import Allocation, Entry, Free, LabelMark, Mark, SizeLimits
+
+# Invented addresses begin here. No process maps memory there on the platforms of PyTorch (x86-64 and ARM64 give
+# user space less), so code that reads a fake tensor behind the dispatcher's back faults instead of reading junk.
+FIRST_ADDRESS = 1 << 58
+_ALIGNMENT = 512  # kernels and `torch.compile` ask whether a pointer is aligned
+
+# What a kernel does for itself, in order: takes a block (a size, with limits where it is an estimate), gives the n-th
+# one back (-n, from 1), makes its outputs (None; at first if it is not said). What it still holds it gives back last.
+Steps = Sequence["int | tuple[int, SizeLimits] | None"]
+_T = TypeVar("_T")
+
+
+class _Watch(weakref.ref[torch.UntypedStorage]):
+    """A weak reference to a storage that knows what it holds."""
+
+    __slots__ = ("address", "host", "owner", "size")
+
+    address: int
+    size: int
+    owner: int | None
+    host: bool
+
+
+class EventLog:
+    """The stream of allocations, frees and marks; a storage's free is noted the moment that it dies.
+
+    PyTorch keeps the Python object of a storage alive as long as the storage itself, so a weak reference to it ends
+    exactly when the last tensor (or autograd node) lets go (torch/csrc/Storage.cpp, checked on 2.13.0 and 2.15.0).
+
+    Several optimizers can be stepped on one model: what happens while `owned_by(i)` is entered belongs to the i-th
+    alone, and so does the end of every storage that was made there. `entries(i)` is the stream as it would have been
+    with that optimizer only.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+        self._owners: list[int | None] = []
+        self._owner: int | None = None
+        self._watches: dict[int, _Watch] = {}
+        self._addresses = itertools.count(FIRST_ADDRESS, _ALIGNMENT)
+        self.meddlers: set[int] = set()
+        self.stream = 0  # on which work is enqueued, and for which memory is taken
+        self.live_bytes = 0
+        self.peak_bytes = 0
+
+    def new_address(self) -> int:
+        """Return an address that no storage has had before."""
+        return next(self._addresses)
+
+    def mark(self, mark: Mark) -> None:
+        """Put a mark between the last event and the next."""
+        self._add(mark, self._owner)
+
+    def allocated(self, storage: torch.UntypedStorage, address: int, size: int, host: bool = False) -> None:
+        """A storage of `size` bytes came into being; on the `host` it is watched, but no event of the device."""
+        watch = _Watch(storage, self._died)
+        watch.address, watch.size, watch.owner, watch.host = address, size, self._owner, host
+        self._watches[address] = watch
+        if not host:
+            self._add(Allocation(address, size, self.stream), self._owner)
+            self._count(size)
+
+    def resized(self, address: int, size: int) -> None:
+        """A storage let go of its memory and took `size` bytes."""
+        watch = self._watches[address]
+        if watch.host or watch.size == size:
+            return
+        if watch.size:
+            self._end(watch)
+        watch.size = size
+        if size:
+            self._add(Allocation(address, size, self.stream), watch.owner)
+            self._count(size)
+
+    def workspace(self, size: int) -> None:
+        """A library took memory that it keeps."""
+        address = self.new_address()
+        self._add(Allocation(address, size, self.stream), self._owner)
+        self._add(LabelMark("workspace", {address: ""}), self._owner)
+        self._count(size)
+
+    def scratch(self, steps: Steps, make_outputs: Callable[[], _T]) -> _T:
+        """A kernel took blocks and gave them back, and made its outputs before, between or after that."""
+        taken: list[tuple[int, int]] = []
+        outputs = None if None in steps else (make_outputs(),)
+        for step in steps:
+            if step is None:
+                outputs = (make_outputs(),)
+            elif isinstance(step, int) and step < 0:
+                self._give_back(*taken[-step - 1])
+                taken[-step - 1] = (0, 0)
+            else:
+                taken.append(self._take(*(step if isinstance(step, tuple) else (step,))))
+        for address, size in taken:
+            self._give_back(address, size)
+        assert outputs is not None
+        return outputs[0]
+
+    def _take(self, size: int, limits: SizeLimits | None = None) -> tuple[int, int]:
+        address = self.new_address()
+        if size:
+            self._add(Allocation(address, size, self.stream, limits), self._owner)
+            self._count(size)
+        return address, size
+
+    def _give_back(self, address: int, size: int) -> None:
+        if size:
+            self._add(Free(address), self._owner)
+            self._count(-size)
+
+    def knows(self, address: int) -> bool:
+        """Say whether the storage at an address has been seen."""
+        return address in self._watches
+
+    def is_host(self, address: int) -> bool:
+        """Say whether the storage at an address is in the host's memory."""
+        watch = self._watches.get(address)
+        return watch is not None and watch.host
+
+    @contextmanager
+    def owned_by(self, owner: int) -> Iterator[None]:
+        """What happens within the `with` block belongs to one optimizer."""
+        before, self._owner = self._owner, owner
+        try:
+            yield
+        finally:
+            self._owner = before
+
+    def entries(self, owner: int) -> list[Entry]:
+        """Return the stream without what belongs to other optimizers."""
+        pairs = zip(self._entries, self._owners, strict=True)
+        return [entry for entry, whose in pairs if whose is None or whose == owner]
+
+    def _died(self, watch: weakref.ref[torch.UntypedStorage]) -> None:
+        assert isinstance(watch, _Watch)
+        if self._watches.get(watch.address) is watch:
+            del self._watches[watch.address]
+        if not watch.host and watch.size:
+            self._end(watch)
+
+    def _end(self, watch: _Watch) -> None:
+        if self._owner is not None and watch.owner is None:
+            self.meddlers.add(self._owner)  # what all optimizers share ended in the step of one
+        self._add(Free(watch.address), watch.owner)
+        self._count(-watch.size)
+
+    def _add(self, entry: Entry, owner: int | None) -> None:
+        self._entries.append(entry)
+        self._owners.append(owner)
+
+    def _count(self, size: int) -> None:
+        self.live_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.live_bytes)

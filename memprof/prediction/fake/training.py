@@ -1,0 +1,284 @@
+"""The training step on fake tensors: no weights, no data, no GPU; the events of an allocator all the same."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from memprof.documents.comparison import Parameters
+from memprof.documents.optimizer_spec import OptimizerSpec
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.errors import MemprofError, UsageError
+from memprof.optimizers.implementation import implementation_name
+from memprof.optimizers.registry import build_optimizer
+from memprof.optimizers.state_bytes import StateReport, measure_state
+from memprof.prediction.cpu.semantics import CpuSemantics
+from memprof.prediction.fake.dispatch import FakeOperators
+from memprof.prediction.fake.event_log import EventLog
+from memprof.prediction.fake.modules import RunningModules, unwatched
+from memprof.prediction.fake.shared_step import Contender, SharedStep
+from memprof.prediction.fake.value_reads import Reads
+from memprof.prediction.gc_pause import no_garbage_collection
+from memprof.trace.events import Entry, PhaseMark
+from memprof.training.build import bucket_sizes, own_module
+from memprof.training.checkpointing import checkpoint_blocks
+from memprof.training.counts import count_parameters
+from memprof.training.labels import Labeller, label_tensors
+from memprof.training.step import PerParameterOptimizers, TrainingStep, check_trainable
+from memprof.user_code import describe
+from memprof.workloads.loader import load_workload
+
+STEPS = 2  # the first makes the state; from the second on a step allocates what every later one does
+
+
+@dataclass(frozen=True)
+class FakeRun:
+    """What one optimizer's fake training did.
+
+    Attributes:
+        entries: every allocation, free and mark, from the build on; empty if it failed.
+        parameters: of the model.
+        state: what the optimizer holds after the last step.
+        implementation: of the optimizer that ran.
+        failure: why there is nothing, or None.
+        assumed: operators whose answer was assumed, with the phase.
+        guesses: sentences about what was predicted as something else than it is.
+        buckets: bytes of each of the buckets in which DDP exchanges gradients.
+        ranks: of the training; this was the first of them.
+        alike: every rank holds as much; else the first holds the most.
+    """
+
+    entries: list[Entry]
+    parameters: Parameters | None
+    state: StateReport | None
+    implementation: str | None
+    failure: str | None
+    assumed: frozenset[tuple[str, str]]
+    guesses: frozenset[str] = frozenset()
+    buckets: tuple[int, ...] = ()
+    ranks: int = 1
+    alike: bool = True
+
+
+def fake_runs(
+    workload: WorkloadSpec,
+    optimizers: Sequence[OptimizerSpec],
+    recipe: Recipe,
+    batch_size: int,
+    semantics: CpuSemantics | None = None,
+    steps: int = STEPS,
+) -> list[FakeRun]:
+    """Train a workload on fake tensors, once for all optimizers, and return what each would have done alone.
+
+    Args:
+        workload: what to train; its model and batches are made within.
+        optimizers: each steps on the same gradients. One that ends a storage of the model or of the gradients in
+            its step, as by putting new parameters in place of the old, is trained by itself.
+        recipe: how to train; `warmup`, `steps` and the times that they stand for have no part in it.
+        batch_size: of each micro-batch.
+        semantics: what the target device does differently from a CPU.
+        steps: how many to take, two at least; more than two if the batches differ.
+
+    Raises:
+        UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
+    """
+
+    def train(chosen: Sequence[OptimizerSpec]) -> tuple[list[FakeRun], set[int]]:
+        training = _FakeTraining(workload, chosen, recipe, batch_size, semantics or CpuSemantics(), steps)
+        return training.run(), training.meddlers
+
+    runs, meddlers = train(optimizers)
+    if not meddlers or len(optimizers) == 1:
+        return runs
+    rest = [number for number in range(len(optimizers)) if number not in meddlers]
+    chosen = [optimizers[number] for number in rest]
+    others = iter(fake_runs(workload, chosen, recipe, batch_size, semantics, steps) if rest else ())
+    return [next(others) if number in rest else train([optimizers[number]])[0][0] for number in range(len(optimizers))]
+
+
+class _FakeTraining:
+    """One model, its optimizers, and the steps they take."""
+
+    def __init__(
+        self,
+        workload: WorkloadSpec,
+        optimizers: Sequence[OptimizerSpec],
+        recipe: Recipe,
+        batch_size: int,
+        semantics: CpuSemantics,
+        steps: int,
+    ) -> None:
+        self._workload = workload
+        self._specs = list(optimizers)
+        self._recipe = recipe
+        self._batch_size = batch_size
+        self._semantics = semantics
+        self._steps = steps
+        self._log = EventLog()
+        self._reads = Reads()
+        self._mode = FakeOperators(self._log, self._reads, semantics)
+        self._contenders = [Contender(number) for number in range(len(optimizers))]
+        self._number = 0
+        self._phase = "build"
+        self.meddlers: set[int] = set()
+
+    def run(self) -> list[FakeRun]:
+        """Build, train and return each optimizer's part."""
+        with ExitStack() as stack:
+            stack.enter_context(no_garbage_collection())
+            stack.enter_context(self._semantics.applied(self._mode))
+            self._join_ranks(stack)
+            stack.enter_context(self._mode)
+            self._build(stack)
+            numbers = range(1, self._steps + 1)
+            for self._number in numbers:
+                if any(contender.failure is None for contender in self._contenders):
+                    self._train_step()
+            self.meddlers = self._log.meddlers
+            with unwatched():
+                return [self._finished(contender) for contender in self._contenders]
+
+    def _join_ranks(self, stack: ExitStack) -> None:
+        if self._recipe.strategy != "single":
+            from memprof.prediction.ranks.ranks import fake_ranks  # half a second, for those who need it
+
+            stack.enter_context(fake_ranks(self._mode, self._recipe))
+
+    def _build(self, stack: ExitStack) -> None:
+        recipe = self._recipe
+        torch.manual_seed(recipe.seed)
+        workload = load_workload(self._workload).workload
+        self._model = self._semantics.built(workload, self._mode, recipe).train()
+        check_trainable(self._model)
+        if recipe.precision == "bf16":
+            self._model.to(torch.bfloat16)
+        if recipe.checkpoint_activations:
+            checkpoint_blocks(self._model)
+        own = self._distribute(recipe)
+        self._labels = Labeller(own)
+        self._follow_modules(stack, own)
+        self._step = TrainingStep(
+            self._semantics.workload(workload, self._mode, recipe),
+            self._model,
+            self._build_optimizers(),
+            recipe,
+            torch.device("cpu"),
+            self._batch_size,
+            self._begin_phase,
+        )
+
+    def _distribute(self, recipe: Recipe) -> nn.Module:
+        """Have the ranks share the training, and return the user's own module."""
+        if recipe.strategy != "single":
+            from memprof.training.strategies import distribute
+
+            self._model = distribute(self._model, recipe, torch.device("cpu"))
+        return own_module(self._model, recipe)
+
+    def _follow_modules(self, stack: ExitStack, model: nn.Module) -> None:
+        modules = RunningModules(model)
+        stack.enter_context(modules.followed())
+        self._mode.place = modules.place
+
+    def _build_optimizers(self) -> Any:
+        named = [(name, p) for name, p in self._model.named_parameters() if p.requires_grad]
+        if not self._recipe.step_in_backward:
+            return self._contend(None, named)
+        names = {parameter: name for name, parameter in named}
+        return PerParameterOptimizers(names, lambda p: self._contend(p, [(names[p], p)]), self._before_own_step)
+
+    def _contend(self, key: nn.Parameter | None, named: list[tuple[str, nn.Parameter]]) -> Any:
+        for contender, spec in zip(self._contenders, self._specs, strict=True):
+            if contender.failure is None:
+                contender.attempt(self._mode, partial(self._add, contender, spec, key, named), "the build")
+        return SharedStep(self._contenders, key, self._mode, self._where)
+
+    def _add(
+        self,
+        contender: Contender,
+        spec: OptimizerSpec,
+        key: nn.Parameter | None,
+        named: list[tuple[str, nn.Parameter]],
+    ) -> None:
+        contender.optimizers[key] = build_optimizer(self._semantics.optimizer(spec), named)
+
+    def _before_own_step(self, parameter: nn.Parameter) -> None:
+        with unwatched():
+            self._log.mark(self._labels.gradients())
+
+    def _where(self) -> str:
+        return f"the {self._phase} phase of step {self._number}"
+
+    def _begin_phase(self, phase: str) -> None:
+        with unwatched():
+            self._label_end_of(self._phase)
+        self._phase = self._mode.phase = phase
+        self._log.mark(PhaseMark(self._number, phase))
+
+    def _label_end_of(self, phase: str) -> None:
+        if phase == "batch":
+            self._log.mark(label_tensors("inputs", self._step.batch))
+        elif phase == "backward":
+            self._log.mark(self._labels.gradients())
+        elif phase == "optimizer":
+            self._mark_states()
+        if phase != "build" and self._recipe.step_in_backward:
+            self._mark_states()
+
+    def _mark_states(self) -> None:
+        for contender in self._contenders:
+            if contender.failure is None and contender.optimizers:
+                with self._log.owned_by(contender.number):
+                    self._log.mark(self._labels.optimizer_state(contender))
+
+    def _train_step(self) -> None:
+        if self._number == self._steps:
+            gc.collect()  # cycles that a real training would have lost sooner or later
+        with unwatched():
+            self._label_begin()
+        try:
+            self._step.run()
+        except MemprofError:
+            raise
+        except Exception as error:
+            raise UsageError(f"the {self._phase} phase of {self._workload.model} raised {describe(error)}") from error
+        with unwatched():
+            self._label_end_of(self._phase)
+
+    def _label_begin(self) -> None:
+        self._log.mark(self._labels.buffers())
+        self._mark_states()
+        for mark in (
+            self._labels.gradients(),
+            self._labels.parameters(),
+            label_tensors("inputs", self._step.batch),
+            label_tensors("activations", self._step.loss),
+            label_tensors("buffers", self._step.scaler_tensors()),
+        ):
+            self._log.mark(mark)
+
+    def _finished(self, contender: Contender) -> FakeRun:
+        assumed = frozenset(self._reads.assumed | contender.assumed)
+        if contender.failure is not None:
+            return FakeRun([], None, None, None, contender.failure, assumed)
+        parameters = list(self._model.parameters())
+        return FakeRun(
+            entries=self._log.entries(contender.number),
+            parameters=count_parameters(parameters),
+            state=measure_state(contender, parameters),  # type: ignore[arg-type]
+            implementation=implementation_name(contender.one, contender.operators),
+            failure=None,
+            assumed=assumed,
+            guesses=frozenset({*self._reads.guesses, *self._mode.doubts}),
+            buckets=tuple(bucket_sizes(self._model, self._recipe)),
+            ranks=self._recipe.world_size,
+            alike=self._recipe.strategy != "fsdp" or all(len(p) % self._recipe.world_size == 0 for p in parameters),
+        )

@@ -1,0 +1,73 @@
+"""A trace as the caching allocator serves it: every block at the size that it really takes.
+
+A convolution's workspace that cannot be had is left out: PyTorch then takes a plan of cuDNN's that needs less
+(`try_configs` in Conv_v8.cpp). The allocator has given its cached blocks back by then, as the real one has.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from memprof.allocator.caching import CachingAllocator, Handle, OutOfMemory
+from memprof.prediction.cuda.kernels.convolution import SOURCE as CONVOLUTIONS
+from memprof.trace.events import Block, Event, Trace
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay came to.
+
+    Attributes:
+        trace: the same blocks and spans; the events have the sizes of the allocator's blocks.
+        reserved: the most memory reserved during each phase, the build under `build`; empty without an allocator.
+        reserved_levels: the memory reserved after each event; empty without an allocator.
+        failure: the event that could not be served, where the replay ends; None if all were.
+    """
+
+    trace: Trace
+    reserved: dict[str, int]
+    failure: int | None
+    reserved_levels: Sequence[int] = ()
+
+
+def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
+    """Pass the events of a trace through an allocator that has served nothing yet."""
+    events: list[Event] = []
+    handles: dict[int, Handle] = {}
+    reserved: dict[str, int] = {}
+    levels = array("q")
+    level = allocator.reserved_bytes
+    ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
+    for span, end in zip(trace.spans, ends, strict=True):
+        most = level
+        for number, change in trace.events[span.start : end]:
+            size = 0
+            if change > 0:
+                handle = _served(allocator, trace.blocks[number], change)
+                level = allocator.reserved_bytes  # only a request changes what is reserved
+                most = max(most, level)
+                if handle is not None:
+                    handles[number], size = handle, handle.size
+                elif not _gives_way(trace.blocks[number]):
+                    return Replayed(trace, reserved, len(events))
+            elif change < 0 and number in handles:
+                handle = handles.pop(number)
+                size = -handle.size
+                allocator.free(handle)
+            events.append(Event(number, size))
+            levels.append(level)
+        reserved[span.phase] = max(reserved.get(span.phase, 0), most)
+    return Replayed(Trace(blocks=trace.blocks, events=events, spans=trace.spans), reserved, None, levels)
+
+
+def _served(allocator: CachingAllocator, block: Block, size: int) -> Handle | None:
+    try:
+        return allocator.allocate(size, block.stream)
+    except OutOfMemory:
+        return None
+
+
+def _gives_way(block: Block) -> bool:
+    return block.range is not None and block.range.source == CONVOLUTIONS

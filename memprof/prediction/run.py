@@ -1,0 +1,212 @@
+"""From a trial to a predicted run: train on fake tensors, replay the device's allocator, analyse the trace.
+
+predict_run(trial, Target())                                            # this machine's CPU
+predict_run(trial, target_of(find_device("rtx-4090")))                  # a GPU that is not here
+predict_runs(workload, optimizers, recipe, batch_size, target)          # one forward and backward pass for all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from memprof.allocator.caching import CachingAllocator
+from memprof.allocator.settings import AllocatorSettings
+from memprof.devices.catalog import SimulatedDevice
+from memprof.devices.context import LATE_WITHIN_BYTES
+from memprof.devices.target import Target, parse_torch_version
+from memprof.documents.comparison import OptimizerInfo, Peak, PhasePeak, Run, Steps
+from memprof.documents.jobs import Trial
+from memprof.documents.optimizer_spec import OptimizerSpec
+from memprof.documents.recipe import Recipe
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.export.files import save_trace
+from memprof.measurement.meter import attributed_breakdown, tensor_peaks
+from memprof.prediction.basis import confidence_of
+from memprof.prediction.basis_of_ranks import rank_notes, ranks_of
+from memprof.prediction.bounds import Bounds, upper_bounds
+from memprof.prediction.cpu.semantics import CpuSemantics
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.training import STEPS, FakeRun, fake_runs
+from memprof.prediction.gc_pause import no_garbage_collection
+from memprof.prediction.repeat_step import labelled_trace, trace_of
+from memprof.prediction.replay_trace import Replayed, replay_blocks
+from memprof.trace.events import Trace
+from memprof.trace.peaks import SpanPeak, span_peaks
+from memprof.trace.timeline import make_timeline
+from memprof.training.counts import state_figures
+from memprof.units import format_size
+
+
+def target_of(
+    device: SimulatedDevice, allocator: AllocatorSettings | None = None, torch_version: str | None = None
+) -> Target:
+    """Return the target for a GPU of the catalog.
+
+    Args:
+        device: the GPU.
+        allocator: settings of the caching allocator; PyTorch's defaults if not given.
+        torch_version: of the PyTorch that is to run there; this one if not given.
+    """
+    return Target(
+        name=device.name,
+        kind="cuda",
+        capability=device.compute_capability,
+        sm_count=device.sm_count,
+        torch_version=parse_torch_version(torch_version or torch.__version__),
+        capacity_bytes=device.capacity_bytes,
+        allocator=allocator or AllocatorSettings(),
+        context_bytes=device.context_bytes,
+        context_range_bytes=device.context_range_bytes,
+        context_source=device.context_source,
+        late_bytes=device.late_bytes,
+        generic=device.generic,
+    )
+
+
+def predict_run(trial: Trial, target: Target, steps: int | None = None) -> Run:
+    """Return the run that a trial would come to on the target, after a number of steps or as `predict_runs` has it.
+
+    Raises:
+        UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
+    """
+    return predict_runs(trial.workload, [trial.optimizer], trial.recipe, trial.batch_size, target, steps)[0]
+
+
+@no_garbage_collection()
+def predict_runs(
+    workload: WorkloadSpec,
+    optimizers: Sequence[OptimizerSpec],
+    recipe: Recipe,
+    batch_size: int,
+    target: Target,
+    steps: int | None = None,
+    timeline: bool = False,
+    trace_folder: Path | None = None,
+) -> list[Run]:
+    """Return one run for each optimizer, from one forward and backward pass of the model.
+
+    Args:
+        workload: what to train.
+        optimizers: each steps on the same gradients.
+        recipe: how to train.
+        batch_size: of each micro-batch.
+        target: where the training is to run.
+        steps: how many to take; as many as what is reserved needs to come to rest, if not given.
+        timeline: the runs are to carry their timelines.
+        trace_folder: where to write the whole traces; None for not at all.
+
+    Raises:
+        UsageError: as `predict_run`.
+    """
+    semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
+    made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps or STEPS)
+    traces = [trace_of(fake, target) if steps is None else labelled_trace(fake) for fake in made]
+    jobs = zip(optimizers, made, traces, strict=True)
+    return [_run(spec, fake, trace, target, timeline, trace_folder) for spec, fake, trace in jobs]
+
+
+def _run(
+    spec: OptimizerSpec, fake: FakeRun, trace: Trace, target: Target, timeline: bool, trace_folder: Path | None
+) -> Run:
+    info = OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=fake.implementation)
+    if fake.failure is not None or fake.state is None or fake.parameters is None:
+        return Run(optimizer=info, device=target.name, source="predicted", status="failed", reason=fake.failure)
+    for block in trace.blocks:
+        block.tensor = block.tensor and block.category != "workspace"  # a label does not make it one
+    replayed = _replayed(trace, target)
+    if replayed.failure is not None:
+        reason = _out_of_memory(trace, replayed, target)
+        return Run(optimizer=info, device=target.name, source="predicted", status="oom", reason=reason)
+    if trace_folder is not None:
+        settings = target.allocator if target.kind == "cuda" else None
+        save_trace(trace, trace_folder, spec.text, settings, replayed.reserved_levels)
+    tensors = tensor_peaks(trace, trace.spans[-1].step)
+    spans = [span for span in span_peaks(replayed.trace) if span.step > 0]
+    bounds = None
+    if target.kind == "cuda":
+        bounds = upper_bounds(trace, replayed, target.allocator, target.capacity_bytes)
+    told = target if fake.ranks == 1 else replace(target, context_bytes=None)  # of the process nothing is known
+    peak = _peak(spans, tensors, replayed, bounds, told)
+    return Run(
+        optimizer=info,
+        device=target.name,
+        source="predicted",
+        status="ok",
+        parameters=fake.parameters,
+        state=state_figures(fake.state, fake.parameters),
+        peak=peak,
+        breakdown=attributed_breakdown(replayed.trace),
+        phases=_phases(spans, tensors, replayed, bounds),
+        steps=Steps(seconds=[], losses=[], allocated_bytes=_step_peaks(spans)),
+        timeline=make_timeline(replayed.trace, replayed.reserved_levels or None) if timeline else None,
+        confidence=confidence_of(trace, fake, told, bounds),
+        rank=0 if fake.ranks > 1 else None,
+        ranks=ranks_of(fake, target, peak),
+        notes=rank_notes(fake, target),
+    )
+
+
+def _replayed(trace: Trace, target: Target) -> Replayed:
+    if target.kind == "cpu":  # malloc's rounding is not in the figures of the CPU's allocator either
+        return Replayed(trace, {}, None)
+    return replay_blocks(trace, CachingAllocator(target.capacity_bytes, target.allocator))
+
+
+def _peak(
+    spans: list[SpanPeak], tensors: dict[str, int], replayed: Replayed, bounds: Bounds | None, target: Target
+) -> Peak:
+    top = max(spans, key=lambda span: span.peak_bytes)
+    peak = Peak(
+        tensor_bytes=max(tensors.values()),
+        allocated_bytes=top.peak_bytes,
+        reserved_bytes=max(replayed.reserved.values(), default=None),
+        phase=top.phase,
+        step=top.step,
+    )
+    if bounds is None or peak.reserved_bytes is None:
+        return peak
+    trained = {span.phase for span in spans}
+    reserved = max(bounds.reserved.values())
+    uppers = {
+        "allocated_upper_bytes": max(most for phase, most in bounds.allocated.items() if phase in trained),
+        "reserved_upper_bytes": reserved,
+    }
+    if target.context_bytes is not None:
+        context = max(target.context_range_bytes[1], target.context_bytes)
+        uppers["process_bytes"] = peak.reserved_bytes + target.context_bytes + target.late_bytes
+        uppers["process_upper_bytes"] = reserved + context + target.late_bytes + LATE_WITHIN_BYTES
+    return peak.model_copy(update=uppers)
+
+
+def _phases(
+    spans: list[SpanPeak], tensors: dict[str, int], replayed: Replayed, bounds: Bounds | None
+) -> dict[str, PhasePeak]:
+    return {
+        phase: PhasePeak(
+            tensor_bytes=tensors.get(phase),
+            allocated_bytes=max(span.peak_bytes for span in spans if span.phase == phase),
+            reserved_bytes=replayed.reserved.get(phase),
+            allocated_upper_bytes=bounds.allocated[phase] if bounds is not None else None,
+            reserved_upper_bytes=bounds.reserved[phase] if bounds is not None else None,
+        )
+        for phase in dict.fromkeys(span.phase for span in spans)
+    }
+
+
+def _step_peaks(spans: list[SpanPeak]) -> list[int]:
+    steps = sorted({span.step for span in spans})
+    return [max(span.peak_bytes for span in spans if span.step == step) for step in steps]
+
+
+def _out_of_memory(trace: Trace, replayed: Replayed, target: Target) -> str:
+    assert replayed.failure is not None
+    assert target.capacity_bytes is not None
+    span = [span for span in trace.spans if span.start <= replayed.failure][-1]
+    place = "the build" if span.step == 0 else f"the {span.phase} phase of step {span.step}"
+    without_end = replay_blocks(trace, CachingAllocator(None, target.allocator))
+    needed = format_size(max(without_end.reserved.values()))
+    return f"out of memory in {place}: {needed} needed, {format_size(target.capacity_bytes)} there"

@@ -1,0 +1,223 @@
+"""The columns of a comparison: one definition for terminal, Markdown, notebook, data frame and CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+from memprof.documents.comparison import Comparison, FitAnswer, Run
+from memprof.report.blocks import MINOR, Table
+from memprof.report.content.wording import ABSENT, format_count, format_loss, format_seconds, format_share
+from memprof.units import format_size
+
+Value = str | int | float | None
+_STATUS = {"ok": "ok", "oom": "out of memory", "failed": "failed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One figure of a run.
+
+    Attributes:
+        key: the column's name in CSV and data frames.
+        title: its heading in printed tables.
+        value: the exact figure; None where it is absent.
+        text: the figure as printed.
+        rank: the order in which columns get a place on a narrow terminal, the lowest first.
+        right: numbers are aligned right, words left.
+    """
+
+    key: str
+    title: str
+    value: Callable[[Run], Value]
+    text: Callable[[Run], str]
+    rank: int
+    right: bool = True
+
+
+def columns(comparison: Comparison, *, drop: bool = True) -> list[Column]:
+    """Return the columns in their order, with `drop` without those that have no figure to show."""
+    everything = [*_run_columns(), *_state_columns(comparison), *_peak_columns(), *_step_columns()]
+    everything += _fit_columns(comparison)
+    if not drop:
+        return everything
+    finished = all(run.status == "ok" for run in comparison.runs)
+    shown = [column for column in everything if not (finished and column.key == "status")]
+    return [column for column in shown if any(column.text(run) != ABSENT for run in comparison.runs)]
+
+
+def main_table(comparison: Comparison) -> Table:
+    """Return the table of a comparison: a row per optimizer."""
+    shown = columns(comparison)
+    return Table(
+        titles=tuple(column.title for column in shown),
+        rows=tuple(tuple(column.text(run) for column in shown) for run in comparison.runs),
+        ranks=tuple(column.rank for column in shown),
+        right=tuple(column.right for column in shown),
+    )
+
+
+def reference_run(comparison: Comparison) -> Run | None:
+    """Return the run others are compared with: the one named, else that with the largest state.
+
+    None where no finished run keeps any state.
+    """
+    finished = [run for run in comparison.runs if run.status == "ok" and run.state is not None and run.state.bytes]
+    named = (run for run in finished if run.optimizer.spec == comparison.reference)
+    return next(named, None) or max(finished, key=_state_bytes, default=None)
+
+
+def step_seconds(run: Run) -> float | None:
+    """Return the median of the counted steps' seconds."""
+    return median(run.steps.seconds) if run.steps is not None and run.steps.seconds else None
+
+
+def is_open(answer: FitAnswer) -> bool:
+    """Say whether the values to try ended before the memory did: the answer is a least one."""
+    return bool(answer.value) and answer.next_value is None
+
+
+def fit_text(answer: FitAnswer | None) -> str:
+    """Return a fit's answer: `~61` if extrapolated, `none` if not even 1 fits, `any` without a limit.
+
+    `65536+` says that the values to try ended before the memory did.
+    """
+    if answer is None:
+        return ABSENT
+    if answer.value is None:
+        return "any"
+    if answer.value == 0:
+        return "none"
+    mark = "~" if answer.method == "extrapolated" else ""
+    size = f" ({format_count(answer.parameters)})" if answer.parameters is not None else ""
+    more = "+" if is_open(answer) else ""
+    return f"{mark}{answer.value}{more}{size}"
+
+
+def _state_bytes(run: Run) -> int:
+    return run.state.bytes if run.state is not None else 0
+
+
+def _size_column(key: str, title: str, rank: int, value: Callable[[Run], int | None]) -> Column:
+    return Column(key=key, title=title, rank=rank, value=value, text=lambda run: format_size(value(run)))
+
+
+def _word_column(key: str, title: str, rank: int, value: Callable[[Run], str | None]) -> Column:
+    text = lambda run: value(run) or ABSENT  # noqa: E731
+    return Column(key=key, title=title, rank=rank, value=value, text=text, right=False)
+
+
+def _run_columns() -> list[Column]:
+    return [
+        _word_column("optimizer", "optimizer", 0, lambda run: run.optimizer.spec),
+        _word_column("status", "status", 1, lambda run: _STATUS[run.status]),
+        _word_column("implementation", "ran as", 12, lambda run: run.optimizer.implementation),
+    ]
+
+
+def _state_columns(comparison: Comparison) -> list[Column]:
+    reference = reference_run(comparison)
+    base = _state_bytes(reference) if reference is not None and len(comparison.runs) > 1 else None
+
+    def relative(run: Run) -> float | None:
+        return run.state.bytes / base if run.state is not None and base else None
+
+    def per_parameter(run: Run) -> float | None:
+        return run.state.bytes_per_parameter if run.state is not None else None
+
+    def per_parameter_text(run: Run) -> str:
+        value = per_parameter(run)
+        return ABSENT if value is None else f"{value:.2f}"
+
+    return [
+        _size_column("state_bytes", "state", 2, lambda run: run.state.bytes if run.state else None),
+        Column(
+            key="state_bytes_per_parameter",
+            title="B/param",
+            rank=9,
+            value=per_parameter,
+            text=per_parameter_text,
+        ),
+        Column(
+            key="state_relative_to_reference",
+            title=f"vs {reference.optimizer.name}" if reference is not None else "vs reference",
+            rank=5,
+            value=relative,
+            text=lambda run: format_share(relative(run)),
+        ),
+    ]
+
+
+def _peak_columns() -> list[Column]:
+    return [
+        _peak_column("peak_tensor_bytes", "tensors", MINOR, "tensor_bytes"),
+        _peak_column("peak_allocated_bytes", "peak", 3, "allocated_bytes"),
+        _peak_column("peak_reserved_bytes", "reserved", 11, "reserved_bytes"),
+        _peak_column("peak_process_bytes", "process", 10, "process_bytes"),
+        _word_column("peak_phase", "set by", 4, lambda run: run.peak.phase if run.peak is not None else None),
+    ]
+
+
+def _peak_column(key: str, title: str, rank: int, field: str) -> Column:
+    def size(run: Run) -> int | None:
+        return getattr(run.peak, field) if run.peak is not None else None
+
+    def upper(run: Run) -> int | None:
+        return getattr(run.peak, field.replace("_bytes", "_upper_bytes"), None)
+
+    text = lambda run: bounded_size(size(run), upper(run))  # noqa: E731
+    return Column(key=key, title=title, rank=rank, value=size, text=text)
+
+
+def bounded_size(size: int | None, upper: int | None) -> str:
+    """Return a size with its upper bound, where that is another: `21.30 GiB (<= 22.00)`."""
+    point, bound = format_size(size), format_size(upper)
+    if size is None or upper is None or point == bound:
+        return point
+    number, _, unit = bound.partition(" ")
+    return f"{point} (<= {number if point.endswith(f' {unit}') else bound})"
+
+
+def _step_columns() -> list[Column]:
+    def last_loss(run: Run) -> float | None:
+        return run.steps.losses[-1] if run.steps is not None and run.steps.losses else None
+
+    return [
+        Column(
+            key="step_seconds",
+            title="step time",
+            rank=8,
+            value=step_seconds,
+            text=lambda run: format_seconds(step_seconds(run)),
+        ),
+        Column(
+            key="last_loss",
+            title="last loss",
+            rank=13,
+            value=last_loss,
+            text=lambda run: format_loss(last_loss(run)),
+        ),
+    ]
+
+
+def _fit_columns(comparison: Comparison) -> list[Column]:
+    def batch(run: Run) -> FitAnswer | None:
+        return run.fit.batch_size if run.fit is not None else None
+
+    def model(run: Run) -> FitAnswer | None:
+        return run.fit.model if run.fit is not None else None
+
+    knob = next((answer.knob for answer in map(model, comparison.runs) if answer), comparison.workload.scale)
+    return [
+        _fit_column("largest_batch_size", "largest batch", 6, batch),
+        _fit_column("largest_model", f"largest {knob}", 7, model),
+    ]
+
+
+def _fit_column(key: str, title: str, rank: int, answer: Callable[[Run], FitAnswer | None]) -> Column:
+    def value(run: Run) -> int | None:
+        found = answer(run)
+        return found.value if found is not None else None
+
+    return Column(key=key, title=title, rank=rank, value=value, text=lambda run: fit_text(answer(run)))

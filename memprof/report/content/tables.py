@@ -1,0 +1,83 @@
+"""The tables of a report beside the main one: the fits in full, and predicted against measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from memprof.documents.comparison import Comparison, FitAnswer, Run
+from memprof.documents.confidence import Deviation
+from memprof.report.blocks import Table
+from memprof.report.content import sections
+from memprof.report.content.columns import fit_text
+from memprof.report.content.validation import error_text
+from memprof.report.content.wording import ABSENT, category_title, phase_words
+from memprof.units import format_size
+
+
+def fit_table(comparison: Comparison) -> Table:
+    """Return a row for each answer to `what is the largest ...`: what it needs, what the next value would need."""
+    rows = (_fit_row(run, answer) for run, answer in sections.fit_answers(comparison))
+    words = ("optimizer", "knob", "set by", "tried")
+    return _table(("optimizer", "knob", "largest", "peak there", "set by", "next", "needs", "tried"), rows, words)
+
+
+def validation_table(comparison: Comparison) -> Table:
+    """Return a row for each figure that was predicted beside being measured, with its signed error."""
+    rows = (
+        (
+            run.optimizer.spec,
+            _what(one),
+            format_size(one.predicted_bytes),
+            format_size(one.measured_bytes),
+            error_text(one),
+        )
+        for run in comparison.runs
+        if run.validation is not None
+        for one in run.validation.deviations
+    )
+    return _table(("optimizer", "figure", "predicted", "measured", "error"), rows, ("optimizer", "figure"))
+
+
+def history_remarks(comparison: Comparison) -> list[str]:
+    """Return what each run's allocator recorded on a GPU, and whether memprof's own model of it agrees."""
+    remarks = []
+    for run in comparison.runs:
+        found = run.allocator_history
+        if found is not None:
+            reserved, loose = format_size(found.reserved_bytes), format_size(found.fragmentation_bytes)
+            replay = {True: "; replayed exactly", False: "; its replay differs", None: ""}[found.exact]
+            text = f"{found.events} allocations and frees, {reserved} reserved, {loose} of it not handed out{replay}"
+            remarks.append(f"{run.optimizer.spec}: {text}")
+    return remarks
+
+
+def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]], words: tuple[str, ...]) -> Table:
+    return Table(
+        titles=titles,
+        rows=tuple(rows),
+        ranks=tuple(range(len(titles))),
+        right=tuple(title not in words for title in titles),
+    )
+
+
+def _fit_row(run: Run, answer: FitAnswer) -> tuple[str, ...]:
+    tried = (
+        f"{point.value}: {'out of memory' if point.peak_bytes is None else format_size(point.peak_bytes)}"
+        for point in answer.points
+    )
+    return (
+        run.optimizer.spec,
+        answer.knob,
+        fit_text(answer),
+        format_size(answer.peak_bytes),
+        phase_words(answer.phase) if answer.phase else ABSENT,
+        ABSENT if answer.next_value is None else str(answer.next_value),
+        format_size(answer.next_peak_bytes),
+        ", ".join(tried) or ABSENT,
+    )
+
+
+def _what(one: Deviation) -> str:
+    if one.category is not None:
+        return f"{category_title(one.category)} at the peak"
+    return f"{one.layer}, {one.phase}" if one.phase is not None else one.layer

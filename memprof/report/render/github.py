@@ -1,0 +1,96 @@
+"""A comparison as a comment on a pull request or a step summary: bars of letters, within a size limit.
+
+No images: GitHub strips those given as data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from memprof.documents.comparison import Comparison
+from memprof.report.blocks import Table
+from memprof.report.content import sections
+from memprof.report.content.columns import main_table
+from memprof.report.content.levers import levers
+from memprof.report.content.summary import summarize
+from memprof.report.content.wording import category_title
+from memprof.report.render.markdown import escape, render_table
+from memprof.report.render.terminal import bar, category_letter
+from memprof.report.render.trim import COMMENT_BYTES, SUMMARY_BYTES, trim
+from memprof.units import format_size
+
+# By this line a workflow finds the comment that it is to replace.
+MARKER = "<!-- memprof report -->"
+_BAR = 40
+_FEW = 20
+
+
+def to_comment(comparison: Comparison) -> str:
+    """Return Markdown for a comment on a pull request."""
+    return trim(_rungs(comparison), COMMENT_BYTES)
+
+
+def to_step_summary(comparison: Comparison) -> str:
+    """Return Markdown for `$GITHUB_STEP_SUMMARY`."""
+    return trim(_rungs(comparison), SUMMARY_BYTES)
+
+
+def _rungs(comparison: Comparison) -> Iterator[str]:
+    """Yield the whole, without the details, with few rows, and the headline alone."""
+    table = main_table(comparison)
+    head = [MARKER, f"### Training memory of {escape(comparison.workload.name)}", _headline(comparison)]
+    broken = _list(sections.problems(comparison))
+    bars = text_bars(comparison)
+    advice = _list(levers(comparison))
+    yield _join(*head, render_table(table), broken, bars, advice, _details(comparison))
+    yield _join(*head, render_table(table), broken, bars, advice)
+    yield _join(*head, render_table(_first(table)), _more(table))
+    yield _join(*head, f"{len(comparison.runs)} optimizers; the table is too long to be shown here.")
+
+
+def text_bars(comparison: Comparison) -> str:
+    """Return a bar of letters for each optimizer, in a block of code; empty without a breakdown."""
+    shown = sections.breakdowns(comparison)
+    if not shown:
+        return ""
+    names = sections.present_categories(comparison)
+    largest = max(found.total_bytes for _, found in shown)
+    width = max(len(run.optimizer.spec) for run, _ in shown)
+    lines = []
+    for run, found in shown:
+        cells = round(_BAR * found.total_bytes / largest) if largest else 0
+        drawn = bar({name: found.by_category.get(name, 0) for name in names}, found.total_bytes, cells).plain
+        lines.append(
+            f"{' '.join(run.optimizer.spec.split()):{width}}  {drawn:{_BAR}}  {format_size(found.total_bytes)}"
+        )
+    legend = "   ".join(f"{category_letter(name)} {category_title(name)}" for name in names)
+    fence = "`" * max(3, 1 + max((len(run.optimizer.spec) for run, _ in shown if "`" in run.optimizer.spec), default=0))
+    return "\n".join([fence, *lines, "", legend, fence])
+
+
+def _headline(comparison: Comparison) -> str:
+    return f"**{escape(' '.join(summarize(comparison)))}**\n\n{escape(sections.heading(comparison))}"
+
+
+def _details(comparison: Comparison) -> str:
+    tables = [render_table(sections.category_table(comparison)) if sections.breakdowns(comparison) else ""]
+    tables += [render_table(sections.phase_table(comparison)), _list(sections.notes(comparison))]
+    inner = "\n\n".join(part for part in tables if part)
+    return f"<details><summary>By category, by phase, caveats</summary>\n\n{inner}\n\n</details>" if inner else ""
+
+
+def _first(table: Table) -> Table:
+    return Table(titles=table.titles, rows=table.rows[:_FEW], ranks=table.ranks, right=table.right)
+
+
+def _more(table: Table) -> str:
+    left = len(table.rows) - _FEW
+    return f"… and {left} more" if left > 0 else ""
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {escape(line)}" for line in lines)
+
+
+def _join(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part) + "\n"

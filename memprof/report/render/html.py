@@ -1,0 +1,163 @@
+"""A comparison as one HTML page to explore: nothing is loaded from elsewhere, and its own policy forbids to.
+
+The page's parts are in the folder `page`: small JavaScript by hand, without a framework. What users named reaches the
+page as escaped text or as JSON data, never as markup.
+"""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from importlib import resources
+from string import Template
+from typing import Any
+
+from memprof.documents.comparison import CATEGORIES, Comparison, FitAnswer, Run
+from memprof.documents.timeline import Timeline
+from memprof.report.blocks import Table
+from memprof.report.content import sections, validation
+from memprof.report.content.columns import fit_text, main_table
+from memprof.report.content.facts import caveats, facts
+from memprof.report.content.levers import levers
+from memprof.report.content.ranks import TITLE, rank_remark, rank_table
+from memprof.report.content.summary import summarize
+from memprof.report.content.tables import fit_table, history_remarks, validation_table
+from memprof.report.figures.peak import COLOURS
+
+_SCRIPTS = ("page.js", "capacity.js", "timeline.js", "tree.js")
+
+
+def to_page(comparison: Comparison) -> str:
+    """Return the page; the same comparison gives the same bytes."""
+    size = sections.model_size(comparison)
+    about = [sections.heading(comparison), *([f"{size}; {sections.sources(comparison)}"] if size else [])]
+    return Template(_read("page.html")).substitute(
+        title=f"Training memory of {escape(comparison.workload.name)}",
+        style=_read("page.css"),
+        headline=escape(" ".join(summarize(comparison))),
+        heading="<br>".join(map(escape, about)),
+        table=_table(main_table(comparison)),
+        problems=_list(sections.problems(comparison), "problem"),
+        sections="\n".join(_sections(comparison)),
+        data=_data(comparison),
+        script="\n".join(map(_read, _SCRIPTS)),
+    )
+
+
+def _read(name: str) -> str:
+    return (resources.files("memprof.report") / "page" / name).read_text(encoding="utf-8")
+
+
+def _sections(comparison: Comparison) -> list[str]:
+    categories = [sections.category_table(comparison)] if sections.breakdowns(comparison) else []
+    parts = {
+        "What would lower the peak": _list(levers(comparison)),
+        "Who holds the memory at the peak": "".join(map(_table, categories)),
+        TITLE: _ranks(comparison),
+        "Peak within each phase": _table(sections.phase_table(comparison)),
+        "Largest batch and model": _fits(comparison),
+        "Predicted against measured": _validation(comparison),
+        "What the prediction rests on": _list(sections.basis(comparison)) + _table(sections.range_table(comparison)),
+        "What the allocator recorded": _list(history_remarks(comparison)),
+        "Caveats": _list(caveats(comparison)),
+        "Environment": _list([f"{name}: {value}" for name, value in facts(comparison)]),
+        "Reproduce": f"<pre>{escape(comparison.environment.command)}</pre>" if comparison.environment.command else "",
+    }
+    return [f"<h2>{title}</h2>\n{body}" for title, body in parts.items() if body]
+
+
+def _validation(comparison: Comparison) -> str:
+    errors, every = _table(validation.layer_table(comparison)), _table(validation_table(comparison))
+    folded = f"<details><summary>Every figure</summary>{every}</details>" if every else ""
+    remark = "<p>The signed error of the prediction: + is too high.</p>" if errors else ""
+    return remark + errors + _list(validation.reasons(comparison)) + folded
+
+
+def _ranks(comparison: Comparison) -> str:
+    remark = rank_remark(comparison)
+    return f"{_table(rank_table(comparison))}<p>{escape(remark)}</p>" if remark else ""
+
+
+def _fits(comparison: Comparison) -> str:
+    remark = sections.fit_remark(comparison)
+    return f"<p>{escape(remark)}</p>{_table(fit_table(comparison))}" if remark else ""
+
+
+def _table(table: Table) -> str:
+    if not table.rows:
+        return ""
+    head = "".join(_cell("th", title, right) for title, right in zip(table.titles, table.right, strict=True))
+    rows = (
+        f"<tr>{''.join(_cell('td', cell, right) for cell, right in zip(row, table.right, strict=True))}</tr>"
+        for row in table.rows
+    )
+    body = "\n".join(rows)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
+
+
+def _cell(tag: str, text: str, right: bool) -> str:
+    return f"<{tag}{' class=number' if right else ''}>{escape(text)}</{tag}>"
+
+
+def _list(lines: list[str], look: str = "") -> str:
+    items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
+    return f"<ul{f' class={look}' if look else ''}>\n{items}\n</ul>" if lines else ""
+
+
+def _data(comparison: Comparison) -> str:
+    """Return what the scripts read; `<` is escaped, so that no text can end the element that it stands in."""
+    document = {
+        "capacity": comparison.capacity.bytes,
+        "batchSize": comparison.workload.batch_size,
+        "categories": [{"name": name, "colour": COLOURS[name]} for name in CATEGORIES],
+        "runs": [_run(run) for run in comparison.runs],
+    }
+    return json.dumps(document, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _run(run: Run) -> dict[str, Any]:
+    peak, found = run.peak, run.breakdown
+    answer = run.fit.batch_size if run.fit is not None else None
+    modules = None
+    if found is not None:
+        modules = found.by_category_and_module or {"unattributed": found.by_module}
+    return {
+        "name": run.optimizer.spec,
+        "ending": None if run.status == "ok" else sections.ending(run),
+        "peak": peak and {"allocated": peak.allocated_bytes, "reserved": peak.reserved_bytes, "phase": peak.phase},
+        "timeline": run.timeline and _timeline(run.timeline),
+        "modules": modules,
+        "points": _points(answer),
+        "answer": fit_text(answer) if answer is not None else None,
+    }
+
+
+def _timeline(timeline: Timeline) -> dict[str, Any]:
+    return {
+        "n": timeline.n_events,
+        "events": timeline.events,
+        "allocated": timeline.allocated_bytes,
+        "reserved": timeline.reserved_bytes,
+        "phases": [{"phase": phase.phase, "start": phase.event} for phase in timeline.phases],
+        "owners": [
+            {
+                "category": owner.category,
+                "module": owner.module,
+                "operator": owner.operator,
+                "points": owner.points,
+                "levels": owner.levels_bytes,
+            }
+            for owner in timeline.owners
+        ],
+    }
+
+
+def _points(answer: FitAnswer | None) -> list[list[int]]:
+    """Return the batch sizes whose peak is known, smallest first, with that peak."""
+    if answer is None:
+        return []
+    known = {point.value: point.peak_bytes for point in answer.points if point.peak_bytes is not None}
+    for value, size in ((answer.value, answer.peak_bytes), (answer.next_value, answer.next_peak_bytes)):
+        if value and size is not None:
+            known.setdefault(value, size)
+    return [[value, known[value]] for value in sorted(known)]

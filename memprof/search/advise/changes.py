@@ -1,0 +1,188 @@
+"""What a user can change to need less memory, and how much each change disturbs the training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from itertools import combinations
+
+from pydantic import ValidationError
+
+from memprof.documents.optimizer_spec import OptimizerSpec, parse_optimizer
+from memprof.documents.recipe import Recipe
+from memprof.training.micro_batches import traced
+
+MICRO_BATCH, IN_BACKWARD = "micro-batch", "step-in-backward"
+EXPANDABLE = "expandable_segments:True"
+# Of torch.optim, by the names of memprof's registry; fused Adagrad is newer on GPUs than the PyTorch that is supported.
+FUSED = frozenset({"adam", "adamw", "sgd", "adagrad"})
+FUSED_ON_CUDA = FUSED - {"adagrad"}
+FOREACH = FUSED | {"adadelta", "adafactor", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop"}
+_EIGHT_BIT = {"bitsandbytes": "bitsandbytes.optim:AdamW8bit", "torchao": "torchao.optim:AdamW8bit"}
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A training: what of it can be changed.
+
+    Attributes:
+        optimizer: the spec.
+        recipe: how it is trained.
+        batch_size: of each micro-batch.
+        conf: settings of the caching allocator; None for those of the environment.
+    """
+
+    optimizer: OptimizerSpec
+    recipe: Recipe
+    batch_size: int
+    conf: str | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """The same for equal setups."""
+        return self.optimizer.text, self.recipe.model_dump_json(), str(self.batch_size), str(self.conf)
+
+    @property
+    def traced_recipe(self) -> Recipe:
+        """The recipe with as many micro-batches as it takes to see them all."""
+        return traced(self.recipe)
+
+
+@dataclass(frozen=True)
+class Change:
+    """One thing to change.
+
+    Attributes:
+        name: what it is called.
+        how: the options that do it.
+        effect: what it does to the training.
+        disturbance: 0 nothing, 1 the same result in more time, 2 other rounding, 3 another optimizer.
+        part: changes of the same part exclude one another.
+        apply: returns the changed setup.
+    """
+
+    name: str
+    how: str
+    effect: str
+    disturbance: int
+    part: str
+    apply: Callable[[Setup], Setup]
+
+
+def possible_changes(setup: Setup, cuda: bool) -> list[Change]:
+    """Return every change that can be made to a setup.
+
+    Args:
+        setup: as it is now.
+        cuda: it trains on a GPU, with PyTorch's caching allocator.
+    """
+    found = [*_implementations(setup, cuda), *_recipes(setup), *_micro_batches(setup), *_optimizers(setup)]
+    if cuda:
+        found.append(_expandable())
+    return [change for change in found if _is_valid(change.apply(setup).recipe)]
+
+
+def _is_valid(recipe: Recipe) -> bool:
+    """Say whether the parts of a changed recipe go together."""
+    try:
+        Recipe.model_validate(recipe.model_dump())
+    except ValidationError:
+        return False
+    return True
+
+
+def combinations_of(changes: Sequence[Change]) -> list[tuple[Change, ...]]:
+    """Return the pairs and triples that go together; of micro-batches the smallest only."""
+    sizes = [change for change in changes if change.part == MICRO_BATCH]
+    chosen = [change for change in changes if change not in sizes[:-1]]
+    found = [group for count in (2, 3) for group in combinations(chosen, count)]
+    return [group for group in found if _compatible({change.part for change in group}, len(group))]
+
+
+def _compatible(parts: set[str], count: int) -> bool:
+    return len(parts) == count and not {MICRO_BATCH, IN_BACKWARD} <= parts
+
+
+def _recipe_change(name: str, how: str, effect: str, disturbance: int, **update: object) -> Change:
+    def apply(setup: Setup) -> Setup:
+        return replace(setup, recipe=setup.recipe.model_copy(update=update))
+
+    return Change(name, how, effect, disturbance, name, apply)
+
+
+def _recipes(setup: Setup) -> Iterator[Change]:
+    recipe = setup.recipe
+    if recipe.zero_grad != "after-step":
+        effect = "the same training: gradients are dropped as soon as the step is done"
+        yield _recipe_change("zero_grad", "--zero-grad after-step", effect, 0, zero_grad="after-step")
+    if recipe.strategy == "ddp":
+        effect = "the same update: parameters, gradients and state in shards, gathered when they are needed"
+        yield _recipe_change("fsdp", "--strategy fsdp", effect, 1, strategy="fsdp")
+    if not recipe.checkpoint_activations:
+        effect = "the same numbers: the blocks' forward pass runs twice"
+        option = "--checkpoint-activations"
+        yield _recipe_change("activation checkpointing", option, effect, 1, checkpoint_activations=True)
+    stepped = recipe.step_in_backward or recipe.accumulate > 1 or recipe.clip_grad is not None
+    if not stepped and recipe.precision != "amp-fp16":
+        effect = "the same update: no clipping of the total norm, no accumulation"
+        yield _recipe_change(IN_BACKWARD, "--step-in-backward", effect, 1, step_in_backward=True)
+    if recipe.precision == "fp32":
+        effect = "products in bfloat16, weights and state in float32"
+        yield _recipe_change("amp-bf16", "--precision amp-bf16", effect, 2, precision="amp-bf16")
+
+
+def _micro_batches(setup: Setup) -> Iterator[Change]:
+    """Smaller micro-batches, and as many more of them that a step sees as many samples: half, a quarter, the least."""
+    if setup.recipe.step_in_backward:
+        return
+    halves = [setup.batch_size >> times for times in range(1, 20) if setup.batch_size % (1 << times) == 0]
+    for size in dict.fromkeys([*halves[:2], *halves[-1:]]):
+        yield _accumulation(size, setup.recipe.accumulate * setup.batch_size // size)
+
+
+def _accumulation(size: int, times: int) -> Change:
+    def apply(setup: Setup) -> Setup:
+        recipe = setup.recipe.model_copy(update={"accumulate": times})
+        return replace(setup, recipe=recipe, batch_size=size)
+
+    effect = "the same gradients in smaller pieces; batch norm sees the pieces"
+    return Change(f"micro-batch {size} x {times}", f"-b {size} --accumulate {times}", effect, 1, MICRO_BATCH, apply)
+
+
+def _expandable() -> Change:
+    how = f"PYTORCH_ALLOC_CONF={EXPANDABLE}"
+    part = "expandable segments"
+    return Change(part, how, "the same training", 0, part, lambda setup: replace(setup, conf=EXPANDABLE))
+
+
+def _optimizer_change(name: str, spec: str, effect: str, disturbance: int) -> Change:
+    parsed = parse_optimizer(spec)
+    return Change(name, f"-o {parsed.text}", effect, disturbance, "optimizer", lambda s: replace(s, optimizer=parsed))
+
+
+def _implementations(setup: Setup, cuda: bool) -> Iterator[Change]:
+    """The same update by other kernels: a GPU's default, foreach, has temporaries as large as the model."""
+    spec = setup.optimizer
+    plain = ",".join(part for part in spec.text.split(",") if not part.startswith(("foreach=", "fused=")))
+    if spec.name in (FUSED_ON_CUDA if cuda else FUSED) and not spec.options.get("fused"):
+        yield _optimizer_change(f"fused {spec.name}", f"{plain},fused=true", "the same update in one kernel", 0)
+    if spec.name in FOREACH and cuda and spec.options.get("foreach") is not False and not spec.options.get("fused"):
+        effect = "the same update, one parameter after the other"
+        yield _optimizer_change(f"{spec.name} as a loop", f"{plain},foreach=false", effect, 1)
+
+
+def _optimizers(setup: Setup) -> Iterator[Change]:
+    spec = setup.optimizer
+    again = "another optimizer: its learning rate is to be found again"
+    if spec.name == "sm3" and spec.options.get("momentum"):
+        yield _optimizer_change("sm3 without momentum", "sm3", "no momentum: the learning rate is to be found again", 3)
+    elif spec.name != "sm3":
+        yield _optimizer_change("sm3", "sm3", again, 3)
+        yield _optimizer_change("sm3 with momentum", "sm3,momentum=0.9", again, 3)
+    if spec.name != "adafactor":
+        yield _optimizer_change("adafactor", "adafactor", again, 3)
+    for package, path in _EIGHT_BIT.items():
+        if find_spec(package) is not None and spec.name != path:
+            kept = "rounded state" if spec.name in ("adam", "adamw") else again
+            yield _optimizer_change(f"8-bit AdamW ({package})", path, f"8-bit state: {kept}", 2 if kept != again else 3)

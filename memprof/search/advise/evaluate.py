@@ -1,0 +1,40 @@
+"""A worker's part of an advice: what one recipe takes, with several optimizers and settings of the allocator."""
+
+from __future__ import annotations
+
+from memprof.devices.resolve import find_target
+from memprof.devices.target import Target
+from memprof.documents.jobs import Weighing, Weight, Weights
+from memprof.errors import UsageError
+from memprof.prediction.cpu.semantics import CpuSemantics
+from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.fake.training import FakeRun, fake_runs
+from memprof.prediction.repeat_step import trace_of
+from memprof.search.scaled_blocks import Blocks
+from memprof.trace.peaks import holdings_at, span_peaks
+
+
+def weigh(job: Weighing) -> Weights:
+    """Trace once, and replay for every optimizer and setting."""
+    targets = [find_target(job.device, conf) for conf in job.confs]
+    semantics = CudaSemantics(targets[0]) if targets[0].kind == "cuda" else CpuSemantics()
+    try:
+        made = fake_runs(job.workload, job.optimizers, job.recipe, job.batch_size, semantics)
+    except UsageError as error:  # the model does not go with the recipe
+        return Weights(weights=[[Weight(reason=str(error))] * len(targets)] * len(job.optimizers))
+    return Weights(weights=[_weights(fake, targets, job.capacity_bytes) for fake in made])
+
+
+def _weights(fake: FakeRun, targets: list[Target], capacity_bytes: int) -> list[Weight]:
+    if fake.failure is not None:
+        return [Weight(reason=fake.failure)] * len(targets)
+    trace = trace_of(fake, targets[0])
+    blocks = Blocks.of(0, trace)
+    top = max((span for span in span_peaks(trace) if span.step > 0), key=lambda span: span.peak_bytes)
+    held = holdings_at(trace, top.event).by_category
+    found = []
+    for target in targets:
+        at_will = blocks.need(target)
+        within = blocks.need_within(target, capacity_bytes, at_will)
+        found.append(Weight(bytes=at_will.bytes, fits=within.fits, phase=within.phase, held=held, held_phase=top.phase))
+    return found

@@ -1,0 +1,157 @@
+"""From a stream of events and marks to a trace: who asked for each block, and what it holds.
+
+The rules, in the words of `memprof.documents.comparison.CATEGORIES`:
+
+- parameters, buffers, gradients, inputs and optimizer state are known by address, from label marks;
+- a tensor made in the forward pass that lives when the backward pass begins is an activation, and so is what the
+  backward pass recomputes of the forward pass;
+- other tensors, and scratch that a kernel takes and gives back, are temporaries;
+- a block that no operator returned and that outlives the operator it was taken in is unattributed.
+
+Of several ranks, what FSDP allocates within its range "FSDP::all_gather_copy_out" are parameters: those of a whole
+group, as long as it is gathered. Within "FSDP::all_gather" and "FSDP::post_backward_reduce" it is communication, unless
+it is labelled later on (a reduced gradient). What the latter frees and has not made are the gradients that it reduces.
+The names are the same from PyTorch 2.8.0 to 2.15.0.
+
+A Python number that is passed to an operator becomes a block of a few bytes outside of any operator: a temporary, or an
+activation where the backward pass needs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from memprof.trace.events import (
+    Allocation,
+    Block,
+    Entry,
+    Event,
+    Free,
+    LabelMark,
+    OperatorBegin,
+    OperatorEnd,
+    PhaseMark,
+    PhaseSpan,
+    RangeMark,
+    Trace,
+)
+
+_LARGEST_NUMBER = 16  # bytes of a complex128
+_REDUCTION = "FSDP::post_backward_reduce"
+_RANGES = {
+    "FSDP::all_gather": "communication",
+    "FSDP::all_gather_copy_out": "parameters",
+    _REDUCTION: "communication",
+}
+
+
+def build_trace(entries: Iterable[Entry]) -> Trace:
+    """Return the trace of a stream that starts in an empty process."""
+    builder = _TraceBuilder()
+    takers = builder.takers
+    for entry in entries:
+        take = takers.get(type(entry))
+        if take is not None:
+            take(entry)
+    return builder.trace
+
+
+class _TraceBuilder:
+    def __init__(self) -> None:
+        self.trace = Trace(spans=[PhaseSpan(0, 0, "build")])
+        self._blocks, self._events, self._operators = self.trace.blocks, self.trace.events, self.trace.operators
+        self._phase = "build"
+        self._live: dict[int, int] = {}  # address -> block
+        self._operator: OperatorBegin | None = None
+        self._scratch: set[int] = set()  # blocks taken within the current operator, by number
+        self._forward: set[int] = set()  # tensors made in this step's forward pass, by number
+        self._ranges: list[tuple[str, str]] = []  # category and module of the ranges that are running
+        self._exchanged: set[int] = set()  # blocks taken within them, by number
+        self._reducing = False
+
+    @property
+    def takers(self) -> Mapping[type[Any], Callable[[Any], None]]:
+        """What takes in each kind of entry; the others say nothing of blocks."""
+        return {
+            Allocation: self._allocate,
+            Free: self._free,
+            PhaseMark: self._begin_phase,
+            OperatorBegin: self._begin_operator,
+            OperatorEnd: self._end_operator,
+            LabelMark: self._label,
+            RangeMark: self._mark_range,
+        }
+
+    def _begin_operator(self, begin: OperatorBegin) -> None:
+        self._operator, self._scratch = begin, set()
+        self._operators.setdefault(self._phase, set()).add(begin.operator)
+
+    def _allocate(self, allocation: Allocation) -> None:
+        number, operator = len(self._blocks), self._operator
+        block = Block(allocation.size, self._phase, stream=allocation.stream, range=allocation.range)
+        if operator is not None:
+            block.operator, block.module = operator.operator, operator.module
+            self._scratch.add(number)
+        elif allocation.size <= _LARGEST_NUMBER:
+            block.category = "temporaries"
+            self._note_forward(number)
+        if self._ranges:
+            block.category, block.module = self._ranges[-1]
+            block.tensor = operator is None  # a storage that is resized
+            self._exchanged.add(number)
+        self._blocks.append(block)
+        self._events.append(Event(number, allocation.size))
+        self._live[allocation.address] = number
+
+    def _free(self, free: Free) -> None:
+        number = self._live.pop(free.address, None)
+        if number is None:  # it lived before the recording began
+            return
+        block = self._blocks[number]
+        self._events.append(Event(number, -block.size))
+        if number in self._scratch and block.category != "communication":
+            block.category = "temporaries"
+        elif block.category == "temporaries" and self._reducing and number not in self._exchanged:
+            block.category = "gradients"
+
+    def _end_operator(self, end: OperatorEnd) -> None:
+        operator, self._operator = self._operator, None
+        for address in end.outputs:
+            number = self._live.get(address)
+            if number in self._scratch:
+                block = self._blocks[number]
+                block.tensor = True
+                if number not in self._exchanged:
+                    block.category = "activations" if operator and operator.recompute else "temporaries"
+                    self._note_forward(number)
+        self._scratch = set()
+
+    def _mark_range(self, mark: RangeMark) -> None:
+        name, _, module = mark.name.partition(" ")
+        if name in _RANGES and mark.enters:
+            self._ranges.append((_RANGES[name], module.strip("()")))
+        elif name in _RANGES:
+            self._ranges.pop()
+        if name == _REDUCTION:
+            self._reducing = mark.enters
+
+    def _note_forward(self, number: int) -> None:
+        if self._phase == "forward":
+            self._forward.add(number)
+
+    def _begin_phase(self, mark: PhaseMark) -> None:
+        if mark.phase == "backward":
+            living = set(self._live.values())
+            for number in self._forward & living:
+                self._blocks[number].category = "activations"
+            self._forward.clear()
+        self._phase = mark.phase
+        self.trace.spans.append(PhaseSpan(len(self._events), mark.step, mark.phase))
+
+    def _label(self, mark: LabelMark) -> None:
+        for address, module in mark.modules.items():
+            number = self._live.get(address)
+            if number is not None:
+                block = self._blocks[number]
+                block.tensor, block.category, block.module = True, mark.category, module

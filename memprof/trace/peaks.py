@@ -1,0 +1,94 @@
+"""What is computed from a trace: peaks per step and phase, and who holds the memory at the peak."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+
+from memprof.trace.events import PhaseSpan, Trace
+
+
+@dataclass(frozen=True)
+class SpanPeak:
+    """The largest number of live bytes while one phase of one step was running, and after which event."""
+
+    step: int
+    phase: str
+    peak_bytes: int
+    event: int
+
+
+@dataclass(frozen=True)
+class Holdings:
+    """The live blocks at one instant, by category, by module and by both; each map sums to `total_bytes`."""
+
+    total_bytes: int
+    by_category: dict[str, int]
+    by_module: dict[str, int]
+    by_category_and_module: dict[str, dict[str, int]]
+
+
+def span_peaks(trace: Trace, tensors_only: bool = False) -> list[SpanPeak]:
+    """Return the peak of every phase span, in order.
+
+    A span begins with what is alive when it starts, so its peak is never below that level.
+
+    Args:
+        trace: the events of a trial.
+        tensors_only: count only blocks that operators returned to the training step.
+    """
+    changes: Iterable[int] = (event.size for event in trace.events)
+    if tensors_only:
+        changes = (event.size if trace.blocks[event.block].tensor else 0 for event in trace.events)
+    levels = list(accumulate(changes, initial=0))  # before the first event and after each
+    peaks = []
+    for span, end in _bounded(trace):
+        best = max(levels[span.start : end + 1])
+        peaks.append(SpanPeak(span.step, span.phase, best, levels.index(best, span.start) - 1))
+    return peaks
+
+
+def step_levels(trace: Trace, step: int) -> dict[str, list[int]]:
+    """Return the live bytes after each allocation of a step, by phase, and when each phase begins.
+
+    Two steps that differ only in the batch size have the same allocations in the same order, so their levels can
+    be compared one by one.
+    """
+    levels: dict[str, list[int]] = {}
+    level = 0
+    for span, end in _bounded(trace):
+        wanted = levels.setdefault(span.phase, []) if span.step == step else []
+        wanted.append(level)
+        for event in trace.events[span.start : end]:
+            level += event.size
+            if event.size > 0:
+                wanted.append(level)
+    return levels
+
+
+def holdings_at(trace: Trace, event: int) -> Holdings:
+    """Return who holds the memory right after the event of that index (-1: before the first).
+
+    A block counts with the size of its event, which in a replayed trace is what the allocator gave for it.
+    """
+    live: dict[int, int] = {}
+    for number, size in trace.events[: event + 1]:
+        if size > 0:
+            live[number] = size
+        else:
+            live.pop(number, None)
+    both: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for number, size in live.items():
+        block = trace.blocks[number]
+        both[block.category][block.module] += size
+    by_category = {category: modules.total() for category, modules in both.items()}
+    by_module = sum(both.values(), Counter())
+    table = {category: dict(modules) for category, modules in both.items()}
+    return Holdings(sum(by_category.values()), by_category, dict(by_module), table)
+
+
+def _bounded(trace: Trace) -> Iterator[tuple[PhaseSpan, int]]:
+    ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
+    yield from zip(trace.spans, ends, strict=True)

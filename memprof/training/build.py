@@ -1,0 +1,62 @@
+"""The model of a trial as its recipe trains it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from memprof.documents.recipe import Recipe
+from memprof.training.checkpointing import checkpoint_blocks
+from memprof.training.step import check_trainable
+from memprof.workloads.workload import Workload
+
+
+def build_model(workload: Workload, recipe: Recipe, device: torch.device) -> nn.Module:
+    """Return the model on its device, in training mode, and of several ranks wrapped as the strategy wants it.
+
+    Under FSDP the model is made on the host, and each group of parameters goes to the device as it is sharded: no
+    device ever has the whole model.
+
+    Raises:
+        UsageError: there is nothing to train, or nothing to checkpoint.
+    """
+    model = workload.model()
+    if recipe.strategy != "fsdp":
+        model = model.to(device)
+    model.train()
+    if recipe.precision == "bf16":
+        model.to(torch.bfloat16)
+    if recipe.checkpoint_activations:
+        checkpoint_blocks(model)
+    check_trainable(model)
+    if recipe.strategy == "single":
+        return model
+    from memprof.training.strategies import distribute  # half a second, for those who need it
+
+    return distribute(model, recipe, device)
+
+
+def own_module(model: nn.Module, recipe: Recipe) -> nn.Module:
+    """Return the user's module of a built model, whose names are the user's."""
+    if recipe.strategy == "single":
+        return model
+    from memprof.training.strategies import undistributed
+
+    return undistributed(model)
+
+
+def bucket_sizes(model: nn.Module, recipe: Recipe) -> list[int]:
+    """Return the sizes in bytes of the buckets in which DDP reduces gradients; none without DDP.
+
+    Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `DistributedDataParallel._get_ddp_logging_data` and
+    `logger.set_runtime_stats_and_log`, without which the buckets of the second step are told in the third.
+    """
+    if recipe.strategy != "ddp":
+        return []
+    model.logger.set_runtime_stats_and_log()  # type: ignore[union-attr, operator]
+    told: Mapping[str, Any] = model._get_ddp_logging_data()  # type: ignore[operator]
+    listed = [str(told.get(name, "")) for name in ("bucket_sizes", "rebuilt_bucket_sizes")]
+    return [int(size) for sizes in listed for size in sizes.split(", ") if size]

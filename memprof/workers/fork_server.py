@@ -1,0 +1,130 @@
+"""The fork server: imports torch once, then forks one worker per trial. Run as
+`python -m memprof.workers.fork_server FD`.
+
+It stays single-threaded and never touches CUDA, so that its children may. Requests come over a Unix socket, each with
+the descriptor that the worker answers on. When the socket closes - the parent is gone, for whatever reason - it kills
+what still runs and ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, NoReturn
+
+_CHUNK = 1 << 16
+
+
+def send_message(control: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+    """Send one line of JSON, the descriptors with its first byte."""
+    line = json.dumps(message).encode() + b"\n"
+    sent = socket.send_fds(control, [line], list(descriptors))
+    if sent < len(line):  # the other side may be gone once it has the whole line
+        control.sendall(line[sent:])
+
+
+def receive_message(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
+    """Return the next message and its descriptors; None when the other side has closed."""
+    line = b""
+    descriptors: list[int] = []
+    while not line.endswith(b"\n"):
+        chunk, received, _, _ = socket.recv_fds(control, _CHUNK, 1)
+        if not chunk:
+            return None
+        line += chunk
+        descriptors += received
+    message: dict[str, Any] = json.loads(line)
+    return message, descriptors
+
+
+def serve(control: socket.socket) -> None:
+    """Fork a worker for each request until the socket closes."""
+    running: set[int] = set()
+    try:
+        while received := receive_message(control):
+            message, descriptors = received
+            if descriptors:
+                if _has_ranks(message):
+                    _preload(_FOR_RANKS)
+                pid = _fork_worker(control, descriptors[0], message)
+                running.add(pid)
+                send_message(control, {"pid": pid})
+            else:
+                _, status = os.waitpid(message["wait_for"], 0)
+                running.discard(message["wait_for"])
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(message["wait_for"], signal.SIGKILL)  # what it started and left behind
+                send_message(control, {"exit_code": os.waitstatus_to_exitcode(status)})
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # closed while we answered
+    finally:
+        for pid in running:
+            kill_worker(pid)
+
+
+def _fork_worker(control: socket.socket, descriptor: int, request: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        control.close()
+        _become_worker(descriptor, request)
+    os.close(descriptor)
+    return pid
+
+
+def _become_worker(descriptor: int, request: dict[str, Any]) -> NoReturn:
+    exit_code = 1
+    os.setpgid(0, 0)  # so that what the worker starts (data loaders) can be ended with it
+    try:
+        from memprof.workers.worker import work
+
+        work(socket.socket(fileno=descriptor), request)
+        exit_code = 0
+    finally:
+        sys.stderr.flush()
+        os._exit(exit_code)  # no clean-up of what the server owns
+
+
+def kill_worker(pid: int) -> None:
+    """End a worker and its process group, if it is still there."""
+    for kill in (os.killpg, os.kill):  # the group may not be there yet
+        try:
+            kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+# Everything a trial needs, imported once: the first optimizer built in a process imports torch._dynamo (a second).
+_PRELOADED = ("memprof.workers.worker", "torch._dynamo")
+_FOR_RANKS = ("memprof.measurement.ranks.launch",)  # once the first job needs it
+
+
+def _has_ranks(request: dict[str, Any]) -> bool:
+    return bool(request.get("recipe", {}).get("strategy", "single") != "single")
+
+
+def _preload(modules: Sequence[str]) -> None:
+    if all(module in sys.modules for module in modules):
+        return
+    gc.disable()  # a million objects that stay: walking them over and over takes a quarter of the imports' time
+    for module in modules:
+        importlib.import_module(module)
+    gc.freeze()  # keeps the workers' garbage collector from touching, and so copying, the shared pages
+    gc.enable()
+
+
+def _main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    _preload(_PRELOADED)
+    serve(control)
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,152 @@
+"""`hf:PATH_OR_ID`: a model from its Hugging Face configuration, with new weights.
+
+The class is the first of the configuration's `architectures`; a base model, or none, gets the head that such
+models are mostly trained with, unless that were the half of a model of images and text. Weights are never
+loaded, code from the hub is never run. The model is built in float32 whatever the configuration's dtype (the
+recipe's precision decides), without the cache that only generation needs. Batches have no padding, and so no
+attention mask.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from memprof.documents.workload_spec import WorkloadSpec
+from memprof.errors import UsageError
+from memprof.user_code import guard
+from memprof.workloads.huggingface.batches import HEADS, NEXT_SENTENCE, Batch, Head
+from memprof.workloads.huggingface.config import (
+    change,
+    integers,
+    make_config,
+    positions,
+    read_config,
+    require_transformers,
+    scale_knob,
+)
+from memprof.workloads.knobs import check_length
+from memprof.workloads.module_copies import fake_active
+from memprof.workloads.workload import Workload
+
+_SEQ_LEN = 512  # by default, or what the model has positions for if that is less
+_IMAGE_SIZE = 224  # by default, for models whose configuration has no image size
+
+
+def load_huggingface(spec: WorkloadSpec) -> tuple[str, dict[str, Any], Workload, int | None]:
+    """Return name, knobs, workload and positions of an `hf:` model.
+
+    The knobs are every integer of the configuration, and the length of a sample: `seq_len`, or for images
+    `image_size` where the configuration has none. Every sample has that length; the longest that the model has
+    positions for is told beside it, and not taken: it may be a hundred times what anybody trains with.
+
+    Raises:
+        UsageError: transformers is not installed, the configuration cannot be read, a knob does not fit, or
+            memprof makes no batches for such a model.
+    """
+    if spec.inputs or spec.target is not None:
+        raise UsageError(f"{spec.model} makes its own batches: drop --{'input' if spec.inputs else 'target'}")
+    require_transformers(spec.model)
+    raw = read_config(spec.model.removeprefix("hf:"))
+    as_written = make_config(spec.model, raw)
+    architecture, head = choose_head(as_written)
+    own = {name: value for name, value in spec.knobs.items() if name not in _length(as_written, head)}
+    config, changed = change(spec.model, raw, own)
+    length = {
+        name: check_length(spec.model, name, spec.knobs.get(name, default), positions(config))
+        for name, default in _length(config, head).items()
+    }
+    workload = _workload(spec.model, config, architecture, head, *length.values())
+    return spec.model, {**length, **integers(config), **changed}, workload, None if head.images else positions(config)
+
+
+def _length(config: Any, head: Head) -> dict[str, int]:
+    """Return the knob that gives a sample's length, with its default, unless the configuration gives it."""
+    if not head.images:
+        return {"seq_len": min(_SEQ_LEN, positions(config) or _SEQ_LEN)}
+    return {"image_size": _IMAGE_SIZE} if getattr(config, "image_size", None) is None else {}
+
+
+def _workload(name: str, config: Any, architecture: str, head: Head, length: int = 0) -> Workload:
+    config.use_cache = False
+    if head.table == "SEQUENCE_CLASSIFICATION" and getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = 0  # decoders classify at the last token that is no padding
+    if head.table == "SEQ_TO_SEQ_CAUSAL_LM" and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0  # the labels, shifted right, begin with it
+
+    def batch(batch_size: int) -> Batch:
+        return head.draw(config, batch_size, length)
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        value: Tensor = model(**batch).loss
+        return value
+
+    model = guard(f"building the model of {name}", lambda: _build(architecture, config), None)
+    return Workload(model=model, batch=batch, loss=loss, scale=scale_knob(config))
+
+
+def _build(architecture: str, config: Any) -> nn.Module:
+    import transformers
+
+    build = getattr(transformers, architecture)
+    if not fake_active() and not torch.empty(0).is_meta:
+        module: nn.Module = build(config)
+        return module
+    with _no_init_weights():  # some initialisers read values, and fake tensors have none
+        module = build(config)
+    module.tie_weights()  # type: ignore[operator]
+    return module
+
+
+def _no_init_weights() -> Any:
+    try:
+        from transformers.initialization import no_init_weights  # from 5.0 on
+    except ImportError:
+        from transformers.modeling_utils import no_init_weights
+    return no_init_weights()
+
+
+def choose_head(config: Any) -> tuple[str, Head]:
+    """Return the name of the class to build, and the head whose batches it takes.
+
+    Raises:
+        UsageError: there are no batches for such a class.
+    """
+    named = (getattr(config, "architectures", None) or [None])[0]
+    candidates = [(name, head) for head in HEADS for name in _classes(head.table, config.model_type)]
+    candidates = [(name, head) for name, head in candidates if _suits(config, head)]
+    if named is None or named in _classes("", config.model_type):
+        found = [(name, head) for name, head in candidates if not (head.images and hasattr(config, "text_config"))]
+    elif named in _classes(NEXT_SENTENCE.table, config.model_type) and _takes_next_sentence(named):
+        found = [(named, NEXT_SENTENCE)]
+    else:
+        found = [(name, head) for name, head in candidates if name == named]
+    if not found:
+        raise UsageError(
+            f"memprof makes no batches for {named or config.model_type}; write a function in a file of your "
+            "own that returns a memprof.Workload with the model, a batch and a loss"
+        )
+    return found[0]
+
+
+def _suits(config: Any, head: Head) -> bool:
+    """Return whether the head's batches suit: classifiers over a decoder want end-of-text tokens in place."""
+    return not getattr(config, "is_encoder_decoder", False) or head.table == "SEQ_TO_SEQ_CAUSAL_LM"
+
+
+def _classes(table: str, model_type: str) -> list[str]:
+    """Return the names of the classes that one of transformers' tables lists for a type of model."""
+    from transformers.models.auto import modeling_auto
+
+    name = f"MODEL_FOR_{table}_MAPPING_NAMES" if table else "MODEL_MAPPING_NAMES"
+    found = dict(getattr(modeling_auto, name)).get(model_type, ())
+    return [found] if isinstance(found, str) else list(found)
+
+
+def _takes_next_sentence(architecture: str) -> bool:
+    import transformers
+
+    return "next_sentence_label" in inspect.signature(getattr(transformers, architecture).forward).parameters
