@@ -97,3 +97,16 @@ def _short(filename: str) -> str:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
+
+
+def calling_line() -> str:
+    """Return the line of the user's code that runs at the moment, `train.py:12`; "" if none does.
+
+    That is the innermost one outside memprof, installed packages and Python's own library.
+    """
+    library = str(Path(traceback.__file__).resolve().parent)
+    for frame, line in traceback.walk_stack(None):  # the innermost first
+        name = frame.f_code.co_filename
+        if not name.startswith((_HERE, "<", library)) and "site-packages" not in name:
+            return f"{_short(name)}:{line}"
+    return ""

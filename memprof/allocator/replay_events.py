@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from memprof.allocator.caching import CachingAllocator, Handle, OutOfMemory
-from memprof.trace.events import Trace
+from memprof.trace.events import CACHE_EMPTIED, Trace
 
 TIMELINE_POINTS = 512
 
@@ -65,6 +65,8 @@ def replay(trace: Trace, allocator: CachingAllocator) -> ReplayReport:
                 return report_of(allocator, timeline, index)
         elif size < 0:
             allocator.free(handles.pop(number))
+        elif number == CACHE_EMPTIED:
+            allocator.empty_cache()
         timeline.add(index, allocator)
     return report_of(allocator, timeline, None)
 

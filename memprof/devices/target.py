@@ -16,6 +16,7 @@ class Target:
 
     Attributes:
         name: what `--device` was given; it goes into the run.
+        title: the driver's name of the GPU.
         kind: `cpu`, or `cuda` for a GPU with PyTorch's caching allocator.
         capability: compute capability, major and minor; of no meaning on a CPU.
         sm_count: multiprocessors; some kernels size their scratch by them.
@@ -31,6 +32,7 @@ class Target:
     """
 
     name: str = "cpu"
+    title: str = ""
     kind: Literal["cpu", "cuda"] = "cpu"
     capability: tuple[int, int] = (8, 0)
     sm_count: int = 108
@@ -42,6 +44,13 @@ class Target:
     context_source: str = ""
     late_bytes: int = 0
     generic: bool = False
+
+    @property
+    def total_bytes(self) -> int | None:
+        """What the driver reports as the device's memory; None for without end."""
+        if self.capacity_bytes is None:
+            return None
+        return self.capacity_bytes + (self.context_bytes or 0) + self.late_bytes
 
     @property
     def prefers_cudnn_attention(self) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from memprof.allocator.caching import CachingAllocator, Handle
 from memprof.allocator.driver import SEGMENTS_FROM, Memory
 from memprof.allocator.settings import SMALL_LIMIT, AllocatorSettings
-from memprof.trace.events import Block, Trace
+from memprof.trace.events import CACHE_EMPTIED, Block, Trace
 
 Entry = dict[str, Any]
 _ALIGNMENT = 512
@@ -40,8 +40,10 @@ def make_snapshot(trace: Trace, settings: AllocatorSettings | None = None) -> di
     server: _Server = _Cached(settings) if settings is not None else _Plain()
     history: list[Entry] = []
     for time, (number, size) in enumerate(trace.events):
-        block = trace.blocks[number]
-        if size:
+        if number == CACHE_EMPTIED:
+            history += [{**entry, "time_us": time} for entry in server.empty_cache()]
+        elif size:
+            block = trace.blocks[number]
             noted = server.allocate(number, block) if size > 0 else server.free(number, block)
             history += [{**entry, "time_us": time} for entry in noted]
     return {
@@ -60,6 +62,9 @@ class _Server(Protocol):
 
     def free(self, number: int, block: Block) -> list[Entry]:
         """Take it back."""
+
+    def empty_cache(self) -> list[Entry]:
+        """Give back what nobody uses."""
 
     def segments(self, blocks: Sequence[Block]) -> list[Entry]:
         """Return what is there now."""
@@ -85,6 +90,9 @@ class _Plain:
         address = self._live.pop(number)
         actions = ("free_requested", "free_completed", "segment_free")
         return [_entry(action, address, block.size, block.stream, []) for action in actions]
+
+    def empty_cache(self) -> list[Entry]:
+        return []
 
     def segments(self, blocks: Sequence[Block]) -> list[Entry]:
         return [
@@ -114,6 +122,10 @@ class _Cached:
         return [
             _entry(action, address, block.size, block.stream, []) for action in ("free_requested", "free_completed")
         ]
+
+    def empty_cache(self) -> list[Entry]:
+        self._allocator.empty_cache()
+        return [_entry(*noted, 0, []) for noted in self._driver.take_notes()]
 
     def segments(self, blocks: Sequence[Block]) -> list[Entry]:
         owners = {id(handle): number for number, handle in self._live.items()}

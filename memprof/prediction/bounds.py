@@ -21,7 +21,7 @@ from memprof.allocator.settings import LARGE_ROUNDING, AllocatorSettings
 from memprof.documents.confidence import SizeRange
 from memprof.prediction.cuda.kernels.convolution import SOURCE as CONVOLUTIONS
 from memprof.prediction.replay_trace import Replayed
-from memprof.trace.events import Block, Event, Trace
+from memprof.trace.events import CACHE_EMPTIED, Block, Event, Trace
 
 LATE_REPLAYS = 3
 
@@ -158,18 +158,22 @@ def resized(trace: Trace, sizes: Mapping[int, int]) -> Trace:
 
 
 def _reserved(trace: Trace, settings: AllocatorSettings) -> dict[str, int]:
-    """Return what a replay without end reserves, by phase; it never gives memory back, so the end of a phase tells."""
+    """Return the most that a replay without end reserves, by phase; only emptying the cache gives memory back."""
     allocator = CachingAllocator(None, settings)
     handles: dict[int, Handle] = {}
     reserved: dict[str, int] = {}
     ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
     for span, end in zip(trace.spans, ends, strict=True):
+        most = reserved.get(span.phase, 0)
         for number, size in trace.events[span.start : end]:
             if size > 0:
                 handles[number] = allocator.allocate(size, trace.blocks[number].stream)
             elif size < 0:
                 allocator.free(handles.pop(number))
-        reserved[span.phase] = allocator.reserved_bytes
+            elif number == CACHE_EMPTIED:
+                most = max(most, allocator.reserved_bytes)
+                allocator.empty_cache()
+        reserved[span.phase] = max(most, allocator.reserved_bytes)
     return reserved
 
 

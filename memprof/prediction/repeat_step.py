@@ -13,7 +13,7 @@ from memprof.devices.target import Target
 from memprof.measurement.meter import label_buckets
 from memprof.prediction.fake.training import FakeRun
 from memprof.trace.attribution import build_trace
-from memprof.trace.events import Event, PhaseSpan, Trace
+from memprof.trace.events import CACHE_EMPTIED, Event, PhaseSpan, Trace
 
 
 def trace_of(fake: FakeRun, target: Target) -> Trace:
@@ -42,6 +42,7 @@ def with_repeated_step(trace: Trace) -> Trace:
     if renamed is None:
         return trace
     blocks, repeated = list(trace.blocks), list[Event]()
+    renamed[CACHE_EMPTIED] = CACHE_EMPTIED
     for number, size in events:
         if number not in renamed:  # allocated in the step: the repeated step has a block of its own
             renamed[number] = len(blocks)
@@ -55,7 +56,7 @@ def with_repeated_step(trace: Trace) -> Trace:
 def _successors(trace: Trace, start: int) -> dict[int, int] | None:
     """Return, for each older block that the step frees, the one that it leaves in its place; None if they differ."""
     older = {number for number, _ in trace.events[:start]}
-    events_of = Counter(number for number, _ in trace.events[start:])
+    events_of = Counter(number for number, _ in trace.events[start:] if number != CACHE_EMPTIED)
     freed = sorted(number for number in events_of if number in older)
     left = sorted(number for number, events in events_of.items() if number not in older and events == 1)
     if [trace.blocks[number].size for number in freed] != [trace.blocks[number].size for number in left]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from memprof.allocator.caching import CachingAllocator, Handle, OutOfMemory
 from memprof.prediction.cuda.kernels.convolution import SOURCE as CONVOLUTIONS
-from memprof.trace.events import Block, Event, Trace
+from memprof.trace.events import CACHE_EMPTIED, Block, Event, Trace
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
             size = 0
             if change > 0:
                 handle = _served(allocator, trace.blocks[number], change)
-                level = allocator.reserved_bytes  # only a request changes what is reserved
+                level = allocator.reserved_bytes  # a free does not change what is reserved
                 most = max(most, level)
                 if handle is not None:
                     handles[number], size = handle, handle.size
@@ -56,6 +56,9 @@ def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
                 handle = handles.pop(number)
                 size = -handle.size
                 allocator.free(handle)
+            elif number == CACHE_EMPTIED:
+                allocator.empty_cache()
+                level = allocator.reserved_bytes
             events.append(Event(number, size))
             levels.append(level)
         reserved[span.phase] = max(reserved.get(span.phase, 0), most)

@@ -53,6 +53,7 @@ def target_of(
     """
     return Target(
         name=device.name,
+        title=device.title,
         kind="cuda",
         capability=device.compute_capability,
         sm_count=device.sm_count,

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from memprof.allocator.caching import CachingAllocator, Handle, OutOfMemory
 from memprof.allocator.settings import SMALLEST_BLOCK
 from memprof.devices.target import Target
-from memprof.trace.events import PhaseSpan, Trace
+from memprof.trace.events import CACHE_EMPTIED, PhaseSpan, Trace
 
 _MOST_POINTS = 3
 # What sizes may go by: batches and widths by the first, products of two widths and the pixels of images by the second.
@@ -81,7 +81,7 @@ class Blocks:
     @cached_property
     def bare(self) -> Blocks:
         """The same without the scratch of kernels, which comes and goes with thresholds of their own."""
-        kept = self.returned[self.order]
+        kept = self.returned[self.order] & (self.order != CACHE_EMPTIED)
         chosen, order = np.unique(self.order[kept], return_inverse=True)
         before = np.concatenate(([0], np.cumsum(kept)))
         return Blocks(
@@ -132,7 +132,7 @@ class Blocks:
     def _levels(self, multiple: int = 1) -> NDArray[np.int64]:
         rounded: NDArray[np.int64] = -(-self.sizes // multiple) * multiple
         changes = np.where(self.allocates, rounded[self.order], -rounded[self.order])
-        return np.cumsum(changes)
+        return np.cumsum(np.where(self.order == CACHE_EMPTIED, 0, changes))
 
     def _allocated(self) -> Need:
         levels = self._levels()
@@ -159,6 +159,9 @@ class Blocks:
         sizes, handles = self.sizes.tolist(), dict[int, Handle]()
         top, most = 0, 0
         for index, (number, allocates) in enumerate(zip(self.order.tolist(), self.allocates.tolist(), strict=True)):
+            if number == CACHE_EMPTIED:
+                allocator.empty_cache()
+                continue
             if not sizes[number]:
                 continue
             if not allocates:

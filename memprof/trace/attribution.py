@@ -23,8 +23,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from memprof.trace.events import (
+    CACHE_EMPTIED,
     Allocation,
     Block,
+    CacheMark,
     Entry,
     Event,
     Free,
@@ -81,6 +83,7 @@ class _TraceBuilder:
             OperatorEnd: self._end_operator,
             LabelMark: self._label,
             RangeMark: self._mark_range,
+            CacheMark: lambda mark: self._events.append(Event(CACHE_EMPTIED, 0)),
         }
 
     def _begin_operator(self, begin: OperatorBegin) -> None:

@@ -95,7 +95,11 @@ class LabelMark(NamedTuple):
     modules: Mapping[int, str]
 
 
-Mark = PhaseMark | ModuleMark | RangeMark | OperatorBegin | OperatorEnd | LabelMark
+class CacheMark(NamedTuple):
+    """The caching allocator gave what nobody used back to the driver."""
+
+
+Mark = PhaseMark | ModuleMark | RangeMark | OperatorBegin | OperatorEnd | LabelMark | CacheMark
 Entry = Allocation | Free | Mark
 
 
@@ -124,8 +128,14 @@ class Block:
     range: SizeLimits | None = None
 
 
+CACHE_EMPTIED = -1
+
+
 class Event(NamedTuple):
-    """Block number `block` is allocated (`size` > 0) or freed (`size` < 0)."""
+    """Block number `block` is allocated (`size` > 0) or freed (`size` < 0).
+
+    With `CACHE_EMPTIED` in the block's place and a size of 0 the allocator gave its cache back to the driver.
+    """
 
     block: int
     size: int

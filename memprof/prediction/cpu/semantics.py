@@ -34,11 +34,13 @@ class CpuSemantics:
 
     Attributes:
         own_host: the device has a memory apart from the host's.
+        device: where the training moves its model and its batches.
         corrections: what operators return here, where that is not what the meta kernels return.
         results: what operators return of which PyTorch has no meta kernel.
     """
 
     own_host = False
+    device = torch.device("cpu")
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:

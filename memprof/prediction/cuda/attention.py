@@ -2,12 +2,13 @@
 
 Sources: `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` (`select_sdp_backend` and the `can_use_..._attention`
 functions) and `aten/src/ATen/native/transformers/attention.cpp` (`scaled_dot_product_attention`), read for 2.10;
-of later versions notes on 2.13 and 2.14 were compared. Not modelled: nested tensors, ROCm, kernels that the user has
-switched off, and deterministic mode.
+of later versions notes on 2.13 and 2.14 were compared. Kernels that the program has switched off (`sdpa_kernel`,
+`torch.backends.cuda.enable_flash_sdp`) are left out. Not modelled: nested tensors, ROCm, and deterministic mode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -30,6 +31,7 @@ def choose_attention(
     dropout: float,
     causal: bool,
     grouped: bool = False,
+    allowed: Sequence[str] | None = None,
 ) -> Backend:
     """Return the first kernel in PyTorch's order that takes the inputs.
 
@@ -42,17 +44,29 @@ def choose_attention(
         dropout: probability.
         causal: `is_causal`.
         grouped: `enable_gqa`, with fewer key heads than query heads.
+        allowed: kernels that may be taken; those that PyTorch's switches leave on, if not given.
     """
+    if allowed is None:
+        allowed = _switched_on()
     if any(tensor.dim() != 4 or 0 in tensor.shape for tensor in (query, key, value)):
         return "math"
     grouped = grouped and query.shape[1] != key.shape[1]
-    if target.prefers_cudnn_attention and _cudnn_takes(target, query, key, value, dropout):
+    if "cudnn" in allowed and target.prefers_cudnn_attention and _cudnn_takes(target, query, key, value, dropout):
         return "cudnn"
-    if _flash_takes(target, query, key, value, mask, dropout, causal):
+    if "flash" in allowed and _flash_takes(target, query, key, value, mask, dropout, causal):
         return "flash"
-    if _efficient_takes(target, query, key, value, grouped):
+    if "efficient" in allowed and _efficient_takes(target, query, key, value, grouped):
         return "efficient"
     return "math"
+
+
+def _switched_on() -> list[str]:
+    switches = {
+        "cudnn": torch._C._get_cudnn_sdp_enabled,
+        "flash": torch._C._get_flash_sdp_enabled,
+        "efficient": torch._C._get_mem_efficient_sdp_enabled,
+    }
+    return [name for name, switch in switches.items() if switch()]
 
 
 def _cudnn_takes(target: Target, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:

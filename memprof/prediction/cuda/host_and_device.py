@@ -1,30 +1,32 @@
-"""What is on the device and what is on the host, in a training whose fake tensors all say `cpu`.
+"""What is on the device and what is on the host, in a training whose fake tensors all stand on the CPU.
 
 | code | on CUDA, and here |
 |---|---|
 | `torch.zeros(3)`, `torch.tensor(0.0, device="cpu")` | on the host, with what is computed from it alone |
-| `torch.zeros(3, device="cuda")`, `device=x.device` | on the device |
-| `.to("cuda")`, `.cuda()`, `.to(x.device)` | a copy if the tensor is on the host |
-| `.cpu()` | a copy on the host if the tensor is on the device |
-| `.is_cuda`, `.get_device()` | yes and 0 for what is on the device |
+| `torch.zeros(3, device="cuda")`, `device=x.device`, a default device | on the device |
+| `.to("cuda")`, `.cuda()`, `.to(x.device)`, `.to(x)` | a copy if the tensor is on the host |
+| `.cpu()`, `.to("cpu")` | a copy on the host if the tensor is on the device |
+| `.device`, `.is_cuda`, `.is_cpu`, `.get_device()`, `.type()` | `cuda:0` and its like for what is on the device |
+| `.pin_memory()`, `pin_memory=True` | on the host |
 | `torch.autocast("cuda")` | that of the fake tensors, with CUDA's lists and its float16 |
 
-Not told apart: `x.device` says `cpu`, which is taken for the device; so is `"cpu"` in `.to`, as code has it that asked
-`torch.cuda.is_available()`.
+PyTorch turns a function mode off within every function that it handles, so Python code of PyTorch's own functions
+(`torch.nn.functional`) finds `cpu` in `x.device`. What it makes there is where its arguments are, as it means to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal
 from unittest.mock import patch
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.utils import _device as default_device
 
-from memprof.trace.storages import plain_tensors
+from memprof.trace.storages import is_plain, plain_tensors
 
 if TYPE_CHECKING:
     from memprof.prediction.fake.dispatch import FakeOperators
@@ -35,12 +37,17 @@ _NAMES = (
     *("zeros", "ones", "empty", "full", "arange", "range", "linspace", "logspace", "eye", "rand", "randn", "randint"),
     *("randperm", "normal", "empty_strided", "tril_indices", "triu_indices", "scalar_tensor", "tensor", "as_tensor"),
     *("hann_window", "hamming_window", "blackman_window", "bartlett_window", "kaiser_window", "from_numpy"),
+    *("asarray", "frombuffer", "empty_permuted"),
 )
 _FACTORIES = tuple(getattr(torch, name) for name in _NAMES)
+_FOLLOW = (torch.tensor, torch.as_tensor, torch.asarray, torch.normal)  # a tensor that they are given
 _RECURRENT = tuple(getattr(torch, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
 _RECURRENT_GUESS = "on a GPU that is cuDNN's, whose reserve is not known; predicted is what a CPU keeps"
-_IS_CUDA = Tensor.is_cuda.__get__  # type: ignore[attr-defined]
+_DEVICE, _IS_CUDA, _IS_CPU = (getattr(Tensor, name).__get__ for name in ("device", "is_cuda", "is_cpu"))
+_PINNED = "_memprof_pinned"  # on the storage of a tensor in pinned memory
+_AFTER_DEVICE, _AFTER_OTHER = ("dtype", "non_blocking", "copy"), ("non_blocking", "copy")
 _Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
+_Place = Literal["host", "device", "elsewhere"]
 
 
 class CudaIsHere(TorchFunctionMode):
@@ -48,19 +55,30 @@ class CudaIsHere(TorchFunctionMode):
 
     Args:
         mode: runs the operators.
+        current: gives the number of the GPU that is selected.
+        devices: how many GPUs there are.
     """
 
-    def __init__(self, mode: FakeOperators) -> None:
+    def __init__(self, mode: FakeOperators, current: Callable[[], int] = lambda: 0, devices: int = 1) -> None:
         super().__init__()
         self._mode = mode
+        self._current = current
+        self._devices = devices
         self._handlers: dict[Any, _Handler] = {
             **dict.fromkeys(_FACTORIES, self._make),
             **dict.fromkeys(_RECURRENT, self._run_recurrent),
             Tensor.to: self._to,
+            Tensor.type: self._type,
             Tensor.cpu: lambda func, args, kwargs: copy_to(args[0], mode, host=True),
-            Tensor.cuda: lambda func, args, kwargs: copy_to(args[0], mode, host=False),
-            Tensor.get_device: lambda func, args, kwargs: -1 if self._on_host(args[0]) else 0,
-            _IS_CUDA: lambda func, args, kwargs: not self._on_host(args[0]),
+            Tensor.cuda: self._cuda,
+            Tensor.new_tensor: self._like,
+            Tensor.pin_memory: lambda func, args, kwargs: self._pin(args[0]),
+            Tensor.is_pinned: lambda func, args, kwargs: hasattr(args[0].untyped_storage(), _PINNED),
+            Tensor.record_stream: lambda func, args, kwargs: None,
+            Tensor.get_device: lambda func, args, kwargs: -1 if self._on_host(args[0]) else self._current(),
+            _DEVICE: lambda func, args, kwargs: self.device_of(args[0]),
+            _IS_CUDA: lambda func, args, kwargs: self.device_of(args[0]).type == "cuda",
+            _IS_CPU: lambda func, args, kwargs: self.device_of(args[0]).type == "cpu",
         }
 
     def __torch_function__(
@@ -72,70 +90,192 @@ class CudaIsHere(TorchFunctionMode):
             return handler(func, args, kwargs or {})
         if not kwargs:
             return func(*args)
-        if "device" in kwargs and _is_cuda(kwargs["device"]):
-            kwargs = {**kwargs, "device": _CPU}
+        if kwargs.get("device") is not None or kwargs.get("pin_memory"):
+            return self._make(func, args, kwargs)
         return func(*args, **kwargs)
+
+    def entered(self) -> AbstractContextManager[Any]:
+        """Within the `with` block the mode is on, once."""
+        return nullcontext() if any(mode is self for mode in _get_current_function_mode_stack()) else self
+
+    @property
+    def cuda(self) -> torch.device:
+        """The GPU that is selected."""
+        return torch.device("cuda", self._current())
+
+    def device_of(self, tensor: Tensor) -> torch.device:
+        """Return the device that a tensor is on, for the program."""
+        with torch._C.DisableTorchFunction():
+            device = tensor.device
+        if device.type != "cpu":
+            return device
+        return _CPU if self._on_host(tensor) else self.cuda
+
+    def place(self, device: Any) -> _Place:
+        """Return where a program means by a device.
+
+        Raises:
+            torch.AcceleratorError: there is no GPU of that number.
+        """
+        if isinstance(device, int):
+            index: int | None = device
+        else:
+            named = torch.device(device) if isinstance(device, str) else device
+            if named.type != "cuda":
+                return "host" if named.type == "cpu" else "elsewhere"
+            index = named.index
+        if index is not None and index >= self._devices:
+            raise torch.AcceleratorError("CUDA error: invalid device ordinal")
+        return "device"
 
     def _run_recurrent(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._mode.reads.guess(self._mode.place()[0], f"runs {func.__name__}: {_RECURRENT_GUESS}")
         return func(*args, **kwargs)
 
     def _on_host(self, tensor: Tensor) -> bool:
-        """Of a DTensor, its part on this rank."""
-        parts = list(plain_tensors(tensor)) if tensor.layout is torch.strided else []
-        return bool(parts) and all(self._mode.log.is_host(part.untyped_storage().data_ptr()) for part in parts)
+        """Of a tensor that is made of others, such as a DTensor, its parts."""
+        if is_plain(tensor):
+            return self._mode.on_host(tensor)
+        parts = list(plain_tensors(tensor))
+        return bool(parts) and all(self._mode.on_host(part) for part in parts)
 
     def _make(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         device = kwargs.get("device")
-        if device is None:
-            with self._mode.made_on(host=True):
-                return func(*args, **kwargs)
-        if not _is_cuda(device):
+        if device is None and default_device.CURRENT_DEVICE is not None:
+            device = default_device.CURRENT_DEVICE if func in default_device._device_constructors() else None
+        if device is None and args and isinstance(args[0], Tensor) and func in _FOLLOW:
+            return func(*args, **kwargs)
+        place = "host" if device is None else self.place(device)
+        if place == "elsewhere":
+            return func(*args, **kwargs)
+        pinned = kwargs.get("pin_memory")
+        if device is not None:
+            kwargs = {**kwargs, "device": _CPU}
+        if pinned:
+            kwargs = {**kwargs, "pin_memory": False}
+        with self._mode.made_on(host=place == "host"):
             made = func(*args, **kwargs)
-            stays = self._mode.building_host or not isinstance(device, torch.device)
-            return made if stays else copy_to(made, self._mode, host=False)
-        with self._mode.made_on(host=False):
-            return copy_to(func(*args, **{**kwargs, "device": _CPU}), self._mode, host=False)
+        if not isinstance(made, Tensor):
+            return made
+        if pinned:
+            setattr(made.untyped_storage(), _PINNED, True)
+        return made if device is None else copy_to(made, self._mode, host=place == "host")
+
+    def _like(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make a tensor of numbers where the first argument is."""
+        return self._make(func, args, {**kwargs, "device": kwargs.get("device") or self.device_of(args[0])})
 
     def _to(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Copy over if a device is asked for, and change the type on the way."""
         tensor, *rest = args
-        asked = [*rest[:1], *([kwargs["device"]] if kwargs.get("device") is not None else ())]
-        cuda = any(map(_is_cuda, asked))
-        moved = cuda or any(_means_device(value) for value in asked)
-        rest = [
-            _CPU if _is_cuda(value) and not isinstance(value, bool) and place == 0 else value
-            for place, value in enumerate(rest)
-        ]
-        if cuda and "device" in kwargs:
-            kwargs = {**kwargs, "device": _CPU}
-        if not moved or not self._on_host(tensor) or (self._mode.building_host and not cuda):
-            return tensor.to(*rest, **kwargs)
-        types = [value for value in (*rest, *kwargs.values()) if isinstance(value, torch.dtype)]
-        dtype = next(iter(types), rest[0].dtype if rest and isinstance(rest[0], Tensor) else None)
-        return copy_to(tensor, self._mode, host=False, dtype=dtype)
+        named = dict(kwargs)
+        first = rest[0] if rest else named.get("other")
+        if isinstance(first, Tensor):
+            named.pop("other", None)
+            named.update(zip(_AFTER_OTHER, rest[1:], strict=False))
+            named["dtype"], device = first.dtype, self.device_of(first)
+        elif isinstance(first, (str, torch.device, int)):
+            named.update(zip(_AFTER_DEVICE, rest[1:], strict=False))
+            device = first
+        else:
+            device = named.pop("device", None)
+        if device is None:
+            return func(*args, **kwargs)
+        place = self.place(device)
+        if place == "elsewhere" or tensor.is_meta:
+            return func(tensor, device=device if place == "elsewhere" else _CPU, **named)
+        if self._on_host(tensor) is (place == "host"):
+            return func(tensor, **named) if named else tensor
+        return copy_to(
+            tensor, self._mode, host=place == "host", dtype=named.get("dtype"), format_=named.get("memory_format")
+        )
+
+    def _cuda(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        device = args[1] if len(args) > 1 else kwargs.get("device")
+        self.place("cuda" if device is None else device)
+        return copy_to(args[0], self._mode, host=False)
+
+    def _pin(self, tensor: Tensor) -> Tensor:
+        if not self._on_host(tensor):
+            raise RuntimeError(
+                f"cannot pin '{tensor_type(tensor.dtype, cuda=True)}' only dense CPU tensors can be pinned"
+            )
+        if hasattr(tensor.untyped_storage(), _PINNED):
+            return tensor
+        with self._mode.made_on(host=True):
+            pinned: Tensor = aten.clone(tensor)
+        setattr(pinned.untyped_storage(), _PINNED, True)
+        return pinned
+
+    def _type(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Name the type, or change it, and with the types of old also the device."""
+        tensor = args[0]
+        wanted = args[1] if len(args) > 1 else kwargs.get("dtype")
+        if wanted is None:
+            return tensor_type(tensor.dtype, cuda=not self._on_host(tensor))
+        if isinstance(wanted, torch.dtype):
+            return tensor.to(wanted)
+        name = wanted if isinstance(wanted, str) else f"{wanted.__module__}.{wanted.__name__}"
+        dtype = _DTYPES[name.rpartition(".")[2]]
+        return copy_to(tensor, self._mode, host=not name.startswith("torch.cuda."), dtype=dtype)
 
 
-def _means_device(value: Any) -> bool:
-    return isinstance(value, (torch.device, Tensor))
+_TYPES = {
+    torch.float32: "FloatTensor",
+    torch.float64: "DoubleTensor",
+    torch.float16: "HalfTensor",
+    torch.bfloat16: "BFloat16Tensor",
+    torch.uint8: "ByteTensor",
+    torch.int8: "CharTensor",
+    torch.int16: "ShortTensor",
+    torch.int32: "IntTensor",
+    torch.int64: "LongTensor",
+    torch.bool: "BoolTensor",
+}
+_DTYPES = {name: dtype for dtype, name in _TYPES.items()}
 
 
-def _is_cuda(device: Any) -> bool:
-    if isinstance(device, str):
-        return device.startswith("cuda")
-    if isinstance(device, int):
-        return not isinstance(device, bool)
-    return isinstance(device, torch.device) and device.type == "cuda"
+def tensor_type(dtype: torch.dtype, *, cuda: bool) -> str:
+    """Return the name of a type of the old kind: `torch.cuda.FloatTensor`."""
+    return f"torch.{'cuda.' if cuda else ''}{_TYPES.get(dtype, 'Tensor')}"
 
 
-def copy_to(value: Tensor, mode: FakeOperators, *, host: bool, dtype: torch.dtype | None = None) -> Tensor:
+def legacy_types() -> dict[str, type[Any]]:
+    """Return what stands in for `torch.cuda.FloatTensor` and its like, by name."""
+    return {name: _legacy_type(name, dtype) for dtype, name in _TYPES.items()}
+
+
+def _legacy_type(name: str, dtype: torch.dtype) -> type[Any]:
+    class Legacy(type):
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, Tensor) and instance.dtype is dtype and instance.is_cuda
+
+    def make(cls: type[Any], *args: Any, **kwargs: Any) -> Tensor:
+        if args and all(isinstance(size, int) for size in args):
+            return torch.empty(args, dtype=dtype, device="cuda")
+        if not args or isinstance(args[0], torch.Size):
+            return torch.empty(args[0] if args else 0, dtype=dtype, device="cuda")
+        return torch.tensor(args[0], dtype=dtype, device="cuda")
+
+    return Legacy(name, (), {"__new__": make, "__module__": "torch.cuda", "dtype": dtype, "is_cuda": True})
+
+
+def copy_to(
+    value: Tensor,
+    mode: FakeOperators,
+    *,
+    host: bool,
+    dtype: torch.dtype | None = None,
+    format_: torch.memory_format | None = None,
+) -> Tensor:
     """Return a copy on the host or on the device; the tensor itself if it is there already."""
-    if value.layout is not torch.strided or not value.untyped_storage().nbytes():
+    if value.is_meta:
         return value
-    if mode.log.is_host(value.untyped_storage().data_ptr()) is host:
+    parts = [value] if is_plain(value) else list(plain_tensors(value))
+    if all(mode.on_host(part) is host for part in parts):
         return value if dtype is None or value.dtype is dtype else value.to(dtype)
     with mode.made_on(host=host):
-        copy: Tensor = aten._to_copy(value, dtype=dtype)
+        copy: Tensor = aten._to_copy(value, dtype=dtype, memory_format=format_)
     return copy
 
 
@@ -150,7 +290,7 @@ def cuda_in_backward(cuda: CudaIsHere) -> Iterator[None]:
     run: Callable[..., Any] = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 
     def run_backward(*args: Any, **kwargs: Any) -> Any:
-        with cuda:
+        with cuda.entered():
             return run(*args, **kwargs)
 
     with patch.object(torch.autograd, "_engine_run_backward", run_backward):
@@ -158,29 +298,92 @@ def cuda_in_backward(cuda: CudaIsHere) -> Iterator[None]:
 
 
 @contextmanager
-def cuda_autocast() -> Iterator[None]:
-    """Within the `with` block `torch.autocast("cuda")` is that of the fake tensors."""
-    init, enabled, dtype_of = torch.autocast.__init__, torch.is_autocast_enabled, torch.get_autocast_dtype
+def cuda_in_hooks(cuda: CudaIsHere) -> Iterator[None]:
+    """Within the `with` block saved-tensor hooks run under the mode, which is off where autograd calls them."""
+    begin = torch.autograd.graph.saved_tensors_hooks.__init__
 
-    def begin(self: Any, device_type: str, dtype: torch.dtype | None = None, *args: Any, **kwargs: Any) -> None:
-        if device_type == "cuda":
-            device_type, dtype = "cpu", dtype or torch.float16
-        init(self, device_type, dtype, *args, **kwargs)
+    def within(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def run(value: Any) -> Any:
+            with cuda.entered():
+                return hook(value)
 
-    with (
-        patch.object(torch.autocast, "__init__", begin),
-        patch.object(torch, "is_autocast_enabled", lambda device="cpu": enabled("cpu" if device == "cuda" else device)),
-        patch.object(torch, "get_autocast_dtype", lambda device: dtype_of("cpu" if device == "cuda" else device)),
-    ):
+        return run
+
+    def init(self: Any, pack: Callable[[Any], Any], unpack: Callable[[Any], Any]) -> None:
+        begin(self, within(pack), within(unpack))
+
+    with patch.object(torch.autograd.graph.saved_tensors_hooks, "__init__", init):
         yield
 
 
 @contextmanager
-def cuda_modules(mode: FakeOperators) -> Iterator[None]:
-    """Within the `with` block `Module.cuda()` moves what is on the host."""
+def cuda_groups(cuda: CudaIsHere) -> Iterator[None]:
+    """Within the `with` block tensors that PyTorch groups by their device are grouped by what it says.
 
-    def move(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
-        return module._apply(lambda tensor: copy_to(tensor, mode, host=False))  # type: ignore[no-any-return]
+    Private API of PyTorch, checked on 2.8.0 and 2.13.0: `torch._C._group_tensors_by_device_and_dtype`.
+    """
+    group: Callable[..., Any] = torch._C._group_tensors_by_device_and_dtype
 
-    with patch.object(nn.Module, "cuda", move):
+    def grouped(lists: Sequence[Sequence[Tensor | None]], with_indices: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        hosts = [cuda.device_of(tensor).type == "cpu" for tensor in lists[0] if tensor is not None]
+        if not any(hosts) or len(hosts) != len(lists[0]):
+            return {(cuda.cuda, dtype): part for (_, dtype), part in group(lists, with_indices).items()}
+        for host in (False, True):
+            chosen = [number for number, here in enumerate(hosts) if here is host]
+            if chosen:
+                parts = group([[one[number] for number in chosen] if one else [] for one in lists], with_indices)
+                for (_, dtype), (tensors, indices) in parts.items():
+                    found[_CPU if host else cuda.cuda, dtype] = tensors, [chosen[number] for number in indices]
+        return found
+
+    with patch.object(torch._C, "_group_tensors_by_device_and_dtype", grouped):
+        yield
+
+
+@contextmanager
+def cuda_autocast() -> Iterator[None]:
+    """Within the `with` block `torch.autocast("cuda")` is that of the fake tensors, and `"cpu"` changes nothing."""
+    init, enabled, dtype_of = torch.autocast.__init__, torch.is_autocast_enabled, torch.get_autocast_dtype
+    set_enabled, set_dtype = torch.set_autocast_enabled, torch.set_autocast_dtype
+    default = [torch.float16]  # of autocast on CUDA, until the program sets another
+
+    def begin(
+        self: Any,
+        device_type: str,
+        dtype: torch.dtype | None = None,
+        enabled: bool = True,
+        cache_enabled: bool | None = None,
+    ) -> None:
+        if device_type == "cuda":
+            dtype = dtype or default[0]
+        elif device_type == "cpu":
+            enabled, dtype = torch.is_autocast_enabled("cpu"), dtype_of("cpu")
+        init(self, "cpu" if device_type == "cuda" else device_type, dtype, enabled, cache_enabled)
+
+    def here(device: str) -> str:
+        return "cpu" if device == "cuda" else device
+
+    def autocast_dtype(device: str) -> torch.dtype:
+        return default[0] if device == "cuda" and not enabled("cpu") else dtype_of(here(device))
+
+    def set_autocast_enabled(device: Any, on: bool | None = None) -> None:
+        if on is None:  # the old way, which means CUDA
+            device, on = "cuda", device
+        set_enabled(here(device), on)
+
+    def set_autocast_dtype(device: str, dtype: torch.dtype) -> None:
+        if device == "cuda":
+            default[0] = dtype
+        set_dtype(here(device), dtype)
+
+    functions: dict[str, Any] = {
+        "is_autocast_enabled": lambda device="cuda": enabled(here(device)),
+        "get_autocast_dtype": autocast_dtype,
+        "set_autocast_enabled": set_autocast_enabled,
+        "set_autocast_dtype": set_autocast_dtype,
+        "get_autocast_gpu_dtype": lambda: autocast_dtype("cuda"),
+        "set_autocast_gpu_dtype": lambda dtype: set_autocast_dtype("cuda", dtype),
+    }
+    with patch.object(torch.autocast, "__init__", begin), patch.multiple(torch, **functions):
         yield

@@ -2,16 +2,16 @@
 
 | what | on CUDA |
 |---|---|
-| attention | flash, memory-efficient, cuDNN or math by generation, type, width, mask (`cuda_semantics_attention`) |
+| attention | flash, memory-efficient, cuDNN or math by generation, type, width, mask (`attention`) |
 | dropout | one kernel with a byte mask, where a CPU keeps a mask of the input's type |
 | batch norm | cuDNN's, where it takes the input |
 | RMS norm | one kernel since 2.9, where a CPU keeps every intermediate |
-| autocast | more operators in float32 (`cuda_semantics_autocast`) |
+| autocast | more operators in float32 (`autocast`) |
 | optimizers, clipping | `foreach` by default |
 | SM3 | its Triton kernel |
 | batches | made on the host, then copied |
-| devices | `"cuda"` is where the fake tensors are; what is made without a device is on the host
-  (`cuda_semantics_device`) |
+| devices | `torch.cuda` answers as the GPU, `"cuda"` is where the fake tensors are, what is made without a device is on
+  the host (`runtime`, `host_and_device`) |
 
 Each is put in as the operator that PyTorch would call, with PyTorch's own autograd formula, so that what is saved for
 the backward pass, and for how long, follows. The same in both and left alone: linear layers, convolutions, layer
@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
@@ -38,14 +37,9 @@ from memprof.documents.recipe import Recipe
 from memprof.prediction.cpu.semantics import UNREDUCED, CpuSemantics, channels_last_if_inputs_are
 from memprof.prediction.cuda.attention import CudaAttention
 from memprof.prediction.cuda.autocast import register_autocast
-from memprof.prediction.cuda.host_and_device import (
-    CudaIsHere,
-    copy_to,
-    cuda_autocast,
-    cuda_in_backward,
-    cuda_modules,
-)
+from memprof.prediction.cuda.host_and_device import copy_to
 from memprof.prediction.cuda.kernels import Workspaces
+from memprof.prediction.cuda.runtime import simulated_cuda
 from memprof.prediction.cuda.sm3 import triton_kernel
 from memprof.prediction.fake.tensors import Correction, Layout, Result, contiguous_result
 from memprof.workloads.workload import Workload
@@ -61,12 +55,15 @@ class CudaSemantics(CpuSemantics):
 
     Args:
         target: which one, and with which PyTorch.
+        limited: what does not fit raises `torch.OutOfMemoryError` in the training; else the memory is without end.
     """
 
     own_host = True
+    device = torch.device("cuda", 0)
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, limited: bool = False) -> None:
         self._target = target
+        self._limited = limited
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:
@@ -110,13 +107,8 @@ class CudaSemantics(CpuSemantics):
             stack.enter_context(super().applied(mode))
             stack.callback(library._destroy)
             self._register(library)
-            for owner in ("torch.optim.optimizer", "torch.utils._foreach_utils"):
-                stack.enter_context(patch(f"{owner}._get_foreach_kernels_supported_devices", _every_device))
             stack.enter_context(triton_kernel())
-            stack.enter_context(cuda_autocast())
-            stack.enter_context(cuda_modules(mode))
-            cuda = stack.enter_context(CudaIsHere(mode))
-            stack.enter_context(cuda_in_backward(cuda))
+            stack.enter_context(simulated_cuda(mode, self._target, limited=self._limited))
             yield
 
     def _register(self, library: torch.library.Library) -> None:
@@ -170,10 +162,6 @@ def _copied(value: Any, mode: FakeOperators, dtype: torch.dtype | None) -> Any:
 
 def _never(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("a kernel ran on fake tensors")
-
-
-def _every_device() -> list[str]:
-    return ["cpu", "cuda"]
 
 
 def _composed(operator: Any, *args: Any) -> Tensor:

@@ -28,7 +28,7 @@ from memprof.prediction.fake.known_values import (
     shape_depends_on_values,
     written_places,
 )
-from memprof.prediction.fake.tensors import FakeTensors, Layout, Result, tensors_in
+from memprof.prediction.fake.tensors import HOST_MARK, FakeTensors, Layout, Result, tensors_in
 from memprof.prediction.fake.value_reads import Reads
 from memprof.trace.events import OperatorBegin, OperatorEnd
 
@@ -39,6 +39,8 @@ Plan = Callable[[Any, Args, Kwargs], Any]
 _T = TypeVar("_T")
 
 _PLAIN = frozenset((Tensor, nn.Parameter))
+_CPU = torch.device("cpu")
+_HERE = (None, _CPU)
 
 
 class FakeOperators(TorchDispatchMode):
@@ -83,6 +85,8 @@ class FakeOperators(TorchDispatchMode):
         if func in IN_PLACE and self.accumulation.is_in_place(func, args):
             self._take_scratch(func, args, kwargs or {})
             return args[0]
+        if kwargs and kwargs.get("device") not in _HERE:
+            return self._elsewhere(func, args, kwargs)
         plan = self._plans.get(func)
         if plan is None:
             plan = self._plans[func] = self._choose(func)
@@ -103,10 +107,13 @@ class FakeOperators(TorchDispatchMode):
         finally:
             self._host = before
 
-    @property
-    def building_host(self) -> bool:
-        """Whether everything is made in the memory of the host at the moment."""
-        return bool(self._host)
+    def on_host(self, tensor: Tensor) -> bool:
+        """Say whether a tensor is in the memory of the host, where the device has one of its own."""
+        if not self.own_host:
+            return False
+        storage = tensor.untyped_storage()
+        address = storage.data_ptr()
+        return self.log.is_host(address) if address else hasattr(storage, HOST_MARK)
 
     @property
     def doubts(self) -> list[str]:
@@ -144,6 +151,13 @@ class FakeOperators(TorchDispatchMode):
             aten.resize_.default: self._resize,
         }.get(func)
 
+    def _elsewhere(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Make something on a device that is named: `meta` has no memory, and everything else is the simulated one."""
+        if torch.device(kwargs["device"]).type == "meta":
+            return func(*args, **kwargs)
+        with self.made_on(host=False):
+            return self.__torch_dispatch__(func, (), args, {**kwargs, "device": _CPU})
+
     # How operators run
 
     def _view(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -154,6 +168,8 @@ class FakeOperators(TorchDispatchMode):
     def _lift(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Take in a tensor that Python has made of numbers."""
         self._watch(args[0], self.own_host)
+        if self.own_host and not args[0].numel():
+            setattr(args[0].untyped_storage(), HOST_MARK, True)
         return func(*args, **kwargs)
 
     def _write(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -297,7 +313,7 @@ class FakeOperators(TorchDispatchMode):
 
     def _on_host(self, tensors: list[Tensor]) -> bool:
         for tensor in tensors:
-            if not self.log.is_host(tensor.untyped_storage().data_ptr()):
+            if tensor.layout is not torch.strided or not self.on_host(tensor):
                 return False
         return bool(tensors)
 

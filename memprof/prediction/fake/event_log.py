@@ -6,11 +6,11 @@ import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 
-from memprof.trace.events import Allocation, Entry, Free, LabelMark, Mark, SizeLimits
+from memprof.trace.events import Allocation, CacheMark, Entry, Free, LabelMark, Mark, SizeLimits
 
 # Invented addresses begin here. No process maps memory there on the platforms of PyTorch (x86-64 and ARM64 give
 # user space less), so code that reads a fake tensor behind the dispatcher's back faults instead of reading junk.
@@ -21,6 +21,19 @@ _ALIGNMENT = 512  # kernels and `torch.compile` ask whether a pointer is aligned
 # one back (-n, from 1), makes its outputs (None; at first if it is not said). What it still holds it gives back last.
 Steps = Sequence["int | tuple[int, SizeLimits] | None"]
 _T = TypeVar("_T")
+
+
+class Memory(Protocol):
+    """The memory that the stream is served from while it is written."""
+
+    def take(self, address: int, size: int, stream: int, limits: SizeLimits | None = None) -> None:
+        """Serve a request, or raise `torch.OutOfMemoryError`."""
+
+    def give_back(self, address: int) -> None:
+        """Take back what was served, if it was."""
+
+    def empty_cache(self) -> None:
+        """Give what nobody uses back to the driver."""
 
 
 class _Watch(weakref.ref[torch.UntypedStorage]):
@@ -43,6 +56,13 @@ class EventLog:
     Several optimizers can be stepped on one model: what happens while `owned_by(i)` is entered belongs to the i-th
     alone, and so does the end of every storage that was made there. `entries(i)` is the stream as it would have been
     with that optimizer only.
+
+    Attributes:
+        meddlers: optimizers in whose step something ended that all share.
+        stream: on which work is enqueued, and for which memory is taken.
+        live_bytes: in use at the moment.
+        peak_bytes: the most so far.
+        memory: serves every request as it comes; None where what a request would get is asked afterwards.
     """
 
     def __init__(self) -> None:
@@ -52,9 +72,10 @@ class EventLog:
         self._watches: dict[int, _Watch] = {}
         self._addresses = itertools.count(FIRST_ADDRESS, _ALIGNMENT)
         self.meddlers: set[int] = set()
-        self.stream = 0  # on which work is enqueued, and for which memory is taken
+        self.stream = 0
         self.live_bytes = 0
         self.peak_bytes = 0
+        self.memory: Memory | None = None
 
     def new_address(self) -> int:
         """Return an address that no storage has had before."""
@@ -66,12 +87,11 @@ class EventLog:
 
     def allocated(self, storage: torch.UntypedStorage, address: int, size: int, host: bool = False) -> None:
         """A storage of `size` bytes came into being; on the `host` it is watched, but no event of the device."""
+        if not host:
+            self._request(address, size, self._owner)
         watch = _Watch(storage, self._died)
         watch.address, watch.size, watch.owner, watch.host = address, size, self._owner, host
         self._watches[address] = watch
-        if not host:
-            self._add(Allocation(address, size, self.stream), self._owner)
-            self._count(size)
 
     def resized(self, address: int, size: int) -> None:
         """A storage let go of its memory and took `size` bytes."""
@@ -80,55 +100,77 @@ class EventLog:
             return
         if watch.size:
             self._end(watch)
-        watch.size = size
+            watch.size = 0
         if size:
-            self._add(Allocation(address, size, self.stream), watch.owner)
-            self._count(size)
+            self._request(address, size, watch.owner)
+            watch.size = size
 
     def workspace(self, size: int) -> None:
         """A library took memory that it keeps."""
         address = self.new_address()
-        self._add(Allocation(address, size, self.stream), self._owner)
+        self._request(address, size, self._owner)
         self._add(LabelMark("workspace", {address: ""}), self._owner)
-        self._count(size)
+
+    def empty_cache(self) -> None:
+        """The caching allocator gives what nobody uses back to the driver."""
+        if self.memory is not None:
+            self.memory.empty_cache()
+        self._add(CacheMark(), self._owner)
 
     def scratch(self, steps: Steps, make_outputs: Callable[[], _T]) -> _T:
         """A kernel took blocks and gave them back, and made its outputs before, between or after that."""
         taken: list[tuple[int, int]] = []
-        outputs = None if None in steps else (make_outputs(),)
-        for step in steps:
-            if step is None:
-                outputs = (make_outputs(),)
-            elif isinstance(step, int) and step < 0:
-                self._give_back(*taken[-step - 1])
-                taken[-step - 1] = (0, 0)
-            else:
-                taken.append(self._take(*(step if isinstance(step, tuple) else (step,))))
-        for address, size in taken:
-            self._give_back(address, size)
+        try:
+            outputs = None if None in steps else (make_outputs(),)
+            for step in steps:
+                if step is None:
+                    outputs = (make_outputs(),)
+                elif isinstance(step, int) and step < 0:
+                    self._give_back(*taken[-step - 1])
+                    taken[-step - 1] = (0, 0)
+                else:
+                    taken.append(self._take(*(step if isinstance(step, tuple) else (step,))))
+        finally:
+            for address, size in taken:
+                self._give_back(address, size)
         assert outputs is not None
         return outputs[0]
 
     def _take(self, size: int, limits: SizeLimits | None = None) -> tuple[int, int]:
         address = self.new_address()
         if size:
-            self._add(Allocation(address, size, self.stream, limits), self._owner)
-            self._count(size)
+            self._request(address, size, self._owner, limits)
         return address, size
 
     def _give_back(self, address: int, size: int) -> None:
         if size:
-            self._add(Free(address), self._owner)
-            self._count(-size)
+            self._release(address, size, self._owner)
+
+    def _request(self, address: int, size: int, owner: int | None, limits: SizeLimits | None = None) -> None:
+        """Note an allocation; one that cannot be served has emptied the cache, which is noted in its place."""
+        if self.memory is not None and not owner:
+            try:
+                self.memory.take(address, size, self.stream, limits)
+            except torch.OutOfMemoryError:
+                self._add(CacheMark(), owner)
+                raise
+        self._add(Allocation(address, size, self.stream, limits), owner)
+        self._count(size)
+
+    def _release(self, address: int, size: int, owner: int | None) -> None:
+        if self.memory is not None and not owner:
+            self.memory.give_back(address)
+        self._add(Free(address), owner)
+        self._count(-size)
 
     def knows(self, address: int) -> bool:
         """Say whether the storage at an address has been seen."""
         return address in self._watches
 
     def is_host(self, address: int) -> bool:
-        """Say whether the storage at an address is in the host's memory."""
+        """Say whether the storage at an address is in the host's memory, as what no operator has made is."""
         watch = self._watches.get(address)
-        return watch is not None and watch.host
+        return address < FIRST_ADDRESS if watch is None else watch.host
 
     @contextmanager
     def owned_by(self, owner: int) -> Iterator[None]:
@@ -154,8 +196,7 @@ class EventLog:
     def _end(self, watch: _Watch) -> None:
         if self._owner is not None and watch.owner is None:
             self.meddlers.add(self._owner)  # what all optimizers share ended in the step of one
-        self._add(Free(watch.address), watch.owner)
-        self._count(-watch.size)
+        self._release(watch.address, watch.size, watch.owner)
 
     def _add(self, entry: Entry, owner: int | None) -> None:
         self._entries.append(entry)

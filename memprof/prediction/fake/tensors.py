@@ -24,6 +24,7 @@ from memprof.prediction.fake.event_log import EventLog
 if TYPE_CHECKING:
     from memprof.prediction.cpu.semantics import CpuSemantics
 
+HOST_MARK = "_memprof_host"  # on a storage without memory that is the host's; the others are known by address
 _CPU = torch.device("cpu")
 _make_storage: Callable[[int, torch.device, int], torch.UntypedStorage] = torch._C._construct_storage_from_data_pointer  # type: ignore[assignment]  # its stub names the C++ class
 
@@ -97,6 +98,8 @@ class FakeTensors:
             if size:
                 self._log.allocated(storage, address, size, host)
                 addresses.append(address)
+            elif host:
+                setattr(storage, HOST_MARK, True)
             storages.append(storage)
         return _assemble(result.shape, storages), addresses
 

@@ -170,7 +170,7 @@ class _FakeTraining:
             self._model,
             self._build_optimizers(),
             recipe,
-            torch.device("cpu"),
+            self._semantics.device,
             self._batch_size,
             self._begin_phase,
         )
@@ -180,7 +180,7 @@ class _FakeTraining:
         if recipe.strategy != "single":
             from memprof.training.strategies import distribute
 
-            self._model = distribute(self._model, recipe, torch.device("cpu"))
+            self._model = distribute(self._model, recipe, self._semantics.device)
         return own_module(self._model, recipe)
 
     def _follow_modules(self, stack: ExitStack, model: nn.Module) -> None:

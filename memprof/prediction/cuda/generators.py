@@ -1,0 +1,74 @@
+"""Random generators of a simulated GPU: CPU generators that say they are on it, with a state as CUDA's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_STATE_BYTES = 16  # seed and offset (`CUDAGeneratorImpl::get_state`)
+
+
+def make_generator_class(cuda: torch.device) -> type[Any]:
+    """Return the class that takes the place of `torch.Generator`.
+
+    Args:
+        cuda: the device of generators that are made for `"cuda"`.
+    """
+    original = torch.Generator
+
+    class AnyGenerator(type(original)):  # type: ignore[misc]  # its metaclass is PyTorch's own since 2.10
+        def __instancecheck__(cls, instance: object) -> bool:
+            return isinstance(instance, original)
+
+    class Generator(original, metaclass=AnyGenerator):
+        """A generator on the host, or one that says it is on the GPU."""
+
+        _place: torch.device | None = None
+        _offset = 0
+
+        def __new__(cls, device: Any = "cpu") -> Any:
+            wanted = cuda if isinstance(device, int) else torch.device(device)
+            made = super().__new__(cls, device="cpu" if wanted.type == "cuda" else wanted)
+            if wanted.type == "cuda":
+                made._place = cuda
+            return made
+
+        @property
+        def device(self) -> torch.device:
+            return self._place or super().device
+
+        def get_state(self) -> torch.Tensor:
+            """Return the seed and the offset; a prediction draws no numbers whose order matters."""
+            if self._place is None:
+                return super().get_state()
+            numbers = [self.initial_seed() & (2**63 - 1), self._offset]
+            return torch.tensor(numbers, dtype=torch.int64, device="cpu").view(torch.uint8)
+
+        def set_state(self, new_state: torch.Tensor) -> Any:
+            """Take the seed and the offset."""
+            if self._place is None:
+                return super().set_state(new_state)
+            if new_state.dtype is not torch.uint8 or new_state.numel() != _STATE_BYTES:
+                raise RuntimeError("RNG state is wrong size")
+            seed, self._offset = new_state.view(torch.int64).tolist()
+            self.manual_seed(seed)
+            return self
+
+        def get_offset(self) -> int:
+            """Return how many numbers were drawn."""
+            return self._offset
+
+        def set_offset(self, offset: int) -> Any:
+            """Go to another place in the sequence."""
+            self._offset = offset
+            return self
+
+        def clone_state(self) -> Any:
+            """Return a generator in the same state."""
+            other = type(self)(self.device)
+            other.manual_seed(self.initial_seed())
+            other._offset = self._offset
+            return other
+
+    return Generator

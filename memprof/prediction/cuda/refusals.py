@@ -1,0 +1,91 @@
+"""What a simulated GPU cannot answer, refused in one sentence that names the call and the line that makes it."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from memprof.errors import UsageError
+from memprof.user_code import calling_line
+
+_GRAPHS = "CUDA graphs keep a memory pool of their own that is not modelled; capture none in a prediction"
+_POOLS = "memory pools and allocators other than PyTorch's own are not modelled"
+_RECORDED = "there is no recorded history to take; `memprof` writes the trace of a prediction itself (`--trace`)"
+_NO_READING = "a simulated GPU has no sensors and no load to read"
+_PEERS = "only one GPU is simulated in each process"
+
+# By name, in `torch.cuda` unless a module is given.
+REFUSED: dict[str, str] = {
+    "CUDAGraph": _GRAPHS,
+    "graph": _GRAPHS,
+    "graph_pool_handle": _GRAPHS,
+    "make_graphed_callables": _GRAPHS,
+    "MemPool": _POOLS,
+    "use_mem_pool": _POOLS,
+    "CUDAPluggableAllocator": _POOLS,
+    "change_current_allocator": _POOLS,
+    "caching_allocator_alloc": "memory taken beside PyTorch's tensors is not modelled",
+    "caching_allocator_delete": "memory taken beside PyTorch's tensors is not modelled",
+    "caching_allocator_enable": "the caching allocator cannot be switched off",
+    "caching_allocator_disabled": "the caching allocator cannot be switched off",
+    "GreenContext": "green contexts are not modelled",
+    "memory_snapshot": _RECORDED,
+    "host_memory_stats": "PyTorch's allocator of pinned memory is not modelled",
+    "host_memory_stats_as_nested_dict": "PyTorch's allocator of pinned memory is not modelled",
+    "memory_usage": _NO_READING,
+    "utilization": _NO_READING,
+    "temperature": _NO_READING,
+    "power_draw": _NO_READING,
+    "clock_rate": _NO_READING,
+    "current_blas_handle": "there is no cuBLAS behind a simulated GPU",
+    "current_solver_handle": "there is no cuSOLVER behind a simulated GPU",
+    "get_stream_from_external": "there is no stream of another library",
+    "ExternalStream": "there is no stream of another library",
+}
+REFUSED_OF_MEMORY: dict[str, str] = {
+    "_record_memory_history": _RECORDED,
+    "_snapshot": _RECORDED,
+    "_dump_snapshot": _RECORDED,
+    "_save_segment_usage": _RECORDED,
+    "_save_memory_usage": _RECORDED,
+    "_use_uvm": "managed memory is not modelled",
+}
+REFUSED_OF_ACCELERATOR: dict[str, str] = {"Graph": _GRAPHS}
+_LEGACY_STORAGE = "storages of the old kind are not made on a simulated GPU; make a tensor"
+_ELSE = "a simulated GPU has no answer to it"
+
+
+class Refusal:
+    """Stands in for a function or a class and raises when it is called.
+
+    Args:
+        name: as the user's code calls it.
+        reason: why there is no answer.
+    """
+
+    def __init__(self, name: str, reason: str = _ELSE) -> None:
+        self.__name__ = self.__qualname__ = name
+        self._reason = reason
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise.
+
+        Raises:
+            UsageError: always.
+        """
+        refuse(self.__name__, self._reason)
+
+
+def refuse(name: str, reason: str) -> NoReturn:
+    """Raise the sentence.
+
+    Raises:
+        UsageError: always.
+    """
+    place = calling_line()
+    where = f" ({place})" if place else ""
+    raise UsageError(f"{name} cannot be predicted{where}: {reason}")
+
+
+def legacy_storage(name: str) -> Refusal:
+    """Return the refusal of a class such as `torch.cuda.FloatStorage`."""
+    return Refusal(f"torch.cuda.{name}", _LEGACY_STORAGE)
