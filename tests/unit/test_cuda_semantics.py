@@ -183,13 +183,13 @@ IN_FLOAT32 = {
 @pytest.mark.parametrize("dtype", [BF16, HALF])
 @pytest.mark.parametrize("name", AUTOCAST)
 def test_autocast_follows_the_lists_of_cuda(name: str, dtype: torch.dtype) -> None:
-    with cuda(), torch.autocast("cpu", dtype):
+    with cuda(), torch.autocast("cuda", dtype):
         x = torch.empty(8, 8, dtype=dtype)
         assert AUTOCAST[name](x).dtype is (FP32 if name in IN_FLOAT32 else dtype)
 
 
 def test_softmax_of_float16_casts_within_the_kernel() -> None:
-    with cuda() as mode, torch.autocast("cpu", HALF):
+    with cuda() as mode, torch.autocast("cuda", HALF):
         x = torch.empty(100, 100, dtype=HALF)
         mode.log.peak_bytes = before = mode.log.live_bytes
         y = x.log_softmax(-1)
@@ -201,10 +201,10 @@ def test_weights_are_cast_once_and_kept_until_autocast_ends() -> None:
     with cuda() as mode:
         weight, x = torch.empty(512, 512, requires_grad=True), torch.empty(1, 512)
         before = mode.log.live_bytes
-        with torch.autocast("cpu", BF16), torch.no_grad():
+        with torch.autocast("cuda", BF16), torch.no_grad():
             for _ in range(3):
                 torch.mm(x, weight)
-        with torch.autocast("cpu", BF16):
+        with torch.autocast("cuda", BF16):
             for _ in range(3):
                 torch.mm(x, weight)
             assert mode.log.live_bytes - before - cublas(mode) >= 512 * 512 * 2

@@ -19,14 +19,12 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
 from memprof.prediction.cuda.kernels.fsdp import padded_copies, sharding_scratch
 from memprof.prediction.cuda.semantics import CudaSemantics
-from memprof.prediction.fake.event_log import EventLog
 from memprof.prediction.fake.training import FakeRun, fake_runs
 from memprof.prediction.ranks import dtensor_cache as fake_dtensors
 from memprof.prediction.ranks.process_group import lone_group
-from memprof.prediction.ranks.streams import cuda_streams
 from memprof.prediction.run import predict_runs
 from memprof.trace.attribution import build_trace
-from memprof.trace.events import Allocation, RangeMark
+from memprof.trace.events import RangeMark
 
 A100 = Target(name="a100", kind="cuda", torch_version=(2, 15))
 aten = torch.ops.aten
@@ -83,24 +81,6 @@ def test_lists_are_asked_about_once_per_kind() -> None:
         other = OpSchema(aten.add.Tensor, (spec, spec), {})
         fake_dtensors._once_per_kind(lambda propagator, schema: asked.append(0))(None, other)
     assert asked == [1, 0]
-
-
-def test_streams_are_told_apart() -> None:
-    log = EventLog()
-    with cuda_streams(log):
-        one, two = torch.cpu.Stream(priority=-1), torch.cpu.Stream()
-        with torch.cpu.stream(one):
-            log.workspace(512)
-            with torch.cpu.stream(two):
-                log.workspace(512)
-                assert torch.cpu.current_stream() is two
-            with torch.cpu.stream(None):
-                log.workspace(512)
-        log.workspace(512)
-        assert one.record_event().query()
-    taken = [entry.stream for entry in log.entries(0) if isinstance(entry, Allocation)]
-    assert taken == [1, 2, 1, 0]
-    assert type(torch.cpu.current_stream()).__module__ == "torch.cpu"
 
 
 def test_fsdp_gathers_and_reduces_on_streams_of_its_own() -> None:

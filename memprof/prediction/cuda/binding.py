@@ -202,7 +202,9 @@ class Binding:
 
     def runtime_api(self) -> Any:
         """Return what `torch.cuda.cudart()` does."""
-        success = SimpleNamespace(success=0)
+
+        class CudaError(int):
+            success = 0
 
         def done(*args: Any) -> int:
             return 0
@@ -214,7 +216,7 @@ class Binding:
                 raise AttributeError(name)
 
         return Cudart(
-            cudaError=success,
+            cudaError=CudaError,
             cudaGetErrorString=lambda code: "no error" if code == 0 else "unknown error",
             cudaMemGetInfo=lambda device=None: self.memory_info(),
             cudaProfilerStart=done,

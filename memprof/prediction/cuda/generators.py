@@ -15,13 +15,13 @@ def make_generator_class(cuda: torch.device) -> type[Any]:
     Args:
         cuda: the device of generators that are made for `"cuda"`.
     """
-    original = torch.Generator
+    original: Any = torch.Generator
 
-    class AnyGenerator(type(original)):  # type: ignore[misc]  # its metaclass is PyTorch's own since 2.10
+    class AnyGenerator(type(original)):  # type: ignore[misc]  # the metaclass is PyTorch's own since 2.10
         def __instancecheck__(cls, instance: object) -> bool:
             return isinstance(instance, original)
 
-    class Generator(original, metaclass=AnyGenerator):
+    class Generator(original, metaclass=AnyGenerator):  # type: ignore[misc]  # a class of the running PyTorch
         """A generator on the host, or one that says it is on the GPU."""
 
         _place: torch.device | None = None
@@ -41,7 +41,8 @@ def make_generator_class(cuda: torch.device) -> type[Any]:
         def get_state(self) -> torch.Tensor:
             """Return the seed and the offset; a prediction draws no numbers whose order matters."""
             if self._place is None:
-                return super().get_state()
+                state: torch.Tensor = super().get_state()
+                return state
             numbers = [self.initial_seed() & (2**63 - 1), self._offset]
             return torch.tensor(numbers, dtype=torch.int64, device="cpu").view(torch.uint8)
 

@@ -170,6 +170,7 @@ class CudaIsHere(TorchFunctionMode):
         tensor, *rest = args
         named = dict(kwargs)
         first = rest[0] if rest else named.get("other")
+        device: Any
         if isinstance(first, Tensor):
             named.pop("other", None)
             named.update(zip(_AFTER_OTHER, rest[1:], strict=False))
@@ -269,11 +270,14 @@ def copy_to(
     format_: torch.memory_format | None = None,
 ) -> Tensor:
     """Return a copy on the host or on the device; the tensor itself if it is there already."""
-    if value.is_meta:
-        return value
-    parts = [value] if is_plain(value) else list(plain_tensors(value))
-    if all(mode.on_host(part) is host for part in parts):
-        return value if dtype is None or value.dtype is dtype else value.to(dtype)
+    with torch._C.DisableTorchFunction():
+        if value.is_meta:
+            return value
+        parts = [value] if is_plain(value) else list(plain_tensors(value))
+        stays = all(mode.on_host(part) is host for part in parts)
+        changes = dtype is not None and value.dtype is not dtype
+    if stays:
+        return value.to(dtype) if changes else value
     with mode.made_on(host=host):
         copy: Tensor = aten._to_copy(value, dtype=dtype, memory_format=format_)
     return copy

@@ -43,6 +43,7 @@ from memprof.prediction.cuda.host_and_device import (
 )
 from memprof.prediction.cuda.refusals import REFUSED, REFUSED_OF_ACCELERATOR, REFUSED_OF_MEMORY, Refusal, legacy_storage
 from memprof.prediction.cuda.streams import Streams
+from memprof.prediction.fake.higher_order import traced_outside_modes
 
 if TYPE_CHECKING:
     from memprof.prediction.fake.dispatch import FakeOperators
@@ -76,6 +77,7 @@ def simulated_cuda(
         for part in (cuda_autocast(), cuda_groups(cuda), cuda_in_backward(cuda), cuda_in_hooks(cuda)):
             stack.enter_context(part)
         stack.enter_context(_threads(mode, cuda))
+        stack.enter_context(traced_outside_modes())
         stack.enter_context(cuda)
         yield cuda
 
@@ -92,11 +94,12 @@ def _served_by(mode: FakeOperators, memory: DeviceMemory) -> Iterator[None]:
 @contextmanager
 def _bound(binding: Binding) -> Iterator[None]:
     """Give `torch._C` what a build with CUDA has, and refuse the rest of it by name."""
-    functions = binding.functions()
-    there = [name for name in dir(torch._C) if name.startswith("_cuda_") and name not in functions]
-    others = {name: Refusal(f"torch._C.{name}") for name in there if callable(getattr(torch._C, name))}
+    functions: dict[str, Any] = dict(binding.functions())
+    for name in dir(torch._C):
+        if name.startswith("_cuda_") and callable(getattr(torch._C, name)):
+            functions.setdefault(name, Refusal(f"torch._C.{name}"))
     with (
-        patch.multiple(torch._C, create=True, **functions, **others),
+        patch.multiple(torch._C, create=True, **functions),
         patch.multiple(torch._C, create=True, _has_cuda=True, _has_cudnn=True, __getattr__=binding.unknown),
         patch.object(torch._C._nn, "_parse_to", _parse_to(torch._C._nn._parse_to, binding)),
     ):
@@ -124,24 +127,23 @@ def _named(target: Target, binding: Binding, streams: Streams) -> Iterator[None]
     generators = tuple(generator("cuda") for _ in range(binding.devices))
     for one in generators:
         one.manual_seed(torch.initial_seed())
-    classes = {name: getattr(streams.module, name) for name in ("Stream", "Event", "ExternalStream")}
+    classes: dict[str, Any] = {name: getattr(streams.module, name) for name in ("Stream", "Event", "ExternalStream")}
+    names: dict[str, Any] = {
+        "_initialized": True,
+        "_is_in_bad_fork": lambda: False,
+        "_cached_device_count": None,
+        "_cudart": binding.runtime_api(),
+        "_get_device_properties": lambda device: binding.properties,
+        "_exchange_device": binding.exchange_device,
+        "_maybe_exchange_device": binding.exchange_device,
+        "default_generators": generators,
+        "device_memory_used": lambda device=None: binding.used_bytes(),
+        "list_gpu_processes": lambda device=None: binding.processes(),
+        **classes,
+        **legacy_types(),
+    }
     with (
-        patch.multiple(
-            torch.cuda,
-            create=True,
-            _initialized=True,
-            _is_in_bad_fork=lambda: False,
-            _cached_device_count=None,
-            _cudart=binding.runtime_api(),
-            _get_device_properties=lambda device: binding.properties,
-            _exchange_device=binding.exchange_device,
-            _maybe_exchange_device=binding.exchange_device,
-            default_generators=generators,
-            device_memory_used=lambda device=None: binding.used_bytes(),
-            list_gpu_processes=lambda device=None: binding.processes(),
-            **classes,
-            **legacy_types(),
-        ),
+        patch.multiple(torch.cuda, create=True, **names),
         patch.multiple(torch.cuda.streams, **classes),
         patch.object(torch.cuda.graphs, "_cuda_isCurrentStreamCapturing", lambda: False),
         patch.object(torch.cuda.memory, "list_gpu_processes", lambda device=None: binding.processes()),
@@ -189,7 +191,7 @@ def _libraries(target: Target) -> Iterator[None]:
         )
         return chosen == backend
 
-    attention = {
+    attention: dict[str, Any] = {
         "_is_flash_attention_available": lambda: target.capability >= (8, 0),
         "_can_use_flash_attention": partial(takes, "flash"),
         "_can_use_mem_efficient_attention": partial(takes, "efficient"),
@@ -206,7 +208,7 @@ def _libraries(target: Target) -> Iterator[None]:
 @contextmanager
 def _refusing() -> Iterator[None]:
     """Put a sentence in the place of what has no answer."""
-    storages = {name: legacy_storage(name) for name in dir(torch.cuda) if name.endswith("Storage")}
+    storages: dict[str, Any] = {name: legacy_storage(name) for name in dir(torch.cuda) if name.endswith("Storage")}
     tables = (
         (torch.cuda, "torch.cuda", REFUSED),
         (torch.cuda.memory, "torch.cuda", REFUSED),
@@ -217,7 +219,8 @@ def _refusing() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(patch.multiple(torch.cuda, **storages))
         for module, prefix, names in tables:
-            found = {name: Refusal(f"{prefix}.{name}", why) for name, why in names.items() if hasattr(module, name)}
+            here = {name: why for name, why in names.items() if hasattr(module, name)}
+            found: dict[str, Any] = {name: Refusal(f"{prefix}.{name}", why) for name, why in here.items()}
             stack.enter_context(patch.multiple(module, **found))
         yield
 

@@ -61,8 +61,8 @@ class Streams:
         assert source is not None
         assert source.loader is not None
         module = importlib.util.module_from_spec(source)
-        bases = {"_CudaStreamBase": self._stream_base(), "_CudaEventBase": self._event_base()}
-        with patch.multiple(torch._C, create=True, **bases):  # type: ignore[arg-type]
+        bases: dict[str, Any] = {"_CudaStreamBase": self._stream_base(), "_CudaEventBase": self._event_base()}
+        with patch.multiple(torch._C, create=True, **bases):
             source.loader.exec_module(module)
         return module
 
@@ -124,6 +124,7 @@ class Streams:
             """What `torch.cuda.Event` is made of; the time between two is that of the host's clock."""
 
             _recorded: float | None = None
+            _timed = False
 
             def __new__(
                 cls,
@@ -132,12 +133,12 @@ class Streams:
                 interprocess: bool = False,
                 external: bool = False,
             ) -> Any:
-                made = super().__new__(cls, "cpu", enable_timing=enable_timing)
+                made: Any = super().__new__(cls, "cpu", enable_timing=enable_timing)
                 made._timed = enable_timing
                 return made
 
             @property
-            def device(self) -> torch.device:
+            def device(self) -> torch.device:  # type: ignore[override]  # its stub makes it writable
                 return torch.device("cuda", streams.index)
 
             @property
@@ -156,7 +157,7 @@ class Streams:
             def synchronize(self) -> None:
                 pass
 
-            def elapsed_time(self, end_event: Any) -> float:
+            def elapsed_time(self, end_event: Any) -> Any:
                 if not (self._timed and end_event._timed):
                     raise ValueError("Both events must be created with argument 'enable_timing=True'.")
                 if self._recorded is None or end_event._recorded is None:

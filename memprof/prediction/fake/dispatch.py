@@ -15,6 +15,7 @@ from memprof.prediction.cpu.kernels import CpuWorkspaces
 from memprof.prediction.cpu.semantics import CpuSemantics
 from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation
 from memprof.prediction.fake.event_log import EventLog
+from memprof.prediction.fake.higher_order import composed, is_higher_order
 from memprof.prediction.fake.known_values import (
     also_written,
     forget,
@@ -93,6 +94,8 @@ class FakeOperators(TorchDispatchMode):
         self.operators_of.setdefault(self.phase, set()).add(name_of(func))
         return plan(func, args, kwargs or {})
 
+    supports_higher_order_operators = True  # else PyTorch refuses them before they come here
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         """Leave `__torch_dispatch__` as it is: PyTorch's guard against torch.compile imports all of torch._dynamo."""
@@ -137,6 +140,8 @@ class FakeOperators(TorchDispatchMode):
         special = self._special(func)
         if special is not None:
             return special
+        if is_higher_order(func):
+            return self._compose
         plans = {"view": self._view, "write": self._write, "empty": self._make, "compute": self._compute}
         return plans[kind_of(func)]
 
@@ -164,6 +169,10 @@ class FakeOperators(TorchDispatchMode):
         """Run it for real: it touches geometry only."""
         self.place()  # its autograd node has to be known, too
         return func(*args, **kwargs)
+
+    def _compose(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        with self.reads.explained(name_of(func), self.place()[0]):
+            return composed(self, func, args, kwargs)
 
     def _lift(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Take in a tensor that Python has made of numbers."""

@@ -60,7 +60,8 @@ def also_written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
 @cache
 def name_of(func: Any) -> str:
     """Return an operator's name without its overload: `aten::add`."""
-    name: str = func._schema.name
+    schema = getattr(func, "_schema", None)  # a higher-order operator has none
+    name: str = f"higher_order::{func.name()}" if schema is None else schema.name
     return name
 
 

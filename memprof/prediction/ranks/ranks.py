@@ -34,7 +34,6 @@ from memprof.documents.recipe import Recipe
 from memprof.prediction.cuda.host_and_device import copy_to
 from memprof.prediction.ranks.dtensor_cache import dtensors_outside_modes
 from memprof.prediction.ranks.process_group import lone_group
-from memprof.prediction.ranks.streams import cuda_streams
 from memprof.trace.events import RangeMark
 
 if TYPE_CHECKING:
@@ -73,7 +72,6 @@ def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[N
             mode.add_plans({aten.empty.memory_format: _real_integers(mode)})
             stack.enter_context(patch(_DDP, _verify(mode)))
         if mode.own_host:
-            stack.enter_context(cuda_streams(mode.log))
             for module in _MOVERS:
                 stack.enter_context(_replaced(module, {"_move_states_to_device": _mover(mode)}))
         else:

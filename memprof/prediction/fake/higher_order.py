@@ -1,0 +1,52 @@
+"""Higher-order operators (`torch.cond`, FlexAttention), whose arguments are functions: run as PyTorch composes them.
+
+Private API of PyTorch, checked on 2.13.0: `HigherOrderOperator.py_kernels`, `_disable_current_modes`, and
+`torch._higher_order_ops.flex_attention.create_fw_bw_graph`, which traces the gradient of a score function with fake
+tensors of PyTorch's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch._ops import HigherOrderOperator
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+
+_COMPOSED = (torch._C.DispatchKey.CompositeExplicitAutograd, torch._C.DispatchKey.CPU)
+
+
+def composed(mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run the operators that a higher-order operator is composed of, with the mode looking on.
+
+    Raises:
+        NotImplementedError: PyTorch has only a compiled version.
+    """
+    for key in _COMPOSED:
+        if key in func.py_kernels:
+            with mode:
+                return func.py_kernels[key](*args, **kwargs)
+    raise NotImplementedError(f"{func.name()} has no version in Python")
+
+
+def is_higher_order(func: Any) -> bool:
+    """Say whether an operator takes functions."""
+    return isinstance(func, HigherOrderOperator)
+
+
+@contextmanager
+def traced_outside_modes() -> Iterator[None]:
+    """Within the `with` block the score functions of FlexAttention are traced without a look at the training."""
+    flex_attention = import_module("torch._higher_order_ops.flex_attention")  # by name it is the operator
+    trace = flex_attention.create_fw_bw_graph
+
+    def create_fw_bw_graph(*args: Any, **kwargs: Any) -> Any:
+        with _disable_current_modes():
+            return trace(*args, **kwargs)
+
+    with patch.object(flex_attention, "create_fw_bw_graph", create_fw_bw_graph):
+        yield
