@@ -107,9 +107,9 @@ class CudaIsHere(TorchFunctionMode):
         """Return the device that a tensor is on, for the program."""
         with torch._C.DisableTorchFunction():
             device = tensor.device
-        if device.type != "cpu":
-            return device
-        return _CPU if self._on_host(tensor) else self.cuda
+            if device.type != "cpu":
+                return device
+            return _CPU if self._on_host(tensor) else self.cuda
 
     def place(self, device: Any) -> _Place:
         """Return where a program means by a device.
