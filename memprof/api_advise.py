@@ -7,9 +7,8 @@ from typing import Any
 
 from memprof.api import check_arguments, spec_of
 from memprof.documents.advice import AdviceReport
-from memprof.documents.fit import FitDevice
-from memprof.documents.jobs import DeviceFindings, DeviceInquiry, Findings, Inquiry
-from memprof.documents.optimizer_spec import OptimizerSpec, parse_optimizer
+from memprof.documents.jobs import Findings, Inquiry
+from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import KnobValue, WorkloadSpec
 from memprof.prediction.accuracy import standing
@@ -72,8 +71,12 @@ def advise(
     )
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Workers(2, launcher) as workers:
-        place, kernels = _device(workers, device, capacity, margin, recipe.world_size)
-        found = _inquire(workers, workload, spec, place.name, command)
+        inquiry = Inquiry(
+            workload=workload, optimizers=[spec], devices=[device], world_size=recipe.world_size, command=command
+        )
+        found = workers.launchers[0].run(inquiry)
+        assert isinstance(found, Findings)
+        place, kernels = device_of(found.device, capacity, margin), found.device.kernels
         scales = Scales(workload, place.name, place.usable_bytes, workers, Teller(on_progress))
         now, suggestions = weigh_changes(Setup(spec, recipe, batch_size), kernels != "cpu", scales)
     return AdviceReport(
@@ -88,18 +91,3 @@ def advise(
         evaluations=scales.evaluations,
         notes=[standing()] if kernels != "cpu" else [],
     )
-
-
-def _device(workers: Workers, name: str, budget: int | None, margin: str, world_size: int) -> tuple[FitDevice, str]:
-    answer = workers.launchers[0].run(DeviceInquiry(devices=[name], world_size=world_size))
-    assert isinstance(answer, DeviceFindings)
-    (fact,) = answer.devices
-    return device_of(fact, budget, margin), fact.kernels
-
-
-def _inquire(
-    workers: Workers, workload: WorkloadSpec, spec: OptimizerSpec, device: str, command: str | None
-) -> Findings:
-    found = workers.launchers[0].run(Inquiry(workload=workload, optimizers=[spec], device=device, command=command))
-    assert isinstance(found, Findings)
-    return found

@@ -15,9 +15,11 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import MemprofError, UsageError
 from memprof.search.compare_columns import FitColumns
 from memprof.search.matrix import Forecasts
-from memprof.workers.launcher import WorkerDiedError, outcome_of
+from memprof.workers.death import outcome_of
+from memprof.workers.death import WorkerDiedError
 from memprof.workers.pool import Workers
-from memprof.workers.progress import OnComparison, OnProgress, Progress, Purpose
+from memprof.workers.progress import OnComparison, OnProgress, Progress
+from memprof.documents.jobs import Purpose
 
 # From the third step on every phase finds the memory reserved that all phases have needed.
 _SETTLED = 3
@@ -60,14 +62,14 @@ class Study:
         inquiry = Inquiry(
             workload=self._workload,
             optimizers=self._optimizers,
-            device=device,
+            devices=[device],
             world_size=self._recipe.world_size,
             command=command,
         )
         found = self._launcher.run(inquiry)
         assert isinstance(found, Findings)
-        if found.simulated and trains:
-            raise UsageError(f"{trains} trains on the device, and {found.device} is simulated; leave {trains} out")
+        if found.device.simulated and trains:
+            raise UsageError(f"{trains} trains on the device, and {found.device.name} is simulated; leave {trains} out")
         self._found = found
         texts = [spec.text for spec in self._optimizers]
         default = "adam" if "adam" in texts else None
@@ -76,7 +78,7 @@ class Study:
             workload=found.workload_info(self._workload, self._batch_size),
             recipe=self._recipe,
             capacity=Capacity(
-                bytes=budget or found.device_memory_bytes, source="device" if budget is None else "budget"
+                bytes=budget or found.device.memory_bytes, source="device" if budget is None else "budget"
             ),
             reference=parse_optimizer(reference).text if reference else default,
             runs=[],
@@ -92,7 +94,8 @@ class Study:
 
     def only_predict(self) -> None:
         """Treat a device that is here as one that is not."""
-        self._found = self._found.model_copy(update={"simulated": True})
+        here = self._found.device.model_copy(update={"simulated": True})
+        self._found = self._found.model_copy(update={"devices": [here]})
 
     def validate(self) -> None:
         """Set a prediction beside every measured run; the first that cannot be had speaks for all."""
@@ -112,11 +115,11 @@ class Study:
 
     def expect_fits(self, confirm: bool) -> None:
         """Count the trials of the fits in, so that progress knows its end; confirming may take more."""
-        self._trials += 1 if self._found.simulated else self._columns.trials(confirm) * len(self._optimizers)
+        self._trials += 1 if self._found.device.simulated else self._columns.trials(confirm) * len(self._optimizers)
 
     def fit(self, confirm: bool) -> None:
         """Find the largest batch and model of each optimizer that could train."""
-        if self._found.simulated:
+        if self._found.device.simulated:
             self._predict_fits()
             return
         for index, outcome in enumerate(self._measured):
@@ -157,7 +160,7 @@ class Study:
         return Trial(
             workload=self._workload,
             optimizer=spec,
-            device=self._found.device,
+            device=self._found.device.name,
             batch_size=self._batch_size,
             recipe=self._recipe,
         )
@@ -179,7 +182,7 @@ class Study:
 
         tell(stage="start")
         try:
-            outcome = self._forecast(trial) if self._found.simulated else self._launcher.run(trial, on_step)
+            outcome = self._forecast(trial) if self._found.device.simulated else self._launcher.run(trial, on_step)
             assert isinstance(outcome, Outcome)
         except WorkerDiedError as death:
             outcome = outcome_of(death, trial)
@@ -200,7 +203,7 @@ class Study:
             device=trial.device,
             batch_size=trial.batch_size,
             recipe=self._recipe,
-            capacity_bytes=self.comparison.capacity.bytes if self._found.simulated else None,
+            capacity_bytes=self.comparison.capacity.bytes if self._found.device.simulated else None,
             timeline=trial.purpose == "measure",
             trace_folder=trial.trace_folder,
             steps=steps,

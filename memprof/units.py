@@ -1,4 +1,4 @@
-"""Sizes: `int` bytes inside, IEC units when printed. The one parser and the one formatter."""
+"""Sizes, shares, durations and counts as text. Sizes are `int` bytes inside and IEC units when printed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 
 from memprof.errors import UsageError
 
+ABSENT = "-"
 _UNITS = {
     "": 1,
     "b": 1,
@@ -39,7 +40,7 @@ def parse_size(text: str) -> int:
 def format_size(size_bytes: int | None, decimals: int = 2) -> str:
     """Return bytes in the largest IEC unit that keeps the number at 1 or more; `-` for an absent figure."""
     if size_bytes is None:
-        return "-"
+        return ABSENT
     if abs(size_bytes) < 1024:
         return f"{size_bytes} B"
     value = float(size_bytes)
@@ -48,3 +49,51 @@ def format_size(size_bytes: int | None, decimals: int = 2) -> str:
         if abs(value) < 1023.995:
             return f"{value:.{decimals}f} {unit}"
     return f"{value / 1024:.{decimals}f} TiB"
+
+
+def format_share(share: float | None) -> str:
+    """Return a share as a percentage of two significant digits below 10 %: `0.13 %`, `8.4 %`, `100 %`."""
+    if share is None:
+        return ABSENT
+    percent = 100 * share
+    if percent == 0 or percent >= 9.95:
+        return f"{percent:.0f} %"
+    if percent >= 0.995:
+        return f"{percent:.1f} %"
+    return f"{percent:.2f} %" if percent >= 0.005 else "<0.01 %"
+
+
+def tick_size(size_bytes: int) -> str:
+    """Return a size at an axis without needless digits: `1.5 GiB`, `512 MiB`, `0`."""
+    return format_size(size_bytes, 1).replace(".0 ", " ") if size_bytes else "0"
+
+
+def format_seconds(seconds: float | None) -> str:
+    """Return a duration in three significant digits: `845 us`, `12.3 ms`, `1.23 s`."""
+    if seconds is None:
+        return ABSENT
+    for unit, factor in (("us", 1e6), ("ms", 1e3)):
+        if seconds * factor < 999.5:
+            return f"{_three_digits(seconds * factor)} {unit}"
+    return f"{_three_digits(seconds)} s"
+
+
+def format_count(count: int | None) -> str:
+    """Return a count in three significant digits with the field's letters: `350M`, `1.24B`."""
+    if count is None:
+        return ABSENT
+    for letter, factor in (("", 1), ("K", 1e3), ("M", 1e6), ("B", 1e9)):
+        if count < 999.5 * factor:
+            return str(count) if factor == 1 else f"{_three_digits(count / factor)}{letter}"
+    return f"{_three_digits(count / 1e12)}T"
+
+
+def format_loss(loss: float | None) -> str:
+    """Return a loss in four significant digits."""
+    return ABSENT if loss is None else f"{loss:#.4g}"
+
+
+def _three_digits(value: float) -> str:
+    if value >= 99.95:
+        return f"{value:.0f}"
+    return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

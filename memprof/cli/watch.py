@@ -14,7 +14,7 @@ from rich.text import Text
 from memprof.documents.comparison import Run
 from memprof.report.content.columns import step_seconds
 from memprof.report.content.sections import ending
-from memprof.report.content.wording import format_seconds
+from memprof.units import format_seconds
 from memprof.report.render.terminal import make_console
 from memprof.units import format_size
 from memprof.workers.progress import Progress as Event

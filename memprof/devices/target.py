@@ -9,6 +9,8 @@ from typing import Literal
 
 from memprof.allocator.settings import AllocatorSettings
 
+_KIB = 2**10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -53,6 +55,19 @@ class Target:
         """
         wanted = os.environ.get("TORCH_CUDNN_SDPA_DEPRIORITIZED", "0") in ("", "0")
         return wanted and self.torch_version >= (2, 13) and self.capability[0] in (9, 10)
+
+
+    @property
+    def cublas_workspace_bytes(self) -> int:
+        """The size of one cuBLAS workspace; 0 if `CUBLAS_WORKSPACE_CONFIG` says so.
+
+        32 MiB from compute capability 9.0 on and 8,519,680 bytes before (`parseChosenWorkspaceSize` in
+        CublasHandlePool.cpp).
+        """
+        pairs = re.findall(r":(\d+):(\d+)", os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))
+        if pairs:
+            return sum(int(size) * int(count) for size, count in pairs) * _KIB
+        return 32 * _KIB * _KIB if self.capability >= (9, 0) else (4096 * 2 + 16 * 8) * _KIB
 
 
 def parse_torch_version(text: str) -> tuple[int, int]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from memprof.documents.comparison import Environment, FitAnswer, Lengths, Run, WorkloadInfo
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
 from memprof.documents.vary import Vary
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.workers.progress import Purpose
+
+
+Purpose = Literal["measure", "fit", "confirm", "predict"]
 
 
 class _Message(BaseModel):
@@ -59,14 +61,6 @@ class Forecast(_Message):
     steps: int | None = None
 
 
-class DeviceInquiry(_Message):
-    """Say what `--device` names mean, and how much memory there is for each of `world_size` ranks."""
-
-    job: Literal["devices"] = "devices"
-    devices: list[str]
-    world_size: int = 1
-
-
 class FitForecast(_Message):
     """Find the largest value of a knob by predicting: for each optimizer on each device, from shared traces.
 
@@ -106,34 +100,59 @@ class Weighing(_Message):
 
 
 class Inquiry(_Message):
-    """Check the arguments and describe the workload and the machine, without training."""
+    """Check the arguments and describe the workload, the devices and the machine, without training.
+
+    Attributes:
+        devices: `--device` names, of which the environment describes the first.
+        world_size: ranks that share a CPU's memory.
+    """
 
     job: Literal["inquiry"] = "inquiry"
     workload: WorkloadSpec
     optimizers: list[OptimizerSpec]
-    device: str
+    devices: list[str]
     world_size: int = 1
     command: str | None = None
+
+
+class DeviceFact(_Message):
+    """What a `--device` name means, as it is resolved once for a command.
+
+    Attributes:
+        name: with its number, or the catalog's.
+        simulated: it is to be predicted for.
+        memory_bytes: of the device; each rank on the CPU has its share of the machine's memory.
+        capacity_bytes: what training can allocate: of a GPU the memory beside the context, and what is free here.
+        kernels: the same for two devices on which a training makes the same requests.
+    """
+
+    name: str
+    simulated: bool
+    memory_bytes: int
+    capacity_bytes: int
+    kernels: str
 
 
 class Findings(_Message):
     """The answer to an inquiry.
 
     Attributes:
-        simulated: the device is to be predicted for.
-        device_memory_bytes: of the device; ranks on the CPU have a share of its memory each.
+        devices: what the inquiry's names mean, in their order.
     """
 
     kind: Literal["findings"] = "findings"
     environment: Environment
-    device: str
-    simulated: bool
-    device_memory_bytes: int
+    devices: list[DeviceFact]
     name: str
     knobs: dict[str, Any]
     scale: str | None
     lengths: Lengths
     positions: int | None
+
+    @property
+    def device(self) -> DeviceFact:
+        """The first device, which is the only one of a comparison."""
+        return self.devices[0]
 
     def workload_info(self, workload: WorkloadSpec, batch_size: int) -> WorkloadInfo:
         """Return what a result says of the workload that was inquired about."""
@@ -148,29 +167,6 @@ class Findings(_Message):
             lengths=self.lengths,
             positions=self.positions,
         )
-
-
-class DeviceFact(_Message):
-    """A device as a fit needs it.
-
-    Attributes:
-        name: with its number, or the catalog's.
-        simulated: it is to be predicted for.
-        capacity_bytes: what training can allocate: of a GPU the memory beside the context, and what is free here.
-        kernels: the same for two devices on which a training makes the same requests.
-    """
-
-    name: str
-    simulated: bool
-    capacity_bytes: int
-    kernels: str
-
-
-class DeviceFindings(_Message):
-    """The answer to an inquiry about devices."""
-
-    kind: Literal["devices"] = "devices"
-    devices: list[DeviceFact]
 
 
 class FitFound(_Message):
@@ -256,5 +252,5 @@ class Mistake(_Message):
     exit_code: int
 
 
-Job = Trial | Forecast | FitForecast | Weighing | Inquiry | DeviceInquiry
-Answer = Findings | DeviceFindings | Outcome | Outcomes | FitMatrix | Weights
+Job = Annotated[Trial | Forecast | FitForecast | Weighing | Inquiry, Field(discriminator="job")]
+Answer = Findings | Outcome | Outcomes | FitMatrix | Weights

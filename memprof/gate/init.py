@@ -15,7 +15,7 @@ from memprof.gate.config import Config, read_config
 from memprof.gate.config_file import PROJECT_FILE, ConfigFile, parse_toml
 from memprof.gate.entry_figures import Figures
 from memprof.gate.metrics import METRICS
-from memprof.report.content.wording import made_where
+from memprof.documents.wording import made_where
 from memprof.units import parse_size
 
 _HEAD = """\

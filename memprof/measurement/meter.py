@@ -146,65 +146,6 @@ class Meter:
         }
 
 
-def label_workspaces(trace: Trace, requested: Trace, size: int | None) -> None:
-    """Name what libraries keep: blocks of their workspaces' size that nobody has, and that are never given back.
-
-    Args:
-        trace: whose blocks to name.
-        requested: the same trace with sizes as requested.
-        size: of a workspace; None where there is none.
-    """
-    for number in _kept(requested, {size}):
-        if trace.blocks[number].category == "unattributed":
-            trace.blocks[number].category = "workspace"
-
-
-def label_buckets(trace: Trace, requested: Trace, sizes: Collection[int]) -> None:
-    """Name the buckets in which DDP's reducer, which is in C++, keeps gradients for the others: nobody else has them.
-
-    Args:
-        trace: whose blocks to name.
-        requested: the same trace with sizes as requested.
-        sizes: of the buckets.
-    """
-    for number in _kept(requested, sizes):
-        for block in (trace.blocks[number], requested.blocks[number]):
-            if block.category in ("unattributed", "temporaries", "activations"):
-                block.category, block.module, block.tensor = "communication", "", True
-
-
-def _kept(requested: Trace, sizes: Collection[int | None]) -> list[int]:
-    """Return the blocks of certain sizes that are never given back."""
-    if not any(sizes):
-        return []
-    freed = {number for number, change in requested.events if change < 0}
-    blocks = enumerate(requested.blocks)
-    return [number for number, block in blocks if block.size in sizes and number not in freed]
-
-
-def tensor_peaks(trace: Trace, step: int) -> dict[str, int]:
-    """Return the peak of tensor bytes in each phase of a step."""
-    peaks: dict[str, int] = {}
-    for span in span_peaks(trace, tensors_only=True):
-        if span.step == step:
-            peaks[span.phase] = max(peaks.get(span.phase, 0), span.peak_bytes)
-    return peaks
-
-
-def attributed_breakdown(trace: Trace) -> Breakdown:
-    """Return who holds the memory at the peak of the trace's last step, the attributed one."""
-    spans = span_peaks(trace)
-    top = max((span for span in spans if span.step == spans[-1].step), key=lambda span: span.peak_bytes)
-    holdings = holdings_at(trace, top.event)
-    return Breakdown(
-        total_bytes=holdings.total_bytes,
-        phase=top.phase,
-        by_category=holdings.by_category,
-        by_module=holdings.by_module,
-        by_category_and_module=holdings.by_category_and_module,
-    )
-
-
 def repeatability_note(step_peaks: list[int]) -> list[str]:
     """Say so where steps that should be alike (all after the first, which makes the state) needed different amounts."""
     steady = step_peaks[1:]

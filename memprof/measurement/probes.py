@@ -140,9 +140,8 @@ class CudaProbe:
     def workspace_bytes(self) -> int | None:
         """Return the size of cuBLAS's workspace, which each thread that multiplies matrices has."""
         from memprof.devices.target import Target
-        from memprof.prediction.cuda.kernels import cublas_bytes
 
-        return cublas_bytes(Target(capability=torch.cuda.get_device_capability(self._device)))
+        return Target(capability=torch.cuda.get_device_capability(self._device)).cublas_workspace_bytes
 
     def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
         """Return the recording's peaks and its replay's."""

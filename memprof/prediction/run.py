@@ -1,30 +1,31 @@
 """From a trial to a predicted run: train on fake tensors, replay the device's allocator, analyse the trace.
 
 predict_run(trial, Target())                                            # this machine's CPU
-predict_run(trial, target_of(find_device("rtx-4090")))                  # a GPU that is not here
+predict_run(trial, find_target("rtx-4090"))                  # a GPU that is not here
 predict_runs(workload, optimizers, recipe, batch_size, target)          # one forward and backward pass for all
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from pydantic import BaseModel
 
 from memprof.allocator.caching import CachingAllocator
-from memprof.allocator.settings import AllocatorSettings
-from memprof.devices.catalog import SimulatedDevice
 from memprof.devices.context import LATE_WITHIN_BYTES
-from memprof.devices.target import Target, parse_torch_version
+from memprof.devices.resolve import find_target, is_real
+from memprof.devices.target import Target
 from memprof.documents.comparison import OptimizerInfo, Peak, PhasePeak, Run, Steps
-from memprof.documents.jobs import Trial
+from memprof.documents.jobs import Forecast, Outcome, Outcomes, Trial
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.export.files import save_trace
-from memprof.measurement.meter import attributed_breakdown, tensor_peaks
+from memprof.trace.peaks import attributed_breakdown
+from memprof.trace.peaks import tensor_peaks
+from memprof.prediction.accuracy import accuracy, standing
 from memprof.prediction.basis import confidence_of
 from memprof.prediction.basis_of_ranks import rank_notes, ranks_of
 from memprof.prediction.bounds import Bounds, upper_bounds
@@ -41,30 +42,34 @@ from memprof.training.counts import state_figures
 from memprof.units import format_size
 
 
-def target_of(
-    device: SimulatedDevice, allocator: AllocatorSettings | None = None, torch_version: str | None = None
-) -> Target:
-    """Return the target for a GPU of the catalog.
+def run(forecast: Forecast, send: Callable[[BaseModel], None]) -> Outcomes:
+    """Do a worker's job: predict every optimizer of a forecast, from one forward and backward pass.
 
-    Args:
-        device: the GPU.
-        allocator: settings of the caching allocator; PyTorch's defaults if not given.
-        torch_version: of the PyTorch that is to run there; this one if not given.
+    Raises:
+        UsageError: as `predict_runs`.
     """
-    return Target(
-        name=device.name,
-        kind="cuda",
-        capability=device.compute_capability,
-        sm_count=device.sm_count,
-        torch_version=parse_torch_version(torch_version or torch.__version__),
-        capacity_bytes=device.capacity_bytes,
-        allocator=allocator or AllocatorSettings(),
-        context_bytes=device.context_bytes,
-        context_range_bytes=device.context_range_bytes,
-        context_source=device.context_source,
-        late_bytes=device.late_bytes,
-        generic=device.generic,
+    target = find_target(forecast.device)
+    if forecast.capacity_bytes is not None and target.capacity_bytes is not None:
+        mine = is_real(forecast.device)  # what its driver calls its memory includes the context
+        capacity = min(forecast.capacity_bytes, target.capacity_bytes) if mine else forecast.capacity_bytes
+        target = replace(target, capacity_bytes=capacity)
+    runs = predict_runs(
+        forecast.workload,
+        forecast.optimizers,
+        forecast.recipe,
+        forecast.batch_size,
+        target,
+        forecast.steps,
+        timeline=forecast.timeline,
+        trace_folder=Path(forecast.trace_folder) if forecast.trace_folder is not None else None,
     )
+    notes = [standing()] if target.kind == "cuda" and accuracy() is None else []
+    noted = [run.model_copy(update={"notes": [*run.notes, *notes]}) for run in runs]
+    return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run)) for run in noted])
+
+
+def _levels(run: Run) -> dict[str, list[int]]:
+    return {name: [peak.reserved_bytes or peak.allocated_bytes] for name, peak in run.phases.items()}
 
 
 def predict_run(trial: Trial, target: Target, steps: int | None = None) -> Run:

@@ -14,7 +14,7 @@ from memprof.search.extrapolate import Extrapolation, Point, furthest_apart
 from memprof.search.notes import UNEVEN
 from memprof.search.room import Room
 from memprof.training.micro_batches import step_samples
-from memprof.workers.progress import Purpose
+from memprof.documents.jobs import Purpose
 
 # The search for a proof gives up after so many trials.
 _MOST_TRIALS = 40

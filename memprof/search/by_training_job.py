@@ -9,8 +9,10 @@ from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.search.by_training import TrainedSearch
 from memprof.search.request import FitRequest
 from memprof.search.room import Room
-from memprof.workers.launcher import Launcher, WorkerDiedError, outcome_of
-from memprof.workers.progress import Purpose
+from memprof.workers.launcher import Launcher
+from memprof.workers.death import outcome_of
+from memprof.workers.death import WorkerDiedError
+from memprof.documents.jobs import Purpose
 from memprof.workers.teller import Teller
 
 

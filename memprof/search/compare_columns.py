@@ -64,7 +64,7 @@ class FitColumns:
         trial = Trial(
             workload=self.longest,
             optimizer=optimizer,
-            device=self.found.device,
+            device=self.found.device.name,
             batch_size=self.batch_size,
             recipe=self.recipe,
         )
@@ -79,7 +79,7 @@ class FitColumns:
 
     def questions(self, optimizers: Sequence[OptimizerSpec]) -> list[Question]:
         """Return what is to be predicted, the largest model first: it takes longest."""
-        place = Place(self.found.device, self.capacity_bytes, "")
+        place = Place(self.found.device.name, self.capacity_bytes, "")
         return [
             Question(
                 workload=self.longest,
@@ -95,7 +95,7 @@ class FitColumns:
 
     def filled(self, run: Run, matrices: Sequence[Matrix]) -> Run:
         """Return a run with what is found so far, or why nothing is, in matrices that go by the questions."""
-        key = self.found.device, run.optimizer.spec
+        key = self.found.device.name, run.optimizer.spec
         found = {name: matrix.found.get(key) for name, matrix in zip(reversed(self.knobs), matrices, strict=True)}
         answers = {name: answer for name, answer in found.items() if isinstance(answer, FitAnswer)}
         lost = [f"No largest {self.knobs[name][0]}: {why}" for name, why in found.items() if isinstance(why, str)]

@@ -8,7 +8,7 @@ from typing import Any
 from memprof.documents.jobs import Trial
 from memprof.documents.vary import BATCH, Vary
 from memprof.training.micro_batches import recipe_at
-from memprof.workers.progress import Purpose
+from memprof.documents.jobs import Purpose
 
 # The first step creates the optimizer's state, the second has it from its beginning.
 FIT_STEPS = {"warmup": 0, "steps": 2}

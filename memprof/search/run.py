@@ -7,7 +7,7 @@ from collections.abc import Callable
 from memprof.devices.margin import usable_bytes
 from memprof.documents.comparison import FitAnswer
 from memprof.documents.fit import Evaluations, FitCell, FitDevice, FitReport
-from memprof.documents.jobs import DeviceFact, DeviceFindings, DeviceInquiry, Findings, Inquiry
+from memprof.documents.jobs import DeviceFact, Findings, Inquiry
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.vary import BATCH, check_knob
 from memprof.errors import ExitCode, MemprofError, UsageError
@@ -90,25 +90,23 @@ class _Study:
     def _inquire(self) -> None:
         """Check everything that can be checked without a trace."""
         request, launcher = self._request, self._workers.launchers[0]
-        answer = launcher.run(DeviceInquiry(devices=request.devices, world_size=request.recipe.world_size))
-        assert isinstance(answer, DeviceFindings)
-        if len({fact.name for fact in answer.devices}) < len(answer.devices):
-            raise UsageError("a device is given twice; keep one of each")
-        self._devices = [device_of(fact, request.budget, request.margin) for fact in answer.devices]
         found = launcher.run(
             Inquiry(
                 workload=request.workload,
                 optimizers=request.optimizers,
-                device=self._devices[0].name,
+                devices=request.devices,
                 world_size=request.recipe.world_size,
                 command=request.command,
             )
         )
         assert isinstance(found, Findings)
+        if len({fact.name for fact in found.devices}) < len(found.devices):
+            raise UsageError("a device is given twice; keep one of each")
+        self._devices = [device_of(fact, request.budget, request.margin) for fact in found.devices]
         check_knob(request.vary, found.name, found.knobs)
         self._found = found
         self._prover = Prover(request, self._present(), launcher, self._teller)
-        kernels = {fact.name: fact.kernels for fact in answer.devices}
+        kernels = {fact.name: fact.kernels for fact in found.devices}
         places = [Place(device.name, device.usable_bytes, kernels[device.name]) for device in self._devices]
         self._forecasts = Forecasts([self._question(places)], self._tell_forecast, self._keep)
 

@@ -155,3 +155,39 @@ class _TraceBuilder:
             if number is not None:
                 block = self._blocks[number]
                 block.tensor, block.category, block.module = True, mark.category, module
+
+
+def label_workspaces(trace: Trace, requested: Trace, size: int | None) -> None:
+    """Name what libraries keep: blocks of their workspaces' size that nobody has, and that are never given back.
+
+    Args:
+        trace: whose blocks to name.
+        requested: the same trace with sizes as requested.
+        size: of a workspace; None where there is none.
+    """
+    for number in _kept(requested, {size}):
+        if trace.blocks[number].category == "unattributed":
+            trace.blocks[number].category = "workspace"
+
+
+def label_buckets(trace: Trace, requested: Trace, sizes: Collection[int]) -> None:
+    """Name the buckets in which DDP's reducer, which is in C++, keeps gradients for the others: nobody else has them.
+
+    Args:
+        trace: whose blocks to name.
+        requested: the same trace with sizes as requested.
+        sizes: of the buckets.
+    """
+    for number in _kept(requested, sizes):
+        for block in (trace.blocks[number], requested.blocks[number]):
+            if block.category in ("unattributed", "temporaries", "activations"):
+                block.category, block.module, block.tensor = "communication", "", True
+
+
+def _kept(requested: Trace, sizes: Collection[int | None]) -> list[int]:
+    """Return the blocks of certain sizes that are never given back."""
+    if not any(sizes):
+        return []
+    freed = {number for number, change in requested.events if change < 0}
+    blocks = enumerate(requested.blocks)
+    return [number for number, block in blocks if block.size in sizes and number not in freed]

@@ -89,6 +89,29 @@ def holdings_at(trace: Trace, event: int) -> Holdings:
     return Holdings(sum(by_category.values()), by_category, dict(by_module), table)
 
 
+def tensor_peaks(trace: Trace, step: int) -> dict[str, int]:
+    """Return the peak of tensor bytes in each phase of a step."""
+    peaks: dict[str, int] = {}
+    for span in span_peaks(trace, tensors_only=True):
+        if span.step == step:
+            peaks[span.phase] = max(peaks.get(span.phase, 0), span.peak_bytes)
+    return peaks
+
+
+def attributed_breakdown(trace: Trace) -> Breakdown:
+    """Return who holds the memory at the peak of the trace's last step, the attributed one."""
+    spans = span_peaks(trace)
+    top = max((span for span in spans if span.step == spans[-1].step), key=lambda span: span.peak_bytes)
+    holdings = holdings_at(trace, top.event)
+    return Breakdown(
+        total_bytes=holdings.total_bytes,
+        phase=top.phase,
+        by_category=holdings.by_category,
+        by_module=holdings.by_module,
+        by_category_and_module=holdings.by_category_and_module,
+    )
+
+
 def _bounded(trace: Trace) -> Iterator[tuple[PhaseSpan, int]]:
     ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
     yield from zip(trace.spans, ends, strict=True)

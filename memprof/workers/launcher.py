@@ -8,15 +8,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from memprof.documents.comparison import OptimizerInfo, Run
-from memprof.documents.jobs import Answer, Job, Mistake, Outcome, Step, Trial
+from memprof.documents.jobs import Answer, Job, Mistake, Step
 from memprof.errors import ExitCode, MemprofError
+from memprof.workers.death import WorkerDiedError, kernel_kills
 from memprof.workers.fork_server import kill_worker, receive_message, send_message
 
 _Message = Annotated[Answer | Mistake | Step, Field(discriminator="kind")]
@@ -27,41 +26,6 @@ _QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 # Threads that wait by spinning make a step ten times slower as soon as another process has one of the cores.
 _PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-
-
-class WorkerDiedError(MemprofError):
-    """A worker ended without an answer.
-
-    Attributes:
-        out_of_memory: the kernel killed a process for want of memory meanwhile, and this one was killed.
-    """
-
-    def __init__(self, exit_code: int, out_of_memory: bool) -> None:
-        self.out_of_memory = out_of_memory
-        name = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
-        reason = ": the machine ran out of memory" if out_of_memory else ""
-        super().__init__(f"the worker process ended without a result ({name}){reason}")
-
-
-def outcome_of(death: WorkerDiedError, trial: Trial) -> Outcome:
-    """Return the outcome of a trial whose worker died: out of memory if the kernel killed it for that."""
-    spec = trial.optimizer
-    run = Run(
-        optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),
-        device=trial.device,
-        status="oom" if death.out_of_memory else "failed",
-        reason=str(death),
-    )
-    return Outcome(run=run)
-
-
-def kernel_kills() -> int:
-    """Return how often the kernel killed a process for want of memory; 0 where it does not say (only Linux does)."""
-    try:
-        counters = Path("/proc/vmstat").read_text(encoding="ascii").split()
-    except OSError:
-        return 0
-    return int(counters[counters.index("oom_kill") + 1]) if "oom_kill" in counters else 0
 
 
 class Launcher:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from memprof.documents.comparison import Comparison, Run
-
-Purpose = Literal["measure", "fit", "confirm", "predict"]
+from memprof.documents.jobs import Purpose
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from threading import Lock
 from typing import Any
 
-from memprof.workers.progress import OnProgress, Progress, Purpose
+from memprof.workers.progress import OnProgress, Progress
+from memprof.documents.jobs import Purpose
 
 
 class Teller:

@@ -18,7 +18,8 @@ from memprof.documents.comparison import Run
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.prediction.run import predict_runs, target_of
+from memprof.prediction.run import predict_runs
+from memprof.devices.resolve import target_of
 from tests.gpu.recordings import unpack
 
 DATA = Path(__file__).parents[1] / "data"

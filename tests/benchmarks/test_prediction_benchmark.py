@@ -23,7 +23,8 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import STEPS, fake_runs
 from memprof.prediction.ranks import dtensor_cache as fake_dtensors
-from memprof.prediction.run import predict_runs, target_of
+from memprof.prediction.run import predict_runs
+from memprof.devices.resolve import target_of
 from memprof.workloads.loader import load_workload
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -21,7 +21,7 @@ from memprof.prediction.cpu.semantics import CpuSemantics
 from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import fake_runs
 from memprof.prediction.repeat_step import trace_of
-from memprof.prediction.run import target_of
+from memprof.devices.resolve import target_of
 from memprof.report.content import fit as fits
 from memprof.report.render.terminal import make_console
 from memprof.search.bracket import Search

@@ -12,7 +12,7 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.vary import Vary, parse_vary
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.prediction.run import target_of
+from memprof.devices.resolve import target_of
 from memprof.search.by_prediction import Survey, first_values
 from memprof.search.trace_cache import Traces
 

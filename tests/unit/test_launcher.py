@@ -17,7 +17,8 @@ from memprof.documents.jobs import Findings, Inquiry, Outcome, Step, Trial
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.workers.launcher import Launcher, WorkerDiedError
+from memprof.workers.launcher import Launcher
+from memprof.workers.death import WorkerDiedError
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 
@@ -35,7 +36,7 @@ def trial(attribute: str = "good", optimizer: str = "sgd", **options) -> Trial:
 
 def test_jobs_run_one_after_the_other_in_processes_of_their_own(launcher: Launcher):
     steps: list[Step] = []
-    found = launcher.run(Inquiry(workload=WorkloadSpec(model="mlp"), optimizers=[], device="cpu"))
+    found = launcher.run(Inquiry(workload=WorkloadSpec(model="mlp"), optimizers=[], devices=["cpu"]))
     assert isinstance(found, Findings)
     assert found.scale == "n_layers"
     with pytest.raises(WorkerDiedError, match="SIGKILL"):

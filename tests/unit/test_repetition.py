@@ -14,7 +14,8 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import FakeRun, fake_runs
 from memprof.prediction.repeat_step import trace_of, with_repeated_step
-from memprof.prediction.run import predict_runs, target_of
+from memprof.prediction.run import predict_runs
+from memprof.devices.resolve import target_of
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Block, Event, PhaseSpan, Trace
 

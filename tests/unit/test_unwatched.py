@@ -16,7 +16,8 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.cuda.host_and_device import CudaIsHere
 from memprof.prediction.fake.modules import unwatched
-from memprof.prediction.run import predict_runs, target_of
+from memprof.prediction.run import predict_runs
+from memprof.devices.resolve import target_of
 
 OPTIMIZERS = ("sm3,momentum=0.9", "adam", "adafactor")
 

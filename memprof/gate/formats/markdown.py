@@ -12,7 +12,7 @@ from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, counts
 from memprof.gate.wording import bound, change, details, figure, headline, mark
 from memprof.report.blocks import Table
-from memprof.report.content.wording import made_where
+from memprof.documents.wording import made_where
 from memprof.report.render.markdown import escape, render_table
 from memprof.report.render.trim import COMMENT_BYTES, trim
 

@@ -14,7 +14,7 @@ from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, Weight, metric_of
 from memprof.gate.wording import details, headline, mark, moved, share, subject
 from memprof.report.blocks import Table
-from memprof.report.content.wording import made_where
+from memprof.documents.wording import made_where
 from memprof.report.render.terminal import render_words
 
 _COLOURS: dict[Weight, str] = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}

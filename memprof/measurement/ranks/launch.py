@@ -26,7 +26,9 @@ from memprof.errors import ExitCode, MemprofError
 from memprof.measurement.ranks.gather import gather
 from memprof.measurement.ranks.rank import Lost, enter
 from memprof.training import strategies  # noqa: F401  # imported before the ranks are forked, who all need it
-from memprof.workers.launcher import WorkerDiedError, kernel_kills, outcome_of
+from memprof.workers.death import kernel_kills
+from memprof.workers.death import outcome_of
+from memprof.workers.death import WorkerDiedError
 
 _Message = Annotated[Outcome | Mistake | Lost, Field(discriminator="kind")]
 _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
@@ -37,19 +39,18 @@ _GRACE = 0.3
 _PATIENCE = 10.0
 
 
-def run_ranks(trial: Trial, emit: Callable[[Step], None], guarded: Callable[[Callable[[], Any]], Any]) -> Outcome:
+def run_ranks(trial: Trial, emit: Callable[[Step], None]) -> Outcome:
     """Train a trial on all its ranks and return one outcome for all; the first rank that fails ends the others.
 
     Args:
         trial: with a strategy and a world size; each rank is measured for itself.
         emit: told of the first rank's steps.
-        guarded: makes a message of what a job returns or raises.
 
     Raises:
         MemprofError: what a rank found wrong, with its exit code.
     """
     kills = kernel_kills()
-    with _started(trial, emit, guarded) as (processes, channels):
+    with _started(trial, emit) as (processes, channels):
         answers, failed = _listen(channels)
     if failed is None:
         return gather([answers[rank] for rank in range(trial.recipe.world_size)])
@@ -63,14 +64,14 @@ def run_ranks(trial: Trial, emit: Callable[[Step], None], guarded: Callable[[Cal
 
 
 @contextmanager
-def _started(trial: Trial, emit: Any, guarded: Any) -> Iterator[tuple[list[Any], list[Connection]]]:
+def _started(trial: Trial, emit: Any) -> Iterator[tuple[list[Any], list[Connection]]]:
     """Yield the ranks' processes and the channels on which they answer; at the end all processes are gone."""
     world_size = trial.recipe.world_size
     pipes = [Pipe(duplex=False) for _ in range(world_size)]
     ours, theirs = [pipe[0] for pipe in pipes], [pipe[1] for pipe in pipes]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         given = (listening.fileno(), listening.getsockname()[1])
-        arguments = (trial, emit, given, theirs, os.getpid(), guarded)
+        arguments = (trial, emit, given, theirs, os.getpid())
         context = start_processes(enter, arguments, nprocs=world_size, join=False, start_method="fork")
     for channel in theirs:
         channel.close()  # a rank that ends is then heard as the end of its channel

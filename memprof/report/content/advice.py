@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 
 from memprof.documents.advice import AdviceReport, Suggestion
 from memprof.report.blocks import Table
-from memprof.report.content.wording import ABSENT, category_title, format_share, phase_words
+from memprof.documents.wording import phase_words
+from memprof.documents.wording import category_title
+from memprof.units import format_share
+from memprof.units import ABSENT
 from memprof.report.render.parts import Part, render_parts
 from memprof.units import format_size
 

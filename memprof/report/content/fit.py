@@ -9,7 +9,9 @@ from memprof.documents.fit import FitCell, FitDevice, FitReport
 from memprof.documents.vary import BATCH
 from memprof.report.blocks import Table, number_table
 from memprof.report.content.columns import fit_text
-from memprof.report.content.wording import ABSENT, format_count, phase_words
+from memprof.documents.wording import phase_words
+from memprof.units import format_count
+from memprof.units import ABSENT
 from memprof.report.render.parts import Part, render_parts
 from memprof.units import format_size
 

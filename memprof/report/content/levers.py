@@ -9,7 +9,9 @@ from __future__ import annotations
 from memprof.documents.comparison import Breakdown, Comparison, Run
 from memprof.documents.recipe import Recipe
 from memprof.report.content import sections
-from memprof.report.content.wording import category_title, format_share, phase_words
+from memprof.documents.wording import phase_words
+from memprof.documents.wording import category_title
+from memprof.units import format_share
 from memprof.units import format_size
 
 # A category below this share of every peak is not worth a change.

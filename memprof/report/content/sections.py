@@ -9,7 +9,9 @@ from memprof.documents.timeline import fold_blocks
 from memprof.report.blocks import Table, number_table
 from memprof.report.content.columns import is_open
 from memprof.report.content.ranks import batch_words, devices, strategy_words
-from memprof.report.content.wording import ABSENT, category_title, format_count
+from memprof.documents.wording import category_title
+from memprof.units import format_count
+from memprof.units import ABSENT
 from memprof.units import format_size
 
 _ALIKE = 1.005  # peaks of steps that differ by less are not told apart

@@ -7,7 +7,10 @@ from statistics import median
 from memprof.documents.comparison import Comparison, FitAnswer, Peak, Run, State
 from memprof.report.content.columns import is_open
 from memprof.report.content.sections import sources
-from memprof.report.content.wording import category_title, format_seconds, format_share, phase_words
+from memprof.documents.wording import phase_words
+from memprof.documents.wording import category_title
+from memprof.units import format_seconds
+from memprof.units import format_share
 from memprof.units import format_size
 
 CLOSE = 0.02

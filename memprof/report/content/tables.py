@@ -10,7 +10,9 @@ from memprof.report.blocks import Table
 from memprof.report.content import sections
 from memprof.report.content.columns import fit_text
 from memprof.report.content.validation import error_text
-from memprof.report.content.wording import ABSENT, category_title, phase_words
+from memprof.documents.wording import phase_words
+from memprof.documents.wording import category_title
+from memprof.units import ABSENT
 from memprof.units import format_size
 
 

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterable
 from memprof.documents.comparison import CATEGORIES, Comparison, Run
 from memprof.documents.confidence import Deviation, Validation
 from memprof.report.blocks import Table, number_table
-from memprof.report.content.wording import ABSENT, category_title, format_share
+from memprof.documents.wording import category_title
+from memprof.units import format_share
+from memprof.units import ABSENT
 from memprof.units import format_size
 
 TITLE = "Predicted beside measured (signed error: + is predicted too high)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memprof.documents.comparison import Comparison, FitAnswer
-from memprof.report.content.wording import tick_size
+from memprof.units import tick_size
 from memprof.report.figures.svg import DASHES, INKS, MARKS, WIDTH, Drawing, byte_ticks, clip
 from memprof.units import format_size
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from memprof.documents.comparison import Comparison, Run
 from memprof.documents.timeline import Timeline
-from memprof.report.content.wording import tick_size
+from memprof.units import tick_size
 from memprof.report.figures.svg import WIDTH, Drawing, byte_ticks, clip, text_width
 from memprof.units import format_size
 

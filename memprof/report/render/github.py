@@ -13,7 +13,7 @@ from memprof.report.content import sections
 from memprof.report.content.columns import main_table
 from memprof.report.content.levers import levers
 from memprof.report.content.summary import summarize
-from memprof.report.content.wording import category_title
+from memprof.documents.wording import category_title
 from memprof.report.render.markdown import escape, render_table
 from memprof.report.render.terminal import bar, category_letter
 from memprof.report.render.trim import COMMENT_BYTES, SUMMARY_BYTES, trim

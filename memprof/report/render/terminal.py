@@ -20,7 +20,7 @@ from memprof.report.content import sections, validation
 from memprof.report.content.columns import main_table
 from memprof.report.content.ranks import TITLE, rank_remark, rank_table
 from memprof.report.content.summary import summarize
-from memprof.report.content.wording import category_title
+from memprof.documents.wording import category_title
 from memprof.units import format_size
 
 # Wide enough for every column of the main table, so that logs of CI machines get one piece.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from pydantic import BaseModel
+
 from memprof.devices.resolve import find_target
 from memprof.devices.target import Target
 from memprof.documents.jobs import Weighing, Weight, Weights
@@ -14,8 +18,8 @@ from memprof.search.scaled_blocks import Blocks
 from memprof.trace.peaks import holdings_at, span_peaks
 
 
-def weigh(job: Weighing) -> Weights:
-    """Trace once, and replay for every optimizer and setting."""
+def run(job: Weighing, send: Callable[[BaseModel], None]) -> Weights:
+    """Do a worker's job: trace once, and replay for every optimizer and setting of the allocator."""
     targets = [find_target(job.device, conf) for conf in job.confs]
     semantics = CudaSemantics(targets[0]) if targets[0].kind == "cuda" else CpuSemantics()
     try:

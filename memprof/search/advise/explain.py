@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from memprof.documents.advice import Figures
-from memprof.report.content.wording import category_title, format_share, phase_words
+from memprof.documents.wording import phase_words
+from memprof.documents.wording import category_title
+from memprof.units import format_share
 from memprof.units import format_size
 
 # A saving below this share of the peak is none.

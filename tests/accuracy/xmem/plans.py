@@ -23,7 +23,7 @@ from memprof.prediction.cuda.kernels import convolution as workspaces_convolutio
 from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import fake_runs
 from memprof.prediction.replay_trace import replay_blocks
-from memprof.prediction.run import target_of
+from memprof.devices.resolve import target_of
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Trace
 from tests.accuracy.xmem import plans_report

@@ -16,7 +16,8 @@ from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe, ZeroGrad
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import MemprofError
-from memprof.prediction.run import predict_run, target_of
+from memprof.prediction.run import predict_run
+from memprof.devices.resolve import target_of
 from tests.accuracy.xmem.language_models import FULL, is_padded_ahead, tokens_added
 from tests.accuracy.xmem.lengths import LONGEST, STEPS, draw_lengths
 from tests.accuracy.xmem.truth import Row

@@ -14,7 +14,7 @@ from memprof.allocator.driver import Memory
 from memprof.devices.catalog import find_device
 from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import fake_runs
-from memprof.prediction.run import target_of
+from memprof.devices.resolve import target_of
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Trace
 from tests.accuracy.xmem.language_models import FULL

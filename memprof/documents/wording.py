@@ -1,0 +1,28 @@
+"""Names of phases, categories and sources as they read in a sentence; numbers are `memprof.units`."""
+
+from __future__ import annotations
+
+_PHASES = {
+    "build": "building the model",
+    "batch": "making the batch",
+    "forward": "the forward pass",
+    "backward": "the backward pass",
+    "clip": "gradient clipping",
+    "optimizer": "the optimizer step",
+    "zero_grad": "zeroing the gradients",
+}
+
+
+def category_title(category: str) -> str:
+    """Return a category of the breakdown as a heading: `optimizer_state` is `optimizer state`."""
+    return category.replace("_", " ")
+
+
+def phase_words(phase: str) -> str:
+    """Return a phase as it reads in a sentence: `backward` is `the backward pass`."""
+    return _PHASES.get(phase, phase.replace("_", " "))
+
+
+def made_where(source: str, device: str) -> str:
+    """Return how figures came about: `measured on cpu`, `predicted for rtx-4090`."""
+    return f"{source} {'on' if source == 'measured' else 'for'} {device}"

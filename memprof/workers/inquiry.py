@@ -1,0 +1,43 @@
+"""The first job of every command: check its arguments and describe what they mean, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from pydantic import BaseModel
+
+from memprof.devices.host import describe_environment
+from memprof.devices.resolve import resolve
+from memprof.documents.jobs import Findings, Inquiry
+from memprof.documents.optimizer_spec import OptimizerSpec
+from memprof.optimizers.registry import build_optimizer, check_options, find_known
+from memprof.workloads.loader import load_workload
+
+
+def inquire(inquiry: Inquiry, send: Callable[[BaseModel], None]) -> Findings:
+    """Return what is known of a workload, the devices and this machine before anything is trained.
+
+    Raises:
+        UsageError: a device, the workload or an optimizer is at fault.
+    """
+    devices = [resolve(name, inquiry.world_size) for name in inquiry.devices]
+    loaded = load_workload(inquiry.workload)
+    for optimizer in inquiry.optimizers:
+        _check_optimizer(optimizer)
+    return Findings(
+        environment=describe_environment(inquiry.command, "cpu" if devices[0].simulated else devices[0].name),
+        devices=devices,
+        name=loaded.name,
+        knobs=loaded.knobs,
+        scale=loaded.scale,
+        lengths=loaded.lengths,
+        positions=loaded.positions,
+    )
+
+
+def _check_optimizer(spec: OptimizerSpec) -> None:
+    """Refuse unknown options, and of known optimizers wrong values, before anything is trained."""
+    check_options(spec)
+    if find_known(spec) is not None:
+        build_optimizer(spec, [("weight", torch.nn.Parameter(torch.zeros(2, 2)))])
