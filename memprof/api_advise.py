@@ -19,8 +19,7 @@ from memprof.search.run import device_of
 from memprof.units import parse_size
 from memprof.workers.launcher import Launcher
 from memprof.workers.pool import Workers
-from memprof.workers.progress import OnProgress
-from memprof.workers.teller import Teller
+from memprof.workers.progress import OnProgress, Teller
 
 
 def advise(

@@ -8,18 +8,16 @@ from typing import Any
 
 from memprof.documents.comparison import Capacity, Comparison, Run
 from memprof.documents.confidence import Validation
-from memprof.documents.jobs import Findings, Forecast, Inquiry, Outcome, Outcomes, Step, Trial
+from memprof.documents.jobs import Findings, Forecast, Inquiry, Outcome, Outcomes, Purpose, Step, Trial
 from memprof.documents.optimizer_spec import OptimizerSpec, parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import MemprofError, UsageError
 from memprof.search.compare_columns import FitColumns
 from memprof.search.matrix import Forecasts
-from memprof.workers.death import outcome_of
-from memprof.workers.death import WorkerDiedError
+from memprof.workers.death import WorkerDiedError, outcome_of
 from memprof.workers.pool import Workers
 from memprof.workers.progress import OnComparison, OnProgress, Progress
-from memprof.documents.jobs import Purpose
 
 # From the third step on every phase finds the memory reserved that all phases have needed.
 _SETTLED = 3

@@ -86,8 +86,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def memory_block() -> MeasureBlock:
     """Measures what a block allocates: `with memory_block("cpu", limit="10 MiB") as used:`.
 
-    `used` is a `memprof.measurement.code_block.BlockUsage` with `peak_bytes`, `retained_bytes` and `operators`. The test
-    fails if the peak of the block is above `limit`, which is a size or a number of bytes. Devices are `cpu` and `cuda`.
+    `used` is a `memprof.measurement.code_block.BlockUsage` with `peak_bytes`, `retained_bytes` and `operators`. The
+    test fails if the peak of the block is above `limit`, which is a size or a number of bytes. Devices are `cpu` and
+    `cuda`.
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler would announce itself on stderr
     return _measure_block

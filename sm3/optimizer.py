@@ -15,7 +15,8 @@ from .eager import eager
 from .exchange import exchange
 from .index_sets import IndexSets
 from .kernels import Kernel, choose, sparse
-from .kernels.task import MIN_EPS, Options, Scratch, Task
+from .kernels.scratch import Scratch
+from .kernels.task import MIN_EPS, Options, Task
 from .selection import CoverChoice, covers_of, named_cover
 from .state import accumulators, check_covers, describe_covers, momentum, restored
 from .validation import OPTIONS, check_group, momentum_dtype, momentum_dtype_name

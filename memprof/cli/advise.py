@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli import model_options as asked
+from memprof.cli import options as asked
 from memprof.cli.exports import Exports, watched
 from memprof.cli.options import DebugOption, JsonOption
 from memprof.errors import ExitCode

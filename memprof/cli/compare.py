@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli import model_options as asked
+from memprof.cli import options as asked
 from memprof.cli.exports import ComparisonExports, make_trace_folder, watched
-from memprof.cli.model_options import OPTIMIZERS, OUTPUT, Precision, Strategy, ZeroGrad, make_recipe, option
-from memprof.cli.options import DebugOption, JsonOption
+from memprof.cli.options import (
+    OPTIMIZERS,
+    OUTPUT,
+    DebugOption,
+    JsonOption,
+    Precision,
+    Strategy,
+    ZeroGrad,
+    make_recipe,
+    option,
+)
 from memprof.errors import ExitCode
 
 if TYPE_CHECKING:

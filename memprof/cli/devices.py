@@ -10,13 +10,13 @@ from memprof.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from memprof.devices.catalog import SimulatedDevice
-    from memprof.devices.listing import Device
+    from memprof.devices.host import Device
 
 
 def devices(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List this machine's devices with their total and free memory, and the GPUs that can be predicted for."""
     from memprof.devices.catalog import catalog
-    from memprof.devices.listing import list_devices
+    from memprof.devices.host import list_devices
 
     here, simulated = list_devices(), catalog()
     if as_json:

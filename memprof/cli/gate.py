@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli.gate_outputs import GateOutputs
+from memprof.cli.exports import GateOutputs
 from memprof.cli.options import DebugOption
 from memprof.errors import UsageError
 

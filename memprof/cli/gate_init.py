@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli import model_options as asked
+from memprof.cli import options as asked
 from memprof.cli.gate import ConfigOption
 from memprof.cli.options import DebugOption
 from memprof.cli.output import tell

@@ -14,9 +14,8 @@ from rich.text import Text
 from memprof.documents.comparison import Run
 from memprof.report.content.columns import step_seconds
 from memprof.report.content.sections import ending
-from memprof.units import format_seconds
 from memprof.report.render.terminal import make_console
-from memprof.units import format_size
+from memprof.units import format_seconds, format_size
 from memprof.workers.progress import Progress as Event
 
 _STAGES = {"start": "starting", "build": "building the model", "done": "done"}

@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -17,6 +18,7 @@ from memprof.errors import MemprofError
 
 if TYPE_CHECKING:
     from memprof.documents.comparison import Environment
+
 
 CGROUP_MOUNT = Path("/sys/fs/cgroup")
 # Where no limit is set, cgroup v1 answers with the largest page-aligned int64.
@@ -190,3 +192,41 @@ def _dotted_cudnn(version: int | None) -> str | None:
         return None
     major = 10_000 if version >= 90_000 else 1_000
     return f"{version // major}.{version % major // 100}.{version % 100}"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that memprof can train on.
+
+    Attributes:
+        device: what `--device` takes.
+        name: of the processor or the GPU.
+        total_bytes: its memory; for the CPU the control group's limit where that is lower than the machine's.
+        free_bytes: what is free now; None where the driver does not say.
+    """
+
+    device: str
+    name: str
+    total_bytes: int
+    free_bytes: int | None
+
+
+def list_devices() -> list[Device]:
+    """Return the CPU and the CUDA devices that PyTorch sees (CUDA_VISIBLE_DEVICES counts)."""
+    import torch
+
+    total = cpu_memory_bytes()
+    cpu = Device("cpu", processor_name(), total, min(int(psutil.virtual_memory().available), total))
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [cpu, *(_cuda_device(index) for index in range(count))]
+
+
+def _cuda_device(index: int) -> Device:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError:  # a GPU in exclusive mode that another process holds
+        free, total = None, properties.total_memory
+    return Device(f"cuda:{index}", properties.name, int(total), free)

@@ -56,7 +56,6 @@ class Target:
         wanted = os.environ.get("TORCH_CUDNN_SDPA_DEPRIORITIZED", "0") in ("", "0")
         return wanted and self.torch_version >= (2, 13) and self.capability[0] in (9, 10)
 
-
     @property
     def cublas_workspace_bytes(self) -> int:
         """The size of one cuBLAS workspace; 0 if `CUBLAS_WORKSPACE_CONFIG` says so.

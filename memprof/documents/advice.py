@@ -82,6 +82,5 @@ class AdviceReport(Saved):
 
     def to_markdown(self) -> str:
         """Return the Markdown report."""
-        from memprof.report.content.advice import to_markdown
-
-        return to_markdown(self)
+        text: str = self._rendered("to_markdown")
+        return text

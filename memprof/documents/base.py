@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -14,6 +16,16 @@ from memprof.files import write_text
 
 # A list of numbers, as indented JSON has it: a number to a line. No JSON string holds a line break.
 _NUMBERS = re.compile(r"\[\n\s+-?\d[^\[\]{}\"]*\]")
+
+# The one way from a document up to what renders it, by `memprof.KIND` and function; named here and nowhere imported.
+_RENDERERS: Mapping[tuple[str, str], str] = {
+    ("memprof.comparison", "to_markdown"): "memprof.report.render.markdown",
+    ("memprof.comparison", "to_frame"): "memprof.report.render.frame",
+    ("memprof.comparison", "to_html"): "memprof.report.render.frame",
+    ("memprof.fit", "to_markdown"): "memprof.report.content.fit",
+    ("memprof.fit", "to_frame"): "memprof.report.content.fit",
+    ("memprof.advice", "to_markdown"): "memprof.report.content.advice",
+}
 
 _Self = TypeVar("_Self", bound="Saved")
 
@@ -40,6 +52,11 @@ class Saved(BaseModel):
             UsageError: the path cannot be written.
         """
         write_text(Path(path), self.to_json())
+
+    def _rendered(self, function: str, *arguments: Any) -> Any:
+        """Return what a renderer's function of that name makes of this document."""
+        kind = self.__class__.model_fields["schema_"].default.partition("/")[0]
+        return getattr(import_module(_RENDERERS[kind, function]), function)(self, *arguments)
 
     @classmethod
     def load(cls: type[_Self], path: str | Path) -> _Self:

@@ -166,17 +166,14 @@ class Comparison(Saved):
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per run with the columns of `memprof compare --export-csv`; sizes are bytes."""
-        from memprof.report.render.frame import to_frame
-
-        return to_frame(self)
+        frame: pd.DataFrame = self._rendered("to_frame")
+        return frame
 
     def to_markdown(self) -> str:
         """Return the Markdown report."""
-        from memprof.report.render.markdown import to_markdown
-
-        return to_markdown(self)
+        text: str = self._rendered("to_markdown")
+        return text
 
     def _repr_html_(self) -> str:
-        from memprof.report.render.frame import to_html
-
-        return to_html(self)
+        text: str = self._rendered("to_html")
+        return text

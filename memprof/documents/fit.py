@@ -86,12 +86,10 @@ class FitReport(Saved):
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per cell; sizes are bytes."""
-        from memprof.report.content.fit import to_frame
-
-        return to_frame(self)
+        frame: pd.DataFrame = self._rendered("to_frame")
+        return frame
 
     def to_markdown(self, figure: str = "") -> str:
         """Return the Markdown report, with a figure of the matrix where its Markdown is given."""
-        from memprof.report.content.fit import to_markdown
-
-        return to_markdown(self, figure)
+        text: str = self._rendered("to_markdown", figure)
+        return text

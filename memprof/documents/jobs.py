@@ -12,7 +12,6 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.vary import Vary
 from memprof.documents.workload_spec import WorkloadSpec
 
-
 Purpose = Literal["measure", "fit", "confirm", "predict"]
 
 

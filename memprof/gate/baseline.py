@@ -13,10 +13,10 @@ from pydantic import Field, ValidationError
 
 from memprof.devices.host import memprof_version
 from memprof.documents.confidence import Document
+from memprof.documents.wording import made_where
 from memprof.errors import UsageError, did_you_mean
 from memprof.gate.entry_figures import Figures, Record
 from memprof.gate.metrics import METRICS
-from memprof.documents.wording import made_where
 
 SCHEMA: Literal["memprof.baseline/1"] = "memprof.baseline/1"
 _VERSION = re.compile(r"memprof\.baseline/(\d+)")

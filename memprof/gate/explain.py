@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from memprof.documents.wording import category_title, phase_words
 from memprof.gate.entry_figures import Holders, Record
 from memprof.gate.metrics import Metric
-from memprof.documents.wording import phase_words
-from memprof.documents.wording import category_title
 from memprof.units import format_size
 
 # A module is named if it, with all below it, makes up this share of its category's change.

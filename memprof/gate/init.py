@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from memprof.documents.comparison import Comparison
+from memprof.documents.wording import made_where
 from memprof.errors import UsageError
 from memprof.gate.config import Config, read_config
 from memprof.gate.config_file import PROJECT_FILE, ConfigFile, parse_toml
 from memprof.gate.entry_figures import Figures
 from memprof.gate.metrics import METRICS
-from memprof.documents.wording import made_where
 from memprof.units import parse_size
 
 _HEAD = """\

@@ -13,9 +13,9 @@ from memprof.documents.timeline import Timeline
 from memprof.measurement.probes import make_probe
 from memprof.measurement.record.cuda_events import as_requested
 from memprof.measurement.record.profiler import ProfilerRecorder
-from memprof.trace.attribution import build_trace
+from memprof.trace.attribution import build_trace, label_buckets, label_workspaces
 from memprof.trace.events import Entry, Mark, PhaseMark, Trace
-from memprof.trace.peaks import SpanPeak, holdings_at, span_peaks, step_levels
+from memprof.trace.peaks import SpanPeak, attributed_breakdown, span_peaks, step_levels, tensor_peaks
 from memprof.trace.timeline import make_timeline
 from memprof.units import format_size
 

@@ -16,9 +16,9 @@ from torch import nn
 from memprof.documents.comparison import OptimizerInfo, Run, Steps
 from memprof.documents.jobs import Outcome, Step, Trial
 from memprof.errors import MemprofError, UsageError
-from memprof.export.files import save_trace
-from memprof.measurement.limits import device_limit
+from memprof.export import save_trace
 from memprof.measurement.meter import Meter, Reading
+from memprof.measurement.process_memory import device_limit
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state_bytes import measure_state

@@ -22,21 +22,17 @@ from memprof.documents.jobs import Forecast, Outcome, Outcomes, Trial
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.export.files import save_trace
-from memprof.trace.peaks import attributed_breakdown
-from memprof.trace.peaks import tensor_peaks
+from memprof.export import save_trace
 from memprof.prediction.accuracy import accuracy, standing
-from memprof.prediction.basis import confidence_of
-from memprof.prediction.basis_of_ranks import rank_notes, ranks_of
+from memprof.prediction.basis import confidence_of, rank_notes, ranks_of
 from memprof.prediction.bounds import Bounds, upper_bounds
-from memprof.prediction.cpu.semantics import CpuSemantics
-from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import STEPS, FakeRun, fake_runs
 from memprof.prediction.gc_pause import no_garbage_collection
 from memprof.prediction.repeat_step import labelled_trace, trace_of
 from memprof.prediction.replay_trace import Replayed, replay_blocks
+from memprof.prediction.semantics import semantics_of
 from memprof.trace.events import Trace
-from memprof.trace.peaks import SpanPeak, span_peaks
+from memprof.trace.peaks import SpanPeak, attributed_breakdown, span_peaks, tensor_peaks
 from memprof.trace.timeline import make_timeline
 from memprof.training.counts import state_figures
 from memprof.units import format_size
@@ -107,7 +103,7 @@ def predict_runs(
     Raises:
         UsageError: as `predict_run`.
     """
-    semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
+    semantics = semantics_of(target)
     made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps or STEPS)
     traces = [trace_of(fake, target) if steps is None else labelled_trace(fake) for fake in made]
     jobs = zip(optimizers, made, traces, strict=True)

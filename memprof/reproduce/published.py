@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 from memprof.documents.advice import AdviceReport
 from memprof.documents.fit import FitReport
 from memprof.documents.load import AnyReport, load_any
+from memprof.documents.wording import made_where
 from memprof.errors import MemprofError, UsageError, did_you_mean
 from memprof.files import write_text
-from memprof.documents.wording import made_where
 from memprof.report.write import write_fit_report, write_report
 
 _COMMANDS = ("compare", "fit", "advise")  # a saved command is not obeyed beyond these

@@ -11,6 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 from memprof.documents.vary import Vary
 
+UNEVEN = "Batches of one size differ in length, and a longer one needs more: give the workload a `longest_batch`."
+UNTRAINED = "The fit ended before this was trained."
+
+
 # Refused values in a row after which there are taken to be no more.
 _LONGEST_GAP = 1024
 # Guesses that may be wrong before the search halves and doubles by itself.

@@ -7,11 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from pydantic import BaseModel
+
+from memprof.devices.resolve import find_target
 from memprof.documents.comparison import FitAnswer, FitPoint
+from memprof.documents.jobs import FitForecast, FitFound, FitMatrix, Step
 from memprof.documents.vary import BATCH, Vary
 from memprof.errors import UsageError
-from memprof.search.bracket import Search
-from memprof.search.notes import UNEVEN
+from memprof.search.bracket import UNEVEN, Search
 from memprof.search.scaled_blocks import Need
 from memprof.search.trace_cache import Traces
 from memprof.training.micro_batches import step_samples
@@ -202,3 +205,22 @@ class Survey:
         """Return two values that were tried, of which the larger needs clearly less."""
         needs = [(value, self.traces.need(cell.optimizer, value).bytes) for value in cell.search.tried]
         return next(((a, b) for (a, x), (b, y) in pairwise(needs) if y < x * 0.98), None)
+
+
+def run(job: FitForecast, send: Callable[[BaseModel], None]) -> FitMatrix:
+    """Do a worker's job: search, and tell about every trace and every cell that is finished.
+
+    Raises:
+        UsageError: the workload cannot be predicted, or takes no value of the range.
+    """
+
+    def tell(value: int) -> None:
+        send(Step(stage="step", label=f"{job.vary.knob}={value}"))
+
+    def tell_found(cell: int, answer: FitAnswer | None, reason: str | None) -> None:
+        send(Step(stage="step", found=FitFound(cell=cell, answer=answer, reason=reason)))
+
+    target = find_target(job.device)
+    traces = Traces(job.workload, job.optimizers, job.recipe, job.batch_size, job.vary, target)
+    Survey(traces, job.capacities, job.present, tell, tell_found).run()
+    return FitMatrix(evaluations=len(traces.parameters), refused=sorted(traces.refused))

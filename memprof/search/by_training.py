@@ -3,18 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from memprof.documents.comparison import FitAnswer, FitPoint
-from memprof.documents.jobs import Outcome, Trial
-from memprof.documents.vary import BATCH
+from memprof.documents.jobs import Outcome, Purpose, Trial
+from memprof.documents.vary import BATCH, Vary
 from memprof.errors import ExitCode, MemprofError
-from memprof.search.bracket import Search
+from memprof.search.bracket import UNEVEN, Search
 from memprof.search.extrapolate import Extrapolation, Point, furthest_apart
-from memprof.search.notes import UNEVEN
-from memprof.search.room import Room
-from memprof.training.micro_batches import step_samples
-from memprof.documents.jobs import Purpose
+from memprof.training.micro_batches import recipe_at, step_samples
+
+# The first step creates the optimizer's state, the second has it from its beginning.
+FIT_STEPS = {"warmup": 0, "steps": 2}
+# A proof trains one more.
+CONFIRM_STEPS = {"warmup": 0, "steps": 3}
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where a trial is to fit.
+
+    Attributes:
+        trial: the optimizer, the device and the recipe.
+        vary: the knob and its values.
+        capacity_bytes: what the allocator may take.
+    """
+
+    trial: Trial
+    vary: Vary
+    capacity_bytes: int
+
+    def at(self, value: int, purpose: Purpose) -> Trial:
+        """Return the trial at a value: a proof has the capacity for its limit."""
+        steps = FIT_STEPS if purpose == "fit" else CONFIRM_STEPS
+        changes: dict[str, Any] = {
+            "purpose": purpose,
+            "recipe": recipe_at(self.trial.recipe, self.vary, value).model_copy(update=steps),
+            "limit_bytes": self.capacity_bytes if purpose == "confirm" else None,
+        }
+        if self.vary.knob == BATCH:
+            return self.trial.model_copy(update={**changes, "batch_size": value})
+        knobs = {**self.trial.workload.knobs, self.vary.knob: value}
+        workload = self.trial.workload.model_copy(update={"knobs": knobs})
+        return self.trial.model_copy(update={**changes, "workload": workload})
+
 
 # The search for a proof gives up after so many trials.
 _MOST_TRIALS = 40

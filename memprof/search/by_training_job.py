@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from memprof.documents.comparison import FitAnswer
 from memprof.documents.fit import FitDevice
-from memprof.documents.jobs import Outcome, Step, Trial
+from memprof.documents.jobs import Outcome, Purpose, Step, Trial
 from memprof.documents.optimizer_spec import OptimizerSpec
-from memprof.search.by_training import TrainedSearch
+from memprof.search.by_training import Room, TrainedSearch
 from memprof.search.request import FitRequest
-from memprof.search.room import Room
+from memprof.workers.death import WorkerDiedError, outcome_of
 from memprof.workers.launcher import Launcher
-from memprof.workers.death import outcome_of
-from memprof.workers.death import WorkerDiedError
-from memprof.documents.jobs import Purpose
-from memprof.workers.teller import Teller
+from memprof.workers.progress import Teller
 
 
 class Prover:

@@ -11,9 +11,8 @@ from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
 from memprof.documents.vary import BATCH, Vary
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.search.by_training import RunTrial, TrainedSearch
+from memprof.search.by_training import Room, RunTrial, TrainedSearch
 from memprof.search.matrix import Matrix, Place, Question
-from memprof.search.room import Room
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.vary import BATCH, check_knob
 from memprof.errors import ExitCode, MemprofError, UsageError
 from memprof.prediction.accuracy import standing
+from memprof.search.bracket import UNTRAINED
 from memprof.search.by_training_job import Prover
 from memprof.search.matrix import Forecasts, Place, Question
-from memprof.search.notes import UNTRAINED
 from memprof.search.request import FitRequest
 from memprof.workers.launcher import Launcher
 from memprof.workers.pool import Workers
-from memprof.workers.progress import OnProgress
-from memprof.workers.teller import Teller
+from memprof.workers.progress import OnProgress, Teller
 
 OnReport = Callable[[FitReport], None]
 

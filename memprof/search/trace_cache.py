@@ -12,11 +12,10 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.vary import BATCH, Vary
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.prediction.cpu.semantics import CpuSemantics
-from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import fake_runs
 from memprof.prediction.gc_pause import no_garbage_collection
 from memprof.prediction.repeat_step import trace_of
+from memprof.prediction.semantics import semantics_of
 from memprof.search.scaled_blocks import Blocks, Need, blocks_at
 from memprof.training.micro_batches import recipe_at, traced
 from memprof.workloads.loader import load_workload
@@ -70,7 +69,7 @@ class Traces:
         """Trace the training at a value, or note why it is refused; with all optimizers if not given which."""
         chosen = range(len(self.optimizers)) if numbers is None else numbers
         workload, batch_size = with_value(self.workload, self.batch_size, self.vary.knob, value)
-        semantics = CudaSemantics(self.target) if self.target.kind == "cuda" else CpuSemantics()
+        semantics = semantics_of(self.target)
         try:
             if ":" not in workload.model:  # a built-in says at once what it does not take
                 load_workload(workload)

@@ -19,7 +19,7 @@ activation where the backward pass needs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from memprof.trace.events import (

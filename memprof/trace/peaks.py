@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
+from memprof.documents.comparison import Breakdown
 from memprof.trace.events import PhaseSpan, Trace
 
 

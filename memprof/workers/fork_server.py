@@ -101,7 +101,7 @@ def kill_worker(pid: int) -> None:
 
 
 # Everything a trial needs, imported once: the first optimizer built in a process imports torch._dynamo (a second).
-_PRELOADED = ("memprof.workers.worker", "torch._dynamo")
+_PRELOADED = ("memprof.workers.worker", "memprof.workers.inquiry", "memprof.measurement.trial", "torch._dynamo")
 _FOR_RANKS = ("memprof.measurement.ranks.launch",)  # once the first job needs it
 
 

@@ -7,7 +7,8 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from . import chunked, native
-from .task import Scratch, Task
+from .scratch import Scratch
+from .task import Task
 
 
 class Kernel(Protocol):

@@ -16,9 +16,10 @@ from torch import Tensor
 from . import inner
 from .accumulators import GridAccumulator, added
 from .matrix import is_singleton
+from .scratch import Scratch
 from .shared_momentum import SharedInt8Momentum
 from .target import Target, float32
-from .task import Scratch, Task
+from .task import Task
 from .tiles import TILE, Tile, are_runs, tile_steps, tiles
 
 

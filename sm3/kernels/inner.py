@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .task import Scratch
+from .scratch import Scratch
 
 HIDDEN = 13
 """g 2**-13 has a square below half a unit in the last place of g^2: added to it, it vanishes."""

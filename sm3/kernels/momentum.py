@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .task import Scratch
-    from .tiles import Tile
+from .scratch import Scratch
+from .tiles import Tile
 
 INT8_BLOCK = 256
 """Consecutive entries that share one float32 scale: 1.016 bytes per entry in all."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .momentum import INT8_BLOCK, Momentum, first_inner
-from .task import Scratch
+from .scratch import Scratch
 from .tiles import Tile
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from .accumulators import GridAccumulator
 from .chunked import descend, in_two_passes, sum_and_descend
 from .entries import Entries, groups
+from .scratch import Scratch
 from .sparse_sets import KeyedSets, every_key, run_of
 from .target import float32
-from .task import Scratch, Task
+from .task import Task
 from .tiles import Tile, tile_steps, tiles
 
 CHUNK = 1 << 16

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .scratch import Scratch
 from .shared_momentum import SharedInt8Momentum
-from .task import Scratch, Task
+from .task import Task
 from .tiles import Tile
 
 

@@ -18,8 +18,8 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import MemprofError, UsageError
 from memprof.measurement.ranks.rank import check_devices, own_device
 from memprof.user_code import raised
-from memprof.workers.launcher import Launcher
 from memprof.workers.death import WorkerDiedError
+from memprof.workers.launcher import Launcher
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 RANKS = Path(__file__).parents[1] / "data" / "models" / "ranks.py"

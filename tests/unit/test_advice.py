@@ -10,16 +10,16 @@ import torch
 
 import memprof
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.documents.advice import AdviceReport, Figures
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.optimizers.registry import KNOWN_OPTIMIZERS
 from memprof.prediction.run import predict_runs
-from memprof.devices.resolve import target_of
 from memprof.report.content import advice as report_of
 from memprof.search.advise.changes import FOREACH, FUSED, Setup, combinations_of, possible_changes
-from memprof.search.advise.explain import why_nothing
+from memprof.search.advise.rank import why_nothing
 from memprof.workers.launcher import Launcher
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"

@@ -11,13 +11,11 @@ from torch._C._autograd import DeviceType
 
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
 from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
-from memprof.trace.peaks import tensor_peaks
-from memprof.trace.attribution import label_buckets
-from memprof.trace.attribution import label_workspaces
 from memprof.measurement.record.check_history import describe_history
 from memprof.measurement.record.cuda_events import Loose, as_requested, loose_events
-from memprof.trace.attribution import build_trace
+from memprof.trace.attribution import build_trace, label_buckets, label_workspaces
 from memprof.trace.events import Allocation, Entry, Free, LabelMark, PhaseMark
+from memprof.trace.peaks import tensor_peaks
 from tests.data.allocator.programs import CAPACITY, HERE
 from tests.data.allocator.record import unpack
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.prediction.cuda.kernels.norms import norm_scratch
 from memprof.prediction.fake.accumulation import is_dense
-from memprof.devices.resolve import target_of
 
 aten = torch.ops.aten
 TARGET = target_of(find_device("rtx-3060"), torch_version="2.6.0")

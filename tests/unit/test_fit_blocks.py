@@ -7,13 +7,13 @@ import pytest
 
 from memprof.allocator.settings import SMALLEST_BLOCK
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.devices.target import Target
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.vary import Vary
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.run import predict_runs
-from memprof.devices.resolve import target_of
 from memprof.search.scaled_blocks import Blocks, blocks_at
 from memprof.search.trace_cache import Traces
 from memprof.trace.events import Block, Event, PhaseSpan, Trace

@@ -15,11 +15,12 @@ import pytest
 import memprof
 from memprof.cli.fit import exit_code
 from memprof.documents.fit import FitReport
-from memprof.documents.jobs import DeviceInquiry
+from memprof.documents.jobs import Inquiry
+from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import ExitCode
 from memprof.report.content import fit as fits
 from memprof.report.render.terminal import make_console
-from memprof.search.notes import UNTRAINED
+from memprof.search.bracket import UNTRAINED
 from memprof.workers.launcher import Launcher
 from memprof.workers.pool import Workers
 
@@ -91,7 +92,7 @@ def test_ctrl_c_shows_and_exports_what_is_finished(tmp_path: Path):
 
 def test_servers_outlive_an_error_that_the_caller_may_handle():
     """A model that cannot be predicted is trained instead, by the same servers."""
-    jobs = [DeviceInquiry(devices=[name]) for name in ("gtx-9000", "cpu")]
+    jobs = [Inquiry(workload=WorkloadSpec(model="mlp"), optimizers=[], devices=[name]) for name in ("gtx-9000", "cpu")]
     with Workers(2) as workers:
         with pytest.raises(memprof.MemprofError) as caught:
             workers.run(jobs, lambda number, step: None)

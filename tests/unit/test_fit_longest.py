@@ -17,7 +17,7 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
 from memprof.report.content import fit as fits
 from memprof.report.content.sections import fit_remark
-from memprof.search.notes import UNEVEN
+from memprof.search.bracket import UNEVEN
 from memprof.search.trace_cache import Traces
 from memprof.workers.launcher import Launcher
 from memprof.workloads.loader import LoadedWorkload, load_workload

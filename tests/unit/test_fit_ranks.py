@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import memprof
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.devices.target import Target
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
@@ -21,7 +22,6 @@ from memprof.prediction.cpu.semantics import CpuSemantics
 from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import fake_runs
 from memprof.prediction.repeat_step import trace_of
-from memprof.devices.resolve import target_of
 from memprof.report.content import fit as fits
 from memprof.report.render.terminal import make_console
 from memprof.search.bracket import Search

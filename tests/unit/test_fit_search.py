@@ -16,8 +16,7 @@ from memprof.documents.vary import Vary
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
 from memprof.search.bracket import Search
-from memprof.search.by_training import TrainedSearch
-from memprof.search.room import Room
+from memprof.search.by_training import Room, TrainedSearch
 
 TRIAL = Trial(
     workload=WorkloadSpec(model="mlp"), optimizer=parse_optimizer("adam"), device="cpu", batch_size=8, recipe=Recipe()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.devices.target import Target
 from memprof.documents.comparison import FitAnswer
 from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
@@ -12,7 +13,6 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.vary import Vary, parse_vary
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.devices.resolve import target_of
 from memprof.search.by_prediction import Survey, first_values
 from memprof.search.trace_cache import Traces
 

@@ -19,7 +19,7 @@ from memprof.gate.measure import _broken
 from memprof.gate.metrics import METRICS
 from memprof.gate.report import Report
 from memprof.gate.wording import share
-from memprof.report.render.trim import COMMENT_BYTES
+from memprof.report.render.github import COMMENT_BYTES
 from tests.gates import GIB, MIB, budget_of, make_figures, report_of, with_values
 
 XSD = xmlschema.XMLSchema(Path(__file__).parents[1] / "data" / "gate" / "junit.xsd")

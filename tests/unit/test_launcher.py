@@ -17,8 +17,8 @@ from memprof.documents.jobs import Findings, Inquiry, Outcome, Step, Trial
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.workers.launcher import Launcher
 from memprof.workers.death import WorkerDiedError
+from memprof.workers.launcher import Launcher
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 

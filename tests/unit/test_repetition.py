@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
@@ -15,7 +16,6 @@ from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import FakeRun, fake_runs
 from memprof.prediction.repeat_step import trace_of, with_repeated_step
 from memprof.prediction.run import predict_runs
-from memprof.devices.resolve import target_of
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Block, Event, PhaseSpan, Trace
 

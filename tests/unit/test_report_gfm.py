@@ -11,9 +11,8 @@ from markdown_it.token import Token
 
 from memprof.documents.comparison import Comparison
 from memprof.report.content.columns import main_table
-from memprof.report.render.github import MARKER, to_comment, to_step_summary
+from memprof.report.render.github import COMMENT_BYTES, MARKER, to_comment, to_step_summary, trim
 from memprof.report.render.markdown import image, to_markdown
-from memprof.report.render.trim import COMMENT_BYTES, trim
 from tests.comparisons import COUNT, make_broken_run, make_comparison, make_run
 
 NAMES = [

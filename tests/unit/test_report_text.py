@@ -3,10 +3,7 @@ from __future__ import annotations
 import pytest
 
 from memprof.documents.wording import phase_words
-from memprof.units import format_loss
-from memprof.units import format_count
-from memprof.units import format_seconds
-from memprof.units import format_share
+from memprof.units import format_count, format_loss, format_seconds, format_share
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sm3.kernels import inner
-from sm3.kernels.task import Scratch
+from sm3.kernels.scratch import Scratch
 
 LENGTHS = [1, 2, 7, 15, 16, 17, 31, 33, 64, 100_003]
 needs_fused = pytest.mark.skipif(inner.rounding() == "unknown", reason="PyTorch's fused Adagrad rounds otherwise here")

@@ -14,9 +14,8 @@ from torch.cuda import _memory_viz
 
 from memprof.allocator.caching import CachingAllocator
 from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
-from memprof.export.files import save_trace
+from memprof.export import save_trace, trace_paths
 from memprof.export.memory_viz import make_snapshot
-from memprof.export.paths import trace_paths
 from memprof.prediction.replay_trace import replay_blocks
 from memprof.trace.events import Block, Event, PhaseSpan, Trace
 from memprof.trace.peaks import span_peaks

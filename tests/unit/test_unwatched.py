@@ -11,13 +11,13 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.cuda.host_and_device import CudaIsHere
 from memprof.prediction.fake.modules import unwatched
 from memprof.prediction.run import predict_runs
-from memprof.devices.resolve import target_of
 
 OPTIMIZERS = ("sm3,momentum=0.9", "adam", "adafactor")
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from memprof.documents.wording import made_where
 from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, counts
 from memprof.gate.wording import bound, change, details, figure, headline, mark
 from memprof.report.blocks import Table
-from memprof.documents.wording import made_where
+from memprof.report.render.github import COMMENT_BYTES, trim
 from memprof.report.render.markdown import escape, render_table
-from memprof.report.render.trim import COMMENT_BYTES, trim
 
 MARKER = "<!-- memprof-gate -->"
 _SIGNS = {"error": "❌", "warning": "⚠️", "note": "🆕", "ok": "✅"}

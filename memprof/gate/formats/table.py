@@ -8,13 +8,13 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from memprof.documents.wording import made_where
 from memprof.gate.baseline import Change
 from memprof.gate.metrics import METRICS
 from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, Weight, metric_of
 from memprof.gate.wording import details, headline, mark, moved, share, subject
 from memprof.report.blocks import Table
-from memprof.documents.wording import made_where
 from memprof.report.render.terminal import render_words
 
 _COLOURS: dict[Weight, str] = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}

@@ -26,9 +26,7 @@ from memprof.errors import ExitCode, MemprofError
 from memprof.measurement.ranks.gather import gather
 from memprof.measurement.ranks.rank import Lost, enter
 from memprof.training import strategies  # noqa: F401  # imported before the ranks are forked, who all need it
-from memprof.workers.death import kernel_kills
-from memprof.workers.death import outcome_of
-from memprof.workers.death import WorkerDiedError
+from memprof.workers.death import WorkerDiedError, kernel_kills, outcome_of
 
 _Message = Annotated[Outcome | Mistake | Lost, Field(discriminator="kind")]
 _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -18,27 +18,17 @@ from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
 from memprof.errors import UsageError
 from memprof.prediction.cpu.kernels import CpuWorkspaces
+from memprof.prediction.fake.device import KernelMemory, PlainDevice
+from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.known_values import is_fake
 from memprof.prediction.fake.tensors import Correction, Result
 from memprof.workloads.workload import Workload
 
-if TYPE_CHECKING:
-    from memprof.prediction.cuda.kernels import Workspaces
-    from memprof.prediction.fake.dispatch import FakeOperators
-
 aten = torch.ops.aten
 
 
-class CpuSemantics:
-    """A CPU: nothing is done differently.
-
-    Attributes:
-        own_host: the device has a memory apart from the host's.
-        corrections: what operators return here, where that is not what the meta kernels return.
-        results: what operators return of which PyTorch has no meta kernel.
-    """
-
-    own_host = False
+class CpuSemantics(PlainDevice):
+    """A CPU: fake tensors do by themselves what it does."""
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:
@@ -50,11 +40,6 @@ class CpuSemantics:
             aten.native_batch_norm.default: partial(_saved_as_input, weight=1),
             **UNREDUCED,
         }
-
-    @property
-    def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
-        """By operator, for those that have no meta kernel."""
-        return {}
 
     @contextmanager
     def applied(self, mode: FakeOperators) -> Iterator[None]:
@@ -68,8 +53,8 @@ class CpuSemantics:
         with patch.object(native, "_call", skip), _readable_only(mode), _eager(mode), _random_states(mode):
             yield
 
-    def workspaces(self) -> Workspaces | CpuWorkspaces | None:
-        """Return what kernels take for themselves; None where nothing is known of it."""
+    def workspaces(self) -> KernelMemory | None:
+        """Return what kernels take for themselves."""
         return CpuWorkspaces()
 
     def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:

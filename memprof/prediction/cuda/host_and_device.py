@@ -17,17 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.trace.storages import plain_tensors
-
-if TYPE_CHECKING:
-    from memprof.prediction.fake.dispatch import FakeOperators
 
 aten = torch.ops.aten
 _CPU = torch.device("cpu")

@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -47,11 +47,9 @@ from memprof.prediction.cuda.host_and_device import (
 )
 from memprof.prediction.cuda.kernels import Workspaces
 from memprof.prediction.cuda.sm3 import triton_kernel
+from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.tensors import Correction, Layout, Result, contiguous_result
 from memprof.workloads.workload import Workload
-
-if TYPE_CHECKING:
-    from memprof.prediction.fake.dispatch import FakeOperators
 
 aten = torch.ops.aten
 

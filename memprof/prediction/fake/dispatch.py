@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memprof.prediction.cpu.kernels import CpuWorkspaces
-from memprof.prediction.cpu.semantics import CpuSemantics
 from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation
+from memprof.prediction.fake.device import PlainDevice
 from memprof.prediction.fake.event_log import EventLog
 from memprof.prediction.fake.known_values import (
     also_written,
@@ -58,7 +57,7 @@ class FakeOperators(TorchDispatchMode):
     """
 
     def __init__(
-        self, log: EventLog, reads: Reads, device: CpuSemantics, accumulation: Accumulation | None = None
+        self, log: EventLog, reads: Reads, device: PlainDevice, accumulation: Accumulation | None = None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
@@ -69,7 +68,7 @@ class FakeOperators(TorchDispatchMode):
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
         self.operators_of: dict[str, set[str]] = {}
         self.accumulation = accumulation or Accumulation(_exclusive_counts())
-        self._tensors = FakeTensors(log, device)
+        self._tensors = FakeTensors(log, device.corrections, device.results)
         self._workspaces = device.workspaces()
         self._take_something = self._workspaces.operators if self._workspaces is not None else frozenset()
         self._plans: dict[Any, Plan] = {}
@@ -111,7 +110,7 @@ class FakeOperators(TorchDispatchMode):
     @property
     def doubts(self) -> list[str]:
         """Sentences on operators of which it is not known what their kernels take for themselves."""
-        return self._workspaces.doubts if isinstance(self._workspaces, CpuWorkspaces) else []
+        return self._workspaces.doubts if self._workspaces is not None else []
 
     def add_plans(self, plans: Mapping[Any, Plan]) -> None:
         """Run operators in ways of their own."""
@@ -306,6 +305,6 @@ class FakeOperators(TorchDispatchMode):
 def _exclusive_counts() -> tuple[int, ...] | None:
     """Learn them in a mode of its own, so that no trace of it is left."""
     accumulation = Accumulation()
-    with FakeOperators(EventLog(), Reads(), CpuSemantics(), accumulation):
+    with FakeOperators(EventLog(), Reads(), PlainDevice(), accumulation):
         accumulation.learn()
     return accumulation.exclusive

@@ -10,9 +10,9 @@ Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._construct_stora
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.errors import UsageError
 from memprof.prediction.fake.event_log import EventLog
-
-if TYPE_CHECKING:
-    from memprof.prediction.cpu.semantics import CpuSemantics
 
 _CPU = torch.device("cpu")
 _make_storage: Callable[[int, torch.device, int], torch.UntypedStorage] = torch._C._construct_storage_from_data_pointer  # type: ignore[assignment]  # its stub names the C++ class
@@ -79,13 +76,19 @@ class FakeTensors:
 
     Args:
         log: told of every storage that is made.
-        device: says where its kernels and the meta kernels differ.
+        corrections: by operator, what it returns on the device where that is not what its meta kernel returns.
+        results: by operator, what it returns where PyTorch has no meta kernel of it.
     """
 
-    def __init__(self, log: EventLog, device: CpuSemantics) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        corrections: Mapping[Any, Correction],
+        results: Mapping[Any, Callable[[tuple[Any, ...]], Result]],
+    ) -> None:
         self._log = log
-        self._corrections = device.corrections
-        self._own_results = device.results
+        self._corrections = corrections
+        self._own_results = results
         self._fakes: TorchDispatchMode | None = None
 
     def build(self, result: Result, host: bool = False) -> tuple[Any, list[int]]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -32,13 +32,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from memprof.documents.recipe import Recipe
 from memprof.prediction.cuda.host_and_device import copy_to
+from memprof.prediction.fake.dispatch import FakeOperators, Plan
 from memprof.prediction.ranks.dtensor_cache import dtensors_outside_modes
 from memprof.prediction.ranks.process_group import lone_group
 from memprof.prediction.ranks.streams import cuda_streams
 from memprof.trace.events import RangeMark
-
-if TYPE_CHECKING:
-    from memprof.prediction.fake.dispatch import FakeOperators, Plan
 
 aten = torch.ops.aten
 _FSDP = "torch.distributed.fsdp._fully_shard"

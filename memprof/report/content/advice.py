@@ -5,13 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from memprof.documents.advice import AdviceReport, Suggestion
+from memprof.documents.wording import category_title, phase_words
 from memprof.report.blocks import Table
-from memprof.documents.wording import phase_words
-from memprof.documents.wording import category_title
-from memprof.units import format_share
-from memprof.units import ABSENT
 from memprof.report.render.parts import Part, render_parts
-from memprof.units import format_size
+from memprof.units import ABSENT, format_share, format_size
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,12 +8,7 @@ from statistics import median
 
 from memprof.documents.comparison import Comparison, FitAnswer, Run
 from memprof.report.blocks import MINOR, Table
-from memprof.units import format_loss
-from memprof.units import format_count
-from memprof.units import format_seconds
-from memprof.units import format_share
-from memprof.units import ABSENT
-from memprof.units import format_size
+from memprof.units import ABSENT, format_count, format_loss, format_seconds, format_share, format_size
 
 Value = str | int | float | None
 _STATUS = {"ok": "ok", "oom": "out of memory", "failed": "failed"}

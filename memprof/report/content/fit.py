@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 from memprof.documents.comparison import FitAnswer
 from memprof.documents.fit import FitCell, FitDevice, FitReport
 from memprof.documents.vary import BATCH
+from memprof.documents.wording import phase_words
 from memprof.report.blocks import Table, number_table
 from memprof.report.content.columns import fit_text
-from memprof.documents.wording import phase_words
-from memprof.units import format_count
-from memprof.units import ABSENT
 from memprof.report.render.parts import Part, render_parts
-from memprof.units import format_size
+from memprof.units import ABSENT, format_count, format_size
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from memprof.documents.comparison import Breakdown, Comparison, Run
 from memprof.documents.recipe import Recipe
+from memprof.documents.wording import category_title, phase_words
 from memprof.report.content import sections
-from memprof.documents.wording import phase_words
-from memprof.documents.wording import category_title
-from memprof.units import format_share
-from memprof.units import format_size
+from memprof.units import format_share, format_size
 
 # A category below this share of every peak is not worth a change.
 _WORTH = 0.05

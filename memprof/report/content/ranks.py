@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from memprof.documents.comparison import Comparison, Rank, Run
 from memprof.report.blocks import Table
-from memprof.units import ABSENT
-from memprof.units import format_size
+from memprof.units import ABSENT, format_size
 
 TITLE = "What each rank holds"
 

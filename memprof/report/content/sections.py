@@ -6,13 +6,11 @@ from collections.abc import Iterable
 
 from memprof.documents.comparison import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
 from memprof.documents.timeline import fold_blocks
+from memprof.documents.wording import category_title
 from memprof.report.blocks import Table, number_table
 from memprof.report.content.columns import is_open
 from memprof.report.content.ranks import batch_words, devices, strategy_words
-from memprof.documents.wording import category_title
-from memprof.units import format_count
-from memprof.units import ABSENT
-from memprof.units import format_size
+from memprof.units import ABSENT, format_count, format_size
 
 _ALIKE = 1.005  # peaks of steps that differ by less are not told apart
 

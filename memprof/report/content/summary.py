@@ -5,13 +5,10 @@ from __future__ import annotations
 from statistics import median
 
 from memprof.documents.comparison import Comparison, FitAnswer, Peak, Run, State
+from memprof.documents.wording import category_title, phase_words
 from memprof.report.content.columns import is_open
 from memprof.report.content.sections import sources
-from memprof.documents.wording import phase_words
-from memprof.documents.wording import category_title
-from memprof.units import format_seconds
-from memprof.units import format_share
-from memprof.units import format_size
+from memprof.units import format_seconds, format_share, format_size
 
 CLOSE = 0.02
 _TIE = 0.01

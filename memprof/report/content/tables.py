@@ -6,14 +6,12 @@ from collections.abc import Iterable
 
 from memprof.documents.comparison import Comparison, FitAnswer, Run
 from memprof.documents.confidence import Deviation
+from memprof.documents.wording import category_title, phase_words
 from memprof.report.blocks import Table
 from memprof.report.content import sections
 from memprof.report.content.columns import fit_text
 from memprof.report.content.validation import error_text
-from memprof.documents.wording import phase_words
-from memprof.documents.wording import category_title
-from memprof.units import ABSENT
-from memprof.units import format_size
+from memprof.units import ABSENT, format_size
 
 
 def fit_table(comparison: Comparison) -> Table:

@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterable
 
 from memprof.documents.comparison import CATEGORIES, Comparison, Run
 from memprof.documents.confidence import Deviation, Validation
-from memprof.report.blocks import Table, number_table
 from memprof.documents.wording import category_title
-from memprof.units import format_share
-from memprof.units import ABSENT
-from memprof.units import format_size
+from memprof.report.blocks import Table, number_table
+from memprof.units import ABSENT, format_share, format_size
 
 TITLE = "Predicted beside measured (signed error: + is predicted too high)"
 _LAYERS = ("state", "tensors", "allocated", "reserved", "process")

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memprof.documents.comparison import Comparison, FitAnswer
-from memprof.units import tick_size
 from memprof.report.figures.svg import DASHES, INKS, MARKS, WIDTH, Drawing, byte_ticks, clip
-from memprof.units import format_size
+from memprof.units import format_size, tick_size
 
 _LEFT, _RIGHT, _TOP, _HEIGHT = 76, 24, 34, 260
 _ENTRY = 240

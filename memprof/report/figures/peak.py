@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from memprof.documents.comparison import Comparison, Run
-from memprof.report.content import sections
 from memprof.documents.wording import category_title
-from memprof.units import tick_size
-from memprof.units import format_share
+from memprof.report.content import sections
 from memprof.report.figures.svg import WIDTH, Drawing, byte_ticks, clip, text_width
-from memprof.units import format_size
+from memprof.units import format_share, format_size, tick_size
 
 COLOURS = {
     "parameters": "blue",

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 from memprof.documents.comparison import Comparison, Run
 from memprof.documents.timeline import Timeline
-from memprof.units import tick_size
 from memprof.report.figures.svg import WIDTH, Drawing, byte_ticks, clip, text_width
-from memprof.units import format_size
+from memprof.units import format_size, tick_size
 
 _LEFT, _RIGHT = 76, 14
 _PANEL, _GAP = 92, 26

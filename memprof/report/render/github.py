@@ -8,16 +8,34 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from memprof.documents.comparison import Comparison
+from memprof.documents.wording import category_title
 from memprof.report.blocks import Table
 from memprof.report.content import sections
 from memprof.report.content.columns import main_table
 from memprof.report.content.levers import levers
 from memprof.report.content.summary import summarize
-from memprof.documents.wording import category_title
 from memprof.report.render.markdown import escape, render_table
 from memprof.report.render.terminal import bar, category_letter
-from memprof.report.render.trim import COMMENT_BYTES, SUMMARY_BYTES, trim
 from memprof.units import format_size
+
+COMMENT_BYTES = 60_000
+SUMMARY_BYTES = 1_000_000
+
+
+def trim(rungs: Iterable[str], limit_bytes: int) -> str:
+    """Return the first text within a limit of UTF-8 bytes; the last one cut, where none is.
+
+    Args:
+        rungs: the same thing to say, in ever fewer words.
+        limit_bytes: how long it may be.
+    """
+    text = ""
+    for text in rungs:
+        if len(text.encode("utf-8", "replace")) <= limit_bytes:
+            return text
+    mark = "\n\n(cut off: too long)\n"
+    return text.encode("utf-8", "replace")[: limit_bytes - len(mark)].decode("utf-8", "ignore") + mark
+
 
 # By this line a workflow finds the comment that it is to replace.
 MARKER = "<!-- memprof report -->"

@@ -15,12 +15,12 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from memprof.documents.comparison import Comparison
+from memprof.documents.wording import category_title
 from memprof.report.blocks import GAP, Table, column_widths, fold
 from memprof.report.content import sections, validation
 from memprof.report.content.columns import main_table
 from memprof.report.content.ranks import TITLE, rank_remark, rank_table
 from memprof.report.content.summary import summarize
-from memprof.documents.wording import category_title
 from memprof.units import format_size
 
 # Wide enough for every column of the main table, so that logs of CI machines get one piece.

@@ -10,10 +10,9 @@ from memprof.devices.resolve import find_target
 from memprof.devices.target import Target
 from memprof.documents.jobs import Weighing, Weight, Weights
 from memprof.errors import UsageError
-from memprof.prediction.cpu.semantics import CpuSemantics
-from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import FakeRun, fake_runs
 from memprof.prediction.repeat_step import trace_of
+from memprof.prediction.semantics import semantics_of
 from memprof.search.scaled_blocks import Blocks
 from memprof.trace.peaks import holdings_at, span_peaks
 
@@ -21,7 +20,7 @@ from memprof.trace.peaks import holdings_at, span_peaks
 def run(job: Weighing, send: Callable[[BaseModel], None]) -> Weights:
     """Do a worker's job: trace once, and replay for every optimizer and setting of the allocator."""
     targets = [find_target(job.device, conf) for conf in job.confs]
-    semantics = CudaSemantics(targets[0]) if targets[0].kind == "cuda" else CpuSemantics()
+    semantics = semantics_of(targets[0])
     try:
         made = fake_runs(job.workload, job.optimizers, job.recipe, job.batch_size, semantics)
     except UsageError as error:  # the model does not go with the recipe

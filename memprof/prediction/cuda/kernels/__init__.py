@@ -91,6 +91,11 @@ class Workspaces:
         """The operators that take something."""
         return frozenset(self._scratch)
 
+    @property
+    def doubts(self) -> list[str]:
+        """None: what is not known of a kernel is in the upper bound (`memprof.prediction.bounds`)."""
+        return []
+
     def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
         """Return what an operator takes and gives back, in order."""
         return self._scratch[func](args, kwargs)
