@@ -70,7 +70,7 @@ def advise(
 ) -> None:
     """Say what to change so that a training fits, with what each change saves; nothing is trained."""
     exports = Exports({"json": export_json, "markdown": export_markdown}, as_json=as_json, force=force)
-    from memprof.api_advise import advise as run_advise
+    from memprof.api import advise as run_advise
     from memprof.documents.workload_spec import parse_knobs
 
     recipe = asked.make_recipe(

@@ -93,7 +93,7 @@ def fit(
     exports = Exports(
         {"json": export_json, "csv": export_csv, "markdown": export_markdown}, as_json=as_json, force=force
     )
-    from memprof.api_fit import fit as run_fit
+    from memprof.api import fit as run_fit
     from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
     from memprof.documents.workload_spec import parse_knobs
 

@@ -69,7 +69,7 @@ def _search(
     told: OnProgress | None,
     capacity: int | None,
 ) -> dict[str, FitAnswer]:
-    from memprof.api_fit import fit
+    from memprof.api import fit
 
     settings = budget.settings
     arguments: dict[str, Any] = {
