@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import memprof
+from memprof.training.launcher import Launcher
 from memprof.training.meter import repeatability_note
 
 MIB = 2**20
@@ -38,10 +39,12 @@ def test_the_difference_is_said_with_its_size() -> None:
 
 
 @pytest.mark.parametrize("grows", [True, False])
-def test_uneven_batches_are_noted_in_the_report_and_even_ones_are_not(tmp_path: Path, grows: bool) -> None:
+def test_uneven_batches_are_noted_in_the_report_and_even_ones_are_not(
+    launcher: Launcher, tmp_path: Path, grows: bool
+) -> None:
     file = tmp_path / "uneven.py"
     file.write_text(UNEVEN)
-    options = {"batch_size": 2, "optimizers": ["sgd"], "device": "cpu", "fit": False}
+    options = {"batch_size": 2, "optimizers": ["sgd"], "device": "cpu", "fit": False, "launcher": launcher}
     result = memprof.compare(f"{file}:build", knobs={"grows": grows}, **options)
     (run,) = result.runs
     assert run.status == "ok", run.reason
