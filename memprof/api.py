@@ -112,6 +112,7 @@ def predict(
     reference: str | None = None,
     on_progress: OnProgress | None = None,
     on_comparison: OnComparison | None = None,
+    launcher: Launcher | None = None,
 ) -> Comparison:
     """Say what memory training takes with each optimizer, without training: on fake tensors, on any machine.
 
@@ -128,7 +129,7 @@ def predict(
     check_arguments(specs, batch_size, recipe or Recipe(), reference)
     workload = WorkloadSpec(model=spec_of(model), knobs=dict(knobs or {}), inputs=tuple(inputs), target=target)
     capacity = parse_size(budget) if isinstance(budget, str) else budget
-    with Workers(1) as workers:
+    with Workers(1, launcher) as workers:
         study = Study(workers, workload, specs, batch_size, recipe or Recipe(), on_progress, on_comparison)
         study.inquire(device, capacity, reference, None, None)
         study.only_predict()

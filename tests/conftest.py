@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,24 @@ from memprof.workers.launcher import Launcher
 
 # Before torch is imported: threads that spin while they wait are slow on a machine that does other things as well.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# These files train the same models with the same optimizers, each only once where one process runs them.
+SAME_TRAININGS = ("tests/accuracy/test_contract.py", "tests/accuracy/test_prediction_cpu.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share out files among the processes of `-n 2`, those of the same trainings together."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return SAME_TRAININGS[0] if file in SAME_TRAININGS else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import TextIO
 import typer
 
 from memprof.cli.app import app
+from memprof.cli.help import prepare_help
 from memprof.cli.options import debug_asked
 from memprof.errors import ExitCode, MemprofError
 
@@ -41,6 +42,8 @@ def _open_what_is_closed() -> None:
 
 
 def _run() -> int:
+    if not {"-h", "--help"}.isdisjoint(sys.argv):
+        prepare_help()
     try:
         result = app(standalone_mode=False, prog_name="memprof")
     except (KeyboardInterrupt, typer.Abort):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -224,6 +223,8 @@ class GateOutputs:
 
         A runner obeys any line that looks like a command, whoever wrote it: a user's text in the table must not.
         """
+        import secrets
+
         from memprof.gate.formats import FORMATS
 
         token = secrets.token_hex(16)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 
 def print_json(document: Any) -> None:
     """Print a document as indented JSON."""
+    import json
+
     print(json.dumps(document, indent=1, ensure_ascii=False))
 
 

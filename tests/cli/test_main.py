@@ -32,6 +32,22 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     assert code == "0"
     # Typer itself imports pydantic from 0.26 on; what memprof would import it for must stay out.
     assert {"torch", "pandas", "numpy", "memprof.documents.comparison", "memprof.documents.recipe"}.isdisjoint(loaded)
+    assert {"rich.markdown", "rich.traceback", "markdown_it", "pygments"}.isdisjoint(loaded)
+    if arguments == ["--help"] and "pydantic" not in loaded:  # pydantic imports these too
+        assert {"importlib.metadata", "json", "secrets"}.isdisjoint(loaded)
+
+
+def test_what_the_help_does_without_still_works() -> None:
+    script = """
+from memprof.cli.help import prepare_help
+prepare_help()
+from typer import rich_utils
+from rich.markdown import Markdown
+from rich.traceback import Traceback
+assert type(rich_utils.Markdown("*a*")) is Markdown is not rich_utils.Markdown
+assert type(rich_utils.Traceback.from_exception(ValueError, ValueError(), None)) is Traceback
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
 def test_click_is_not_imported_by_name() -> None:

@@ -89,7 +89,9 @@ def test_fit_columns_of_a_comparison_say_the_same(launcher: Launcher):
     trained = memprof.compare(
         f"{FILE}:declared", optimizers=["sgd"], device="cpu", budget=BUDGET, confirm=True, launcher=launcher
     )
-    predicted = memprof.predict(f"{FILE}:declared", optimizers=["sgd"], device="cpu", budget=BUDGET, fit=True)
+    predicted = memprof.predict(
+        f"{FILE}:declared", optimizers=["sgd"], device="cpu", budget=BUDGET, fit=True, launcher=launcher
+    )
     assert trained.workload.lengths == "longest_batch"
     assert "with the longest batches that the workload declares" in (fit_remark(trained) or "")
     for comparison, method in ((trained, "confirmed"), (predicted, "predicted")):

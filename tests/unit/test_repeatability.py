@@ -8,6 +8,7 @@ import pytest
 
 import memprof
 from memprof.measurement.meter import repeatability_note
+from memprof.workers.launcher import Launcher
 
 MIB = 2**20
 # Each batch is longer than the one before, as padding to the longest text makes them.
@@ -38,10 +39,12 @@ def test_the_difference_is_said_with_its_size() -> None:
 
 
 @pytest.mark.parametrize("grows", [True, False])
-def test_uneven_batches_are_noted_in_the_report_and_even_ones_are_not(tmp_path: Path, grows: bool) -> None:
+def test_uneven_batches_are_noted_in_the_report_and_even_ones_are_not(
+    launcher: Launcher, tmp_path: Path, grows: bool
+) -> None:
     file = tmp_path / "uneven.py"
     file.write_text(UNEVEN)
-    options = {"batch_size": 2, "optimizers": ["sgd"], "device": "cpu", "fit": False}
+    options = {"batch_size": 2, "optimizers": ["sgd"], "device": "cpu", "fit": False, "launcher": launcher}
     result = memprof.compare(f"{file}:build", knobs={"grows": grows}, **options)
     (run,) = result.runs
     assert run.status == "ok", run.reason

@@ -10,8 +10,11 @@ import math
 import os
 import re
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,26 +34,35 @@ OPTIONS = [
     {"beta": 0.9, "momentum": 0.5, "weight_decay": 0.1, "maximize": True},
     {"lr": torch.tensor(0.25), "weight_decay": 0.5},
 ]
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 on_gpu = pytest.mark.gpu
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+compiles = pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter does not compile")
+
+# Interpreting costs per tile, however small: these shapes have one, several along each side, and some that are cut.
+SMALL_WIDTH = 32
+SMALL_SHAPES = [(), (5,), (1030,), (5, 7), (7, 5), (18, 35), (35, 33), (3, 4, 5), (8, 4, 3, 3)]
 
 
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in the process that the first test starts")
+def _interpreted(check: Callable[..., None], width: int, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+    """Run a check as on a GPU: Triton's tiles of that width, and a sum of squares rounded as there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inner, "rounding", lambda: "unknown")
+        patch.setattr(launch, "WIDTH", width)
+        check(*arguments, **options)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="this is that process")
-def test_the_interpreted_contract_holds() -> None:
-    """The interpreter must be on before Triton is imported, hence a process of its own for the tests below."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-4000:]
-    assert " passed" in run.stdout
+@pytest.fixture(scope="module")
+def interpret() -> Iterator[Callable[..., None]]:
+    """Calls a check where Triton interprets: in one other process, as that is decided when Triton is imported."""
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, get_context("spawn")) as interpreter:
+        patch.setenv("TRITON_INTERPRET", "1")
+        interpreter.submit(torch.set_num_threads, 1).result()  # starts the process, with that environment
 
+        def call(check: Callable[..., None], *arguments: Any, width: int = SMALL_WIDTH, **options: Any) -> None:
+            interpreter.submit(_interpreted, check, width, arguments, options).result()
 
-if INTERPRETED:  # let the CPU's kernels round a sum of squares as on a GPU
-    inner.rounding = lambda: "unknown"
+        patch.delenv("TRITON_INTERPRET")
+        yield call
 
 
 def run(kernel: str, shape, dtype=torch.float32, device="cpu", steps=3, **options):
@@ -79,44 +91,58 @@ def assert_same(found, expected) -> None:
             torch.testing.assert_close(found[1][key], value, rtol=4 * unit, atol=4 * unit)
 
 
-@interpreted
+def equals(kernel: str, shape, dtype=torch.float32, **options) -> None:
+    assert_same(run("triton", shape, dtype, **options), run(kernel, shape, dtype, **options))
+
+
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_interpreted_equals_chunked(shape, options) -> None:
-    assert_same(run("triton", shape, **options), run("chunked", shape, **options))
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+def test_interpreted_equals_chunked(interpret, shape, options) -> None:
+    interpret(equals, "chunked", shape, **options)
 
 
-@interpreted
 @pytest.mark.parametrize("variant", ["I", "II"])
-@pytest.mark.parametrize("shape", [(20, 300), (300, 150)], ids=str)
-def test_how_many_programs_share_a_walk_changes_no_bit(shape, variant, monkeypatch) -> None:
+@pytest.mark.parametrize("shape", [(17, 257), (130, 129)], ids=str)
+def test_interpreted_tiles_of_full_width_equal_chunked(interpret, shape, variant) -> None:
+    interpret(equals, "chunked", shape, width=launch.WIDTH, steps=2, momentum=0.9, weight_decay=0.1, variant=variant)
+
+
+def sharing_changes_nothing(shape, variant: str) -> None:
     param, state, _ = run("triton", shape, steps=2, momentum=0.9, variant=variant)
-    monkeypatch.setattr(launch, "PROGRAMS", 1)
-    same, kept, _ = run("triton", shape, steps=2, momentum=0.9, variant=variant)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "PROGRAMS", 1)
+        same, kept, _ = run("triton", shape, steps=2, momentum=0.9, variant=variant)
     assert torch.equal(param, same)
     assert all(torch.equal(state[key], kept[key]) for key in state)
 
 
-@interpreted
+@pytest.mark.parametrize("variant", ["I", "II"])
+@pytest.mark.parametrize("shape", [(20, 70), (70, 40)], ids=str)
+def test_how_many_programs_share_a_walk_changes_no_bit(interpret, shape, variant) -> None:
+    interpret(sharing_changes_nothing, shape, variant)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("shape", [(40, 300), (33,)], ids=str)
-def test_low_precision_parameters(shape, dtype) -> None:
-    assert_same(run("triton", shape, dtype), run("chunked", shape, dtype))
+@pytest.mark.parametrize("shape", [(18, 35), (33,)], ids=str)
+def test_low_precision_parameters(interpret, shape, dtype) -> None:
+    interpret(equals, "chunked", shape, dtype)
 
 
-@interpreted
-@pytest.mark.skipif(compiler.library() is None, reason="no C++ compiler with OpenMP here")
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_interpreted_equals_the_compiled_cpu_kernel_bit_for_bit(shape) -> None:
+def equals_native_bit_for_bit(shape) -> None:
     options = {"momentum": 0.9, "weight_decay": 0.1}
     found, expected = run("triton", shape, **options), run("native", shape, **options)
     assert torch.equal(found[0], expected[0])
     assert all(torch.equal(found[1][key], value) for key, value in expected[1].items())
 
 
-@interpreted
-@pytest.mark.parametrize("shape", [(5, 7), (7, 5)])
-def test_a_nan_spreads_as_in_the_chunked_kernel(shape) -> None:
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+def test_interpreted_equals_the_compiled_cpu_kernel_bit_for_bit(interpret, shape) -> None:
+    if compiler.library() is None:
+        pytest.skip("no C++ compiler with OpenMP here")
+    interpret(equals_native_bit_for_bit, shape)
+
+
+def a_nan_spreads_alike(shape) -> None:
     results = []
     for kernel in ("triton", "chunked"):
         param = nn.Parameter(torch.ones(shape))
@@ -130,12 +156,29 @@ def test_a_nan_spreads_as_in_the_chunked_kernel(shape) -> None:
         assert torch.equal(found.isnan(), expected.isnan())
 
 
-@interpreted
-def test_auto_does_not_interpret_on_the_cpu() -> None:
+@pytest.mark.parametrize("shape", [(5, 7), (7, 5)])
+def test_a_nan_spreads_as_in_the_chunked_kernel(interpret, shape) -> None:
+    interpret(a_nan_spreads_alike, shape)
+
+
+def auto_takes_another() -> None:
     assert "triton" not in run("auto", (5, 7))[2]
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter takes CPU tensors")
+def test_auto_does_not_interpret_on_the_cpu(interpret) -> None:
+    interpret(auto_takes_another)
+
+
+def finds_fault() -> None:
+    assert_same(run("triton", (5, 7)), run("chunked", (5, 7), momentum=0.5))
+
+
+def test_a_fault_in_the_other_process_fails_the_test(interpret) -> None:
+    with pytest.raises(AssertionError, match="not close"):
+        interpret(finds_fault)
+
+
+@compiles
 def test_without_the_interpreter_a_cpu_tensor_is_refused() -> None:
     with pytest.raises(RuntimeError, match="kernel='auto'"):
         run("triton", (5, 7))
@@ -149,7 +192,7 @@ def test_compiled_equals_chunked(shape, options) -> None:
     assert_same(run("triton", shape, device="cuda", **options), run("chunked", shape, device="cuda", **options))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter works anywhere")
+@compiles
 @pytest.mark.skipif(torch.cuda.is_available(), reason="Triton may well work here")
 def test_where_triton_fails_a_warning_names_the_cause_and_auto_takes_another() -> None:
     from sm3.kernels import triton_cuda
@@ -236,7 +279,7 @@ def matrix_kernel(capability=90, **flags):
     return compiled(triton_kernels.matrix_kernel, capability, **{**sizes, **flags})
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@compiles
 @pytest.mark.parametrize("by_rows", [True, False])
 @pytest.mark.parametrize("mode", [0, 1, 2])
 def test_the_matrix_kernel_compiles_for_a_gpu_without_contraction(mode, by_rows) -> None:
@@ -259,7 +302,7 @@ def registers_and_stack(binary: bytes, path) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@compiles
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_a_tile_with_momentum_fits_into_the_registers(capability, tmp_path) -> None:
     """Three blocks of 128 threads at once where the sizes are multiples of 16, as they mostly are."""
@@ -271,7 +314,7 @@ def test_a_tile_with_momentum_fits_into_the_registers(capability, tmp_path) -> N
         assert registers * 128 * 3 <= 65536
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@compiles
 @pytest.mark.parametrize(
     "sizes", [{"rows": 1}, {"cols": 1}, {"types": {**TYPES, "rows": "i64", "cols": "i64"}}], ids=str
 )
@@ -282,7 +325,7 @@ def test_the_matrix_kernel_compiles_for_every_kind_of_size(sizes) -> None:
         assert has_exact_root(str(matrix_kernel(mode=0, by_rows=by_rows, **flags, **sizes).asm["ptx"]))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="the interpreter does not compile")
+@compiles
 def test_the_vector_kernel_compiles_for_a_gpu_without_contraction() -> None:
     from sm3.kernels import triton_kernels
 
