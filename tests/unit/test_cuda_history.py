@@ -9,19 +9,31 @@ from typing import Any
 import pytest
 from torch._C._autograd import DeviceType
 
-from memprof.analysis.allocator_history import describe_history
+from memprof.analysis.allocator_history import HistorySummary
 from memprof.simulation.allocator import CachingAllocator, OutOfMemory
 from memprof.simulation.settings import AllocatorSettings, parse_alloc_conf
 from memprof.tracing.attribution import build_trace
 from memprof.tracing.cuda_events import Loose, as_requested, loose_events
 from memprof.tracing.events import Allocation, Entry, Free, LabelMark, PhaseMark
 from memprof.training.meter import label_buckets, label_workspaces, tensor_peaks
+from memprof.trust import AllocatorHistory
 from tests.data.allocator.programs import CAPACITY, HERE
 from tests.data.allocator.record import unpack
 
 TRAINING = json.loads((HERE / "training.json").read_text())["runs"]
 PROGRAMS = json.loads((HERE / "histories.json").read_text())["programs"]
 KIB = 1024
+
+
+def describe_history(
+    history: list[dict[str, Any]],
+    entries: list[Entry],
+    settings: AllocatorSettings | None = None,
+    total_bytes: int | None = None,
+) -> AllocatorHistory:
+    summary = HistorySummary(settings, total_bytes)
+    summary.add(history, entries)
+    return summary.finish()
 
 
 def rounded(history: list[dict[str, Any]], settings: AllocatorSettings, emptied: list[int]) -> list[Entry]:
