@@ -58,8 +58,10 @@ def started(
     finally:
         watchdog.cancel()
         _end(child)
-        with suppress(ValueError, OSError):
-            child.communicate(timeout=10)  # what is left in its pipes; then they are closed
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
         if late.is_set():
             pytest.fail(f"the child was killed: it had run for {seconds:g} s: {' '.join(map(str, command))[:500]}")
 
@@ -84,7 +86,7 @@ def run(
     options = {"stdin": subprocess.DEVNULL if input is None else subprocess.PIPE, **options}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     with started(command, seconds=seconds, **pipes) as child:
-        out, err = child.communicate(input)
+        out, err = child.communicate(input, timeout=seconds + 60)  # the watchdog comes first
     if check:
         assert child.returncode == 0, f"{' '.join(map(str, command))[:500]}\n{out}\n{err}"
     return subprocess.CompletedProcess(command, child.returncode, out, err)
@@ -125,7 +127,7 @@ def _runs(process: psutil.Process) -> bool:
 
 def _end(child: subprocess.Popen[str]) -> None:
     """Kill a process, its group, and what it started that has made a group of its own."""
-    family = family_of(child)
+    family = family_of(child) if child.poll() is None else []
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
     for member in family:

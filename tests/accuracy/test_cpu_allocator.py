@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import memprof
+from tests import children
 
 SCRIPT = Path(__file__).with_name("independent_count.py")
 
@@ -33,7 +33,7 @@ def independent_peaks(workload: str, optimizer: str) -> list[int]:
     path, options = OPTIMIZERS[optimizer]
     arguments = [workload, json.dumps(knobs), str(batch_size), path, json.dumps(options)]
     command = [sys.executable, str(SCRIPT), *arguments]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = children.run(command).stdout
     peaks: list[int] = json.loads(output.splitlines()[-1])
     return peaks
 

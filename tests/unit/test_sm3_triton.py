@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from torch import nn
 
 from sm3 import SM3
 from sm3.kernels import compiler, inner, launch
+from tests import children
 
 triton = pytest.importorskip("triton")
 SHAPES = [(), (5,), (2500,), (5, 7), (40, 300), (300, 40), (17, 257), (3, 4, 5), (8, 4, 3, 3)]
@@ -44,7 +44,7 @@ def test_the_interpreted_contract_holds() -> None:
     """The interpreter must be on before Triton is imported, hence a process of its own for the tests below."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not gpu", __file__]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    run = children.run(command, env=environment, check=False, seconds=3600)
     assert run.returncode == 0, run.stdout[-4000:]
     assert " passed" in run.stdout
 
@@ -253,7 +253,7 @@ def registers_and_stack(binary: bytes, path) -> tuple[int, int]:
     if not tool.exists():
         pytest.skip("this Triton brings no cuobjdump")
     path.write_bytes(binary)
-    shown = subprocess.run([tool, "--dump-resource-usage", path], capture_output=True, text=True, check=True).stdout
+    shown = children.run([tool, "--dump-resource-usage", path]).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", shown)
     assert found, shown
     return int(found[1]), int(found[2])
