@@ -18,6 +18,8 @@ from memprof.allocator.recorded_driver import GIVEN_BACK, TAKEN, RecordedDriver,
 from memprof.allocator.replay_events import ReplayReport, Timeline, report_of
 from memprof.allocator.settings import AllocatorSettings
 
+_MOST_DIFFERENCES = 100
+
 
 class Difference(NamedTuple):
     """At an event of the recording the model did something else.
@@ -69,41 +71,62 @@ def replay_history(
     Raises:
         ValueError: the recording has a private pool (CUDA graphs, `MemPool`), which is not modelled.
     """
-    if any(tuple(event.get("pool_id", (0, 0))) != (0, 0) for event in history):
-        raise ValueError("the recording has private pools (CUDA graphs or MemPool), which are not modelled")
-    replayer, timeline = _Replayer(settings, total_bytes), Timeline(len(history))
+    replayer, timeline = HistoryReplayer(settings, total_bytes), Timeline(len(history))
     for index, event in enumerate(history):
-        replayer.feed(index, event)
+        replayer.feed(event)
         timeline.add(index, replayer.allocator)
-    replayer.flush(len(history))
-    count = sum(event["action"] in TAKEN + GIVEN_BACK for event in history)
+    replayer.finish()
     report = report_of(replayer.allocator, timeline, replayer.out_of_memory_event)
-    return HistoryReport(report, tuple(replayer.differences[:100]), count)
+    return HistoryReport(report, tuple(replayer.differences), replayer.segment_events)
 
 
-class _Replayer:
-    """Collects the segment events of a recording up to the request that caused them, then lets the model serve it."""
+class HistoryReplayer:
+    """Replays a recording that arrives event by event.
+
+    It collects the segment events up to the request that caused them, then lets the model serve it.
+
+    Args:
+        settings: that the recording was made under.
+        total_bytes: the device's memory.
+
+    Attributes:
+        allocator: the model, after the events so far.
+        differences: where model and recording part, the first hundred.
+        segment_events: how many segment events there were.
+        out_of_memory_event: index of the first request that could not be served; None if all were.
+    """
 
     def __init__(self, settings: AllocatorSettings | None, total_bytes: int | None) -> None:
         self._driver = RecordedDriver()
         self.allocator = CachingAllocator(None, settings, total_bytes=total_bytes, driver=self._driver)
         self.differences: list[Difference] = []
+        self.segment_events = 0
         self.out_of_memory_event: int | None = None
+        self._index = 0
         self._live: dict[int, Handle] = {}
         self._recorded: list[SegmentEvent] = []
         self._finished: list[Handle] = []  # since the last request, by work on other streams
         self._last_freed: int | None = None
 
-    def feed(self, index: int, event: Mapping[str, Any]) -> None:
-        action = event["action"]
+    def feed(self, event: Mapping[str, Any]) -> None:
+        """Replay the next event.
+
+        Raises:
+            ValueError: it is of a private pool (CUDA graphs, `MemPool`), which is not modelled.
+        """
+        if tuple(event.get("pool_id", (0, 0))) != (0, 0):
+            raise ValueError("the recording has private pools (CUDA graphs or MemPool), which are not modelled")
+        index, action = self._index, event["action"]
+        self._index += 1
         if action in TAKEN or action in GIVEN_BACK:
+            self.segment_events += 1
             self._recorded.append(SegmentEvent(action, event["addr"], event["size"]))
         elif action == "alloc":
             self._allocate(index, event)
         elif action == "oom":
             self._run_out(index, event)
         elif action == "free_requested":
-            self.flush(index)
+            self._flush(index)
             self._finish()
             if event["addr"] in self._live:
                 self.allocator.free_later(self._live[event["addr"]])
@@ -115,13 +138,17 @@ class _Replayer:
                 self._finished.append(handle)
         self._last_freed = event["addr"] if action == "free_requested" else None
 
+    def finish(self) -> None:
+        """The recording is over."""
+        self._flush(self._index)
+
     def _finish(self) -> None:
         for handle in self._finished:
             if handle.waiting:
                 self.allocator.finish(handle)
         self._finished = []
 
-    def flush(self, index: int) -> None:
+    def _flush(self, index: int) -> None:
         """Segments were given back and no request had a reason to do so: somebody emptied the cache."""
         given_back = list(takewhile(lambda event: event.action in GIVEN_BACK, self._recorded))
         if given_back:
@@ -142,7 +169,7 @@ class _Replayer:
         if not memory_short:
             self._finish()
         if self._recorded and self.allocator.has_cached(event["size"], event["stream"]):
-            self.flush(index)
+            self._flush(index)
         recorded, self._recorded = self._recorded, []
         self._driver.expect(recorded, in_the_end_short=runs_out)
         return recorded
@@ -152,19 +179,19 @@ class _Replayer:
         try:
             handle = self.allocator.allocate(event["size"], event["stream"])
         except OutOfMemory:
-            self.differences.append(Difference(index, "allocated", "out of memory"))
+            self._differ(index, "allocated", "out of memory")
         else:
             self._live[event["addr"]] = handle
             address = self._driver.real(handle.address)
             if address != event["addr"]:
-                self.differences.append(Difference(index, f"at {event['addr']:#x}", f"at {address:#x}"))
+                self._differ(index, f"at {event['addr']:#x}", f"at {address:#x}")
         self._compare(index, recorded)
 
     def _run_out(self, index: int, event: Mapping[str, Any]) -> None:
         recorded = self._request(index, event, runs_out=True)
         try:
             self.allocator.free(self.allocator.allocate(event["size"], event["stream"]))
-            self.differences.append(Difference(index, "out of memory", "allocated"))
+            self._differ(index, "out of memory", "allocated")
         except OutOfMemory:
             if self.out_of_memory_event is None:
                 self.out_of_memory_event = index
@@ -176,7 +203,11 @@ class _Replayer:
         real, simulated = _in_order(recorded), _in_order(self._driver.simulated)
         for one, other in zip_longest(real, simulated):
             if one != other:
-                self.differences.append(Difference(index, _in_words(one), _in_words(other)))
+                self._differ(index, _in_words(one), _in_words(other))
+
+    def _differ(self, index: int, real: str, simulated: str) -> None:
+        if len(self.differences) < _MOST_DIFFERENCES:
+            self.differences.append(Difference(index, real, simulated))
 
 
 def _in_order(events: list[SegmentEvent]) -> list[SegmentEvent]:

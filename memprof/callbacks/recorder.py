@@ -129,6 +129,7 @@ class TrainingRecorder:
     def begin_step(self) -> None:
         """An optimizer step begins: what follows, up to the model's forward, makes the batch."""
         self._number += 1
+        self._meter.begin_step()
         if self._number == self._steps:
             self._follow()
         self._began = time.perf_counter()

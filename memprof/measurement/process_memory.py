@@ -69,6 +69,12 @@ def give_back_at_once() -> None:
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 64 * 1024)
 
 
+def give_back_free_memory() -> None:
+    """Have the C library return what it holds of memory that is free (malloc_trim(3))."""
+    with suppress(AttributeError, OSError):  # only the GNU library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _status_bytes(field: str) -> int | None:
     try:
         status = _STATUS.read_text(encoding="ascii")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -68,9 +69,9 @@ class _Session:
         self.device = torch.device(trial.device)
         self.place = "the build"
         self._emit = emit
-        self._meter = Meter(self.device)
-        self._losses: list[float] = []
-        self._seconds: list[float] = []
+        self._meter = Meter(self.device, whole=trial.trace_folder is not None)
+        self._losses = array("d")
+        self._seconds = array("d")
         self._attributing = False
         self._number = 0
         self._phase = "build"
@@ -90,6 +91,7 @@ class _Session:
         for number in range(1, count + 1):
             self._number = number
             self._emit(Step(stage="step", step=number, steps=count, peak_bytes=self._meter.high_water_bytes()))
+            self._meter.begin_step()
             self._train_step(attributed=number == count and self.trial.purpose == "measure")
         return self._finished()
 
@@ -222,7 +224,7 @@ class _Session:
             breakdown=reading.breakdown,
             phases=reading.phases,
             allocator_history=reading.allocator_history,
-            steps=Steps(seconds=self._seconds, losses=self._losses, allocated_bytes=reading.step_peaks),
+            steps=Steps(seconds=list(self._seconds), losses=list(self._losses), allocated_bytes=reading.step_peaks),
             timeline=reading.timeline,
             notes=reading.notes + _compilation_note(),
         )

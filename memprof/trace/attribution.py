@@ -48,16 +48,18 @@ _RANGES = {
 
 def build_trace(entries: Iterable[Entry]) -> Trace:
     """Return the trace of a stream that starts in an empty process."""
-    builder = _TraceBuilder()
-    takers = builder.takers
-    for entry in entries:
-        take = takers.get(type(entry))
-        if take is not None:
-            take(entry)
+    builder = TraceBuilder()
+    builder.take(entries)
     return builder.trace
 
 
-class _TraceBuilder:
+class TraceBuilder:
+    """Makes the trace of a stream that starts in an empty process and arrives piece by piece.
+
+    Attributes:
+        trace: of the stream so far.
+    """
+
     def __init__(self) -> None:
         self.trace = Trace(spans=[PhaseSpan(0, 0, "build")])
         self._blocks, self._events, self._operators = self.trace.blocks, self.trace.events, self.trace.operators
@@ -70,9 +72,34 @@ class _TraceBuilder:
         self._exchanged: set[int] = set()  # blocks taken within them, by number
         self._reducing = False
 
-    @property
-    def takers(self) -> Mapping[type[Any], Callable[[Any], None]]:
-        """What takes in each kind of entry; the others say nothing of blocks."""
+    def take(self, entries: Iterable[Entry]) -> None:
+        """Go on with the next piece of the stream."""
+        takers = self._takers()
+        for entry in entries:
+            take = takers.get(type(entry))
+            if take is not None:
+                take(entry)
+
+    def forget(self) -> None:
+        """Keep of what is over the blocks that live, as if the build had allocated them one after the other.
+
+        The phase that is running goes on, from the level that there is now. Blocks that are over and the spans of
+        phases that have ended are gone from the trace.
+        """
+        living = sorted(self._live.values())
+        renumbered = {number: index for index, number in enumerate(living)}
+        self._blocks[:] = [self._blocks[number] for number in living]
+        self._events[:] = [Event(index, block.size) for index, block in enumerate(self._blocks)]
+        last = self.trace.spans[-1]
+        self.trace.spans = [PhaseSpan(0, 0, "build"), PhaseSpan(len(self._events), last.step, last.phase)]
+        self._live = {address: renumbered[number] for address, number in self._live.items()}
+        self._scratch, self._forward, self._exchanged = (
+            {renumbered[number] for number in numbers & renumbered.keys()}
+            for numbers in (self._scratch, self._forward, self._exchanged)
+        )
+
+    def _takers(self) -> Mapping[type[Any], Callable[[Any], None]]:
+        """Return what takes in each kind of entry; the others say nothing of blocks."""
         return {
             Allocation: self._allocate,
             Free: self._free,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import memprof
+from tests import children
 
 SCRIPT = Path(__file__).with_name("independent_count.py")
 
@@ -40,7 +40,7 @@ def independent_peaks() -> dict[tuple[str, str], list[int]]:
     """Returns the peaks of every step of every training, all counted by one process, which imports torch once."""
     trainings = [[workload, *SMALL[workload], *OPTIMIZERS[optimizer]] for workload, optimizer in CASES]
     command = [sys.executable, str(SCRIPT), json.dumps(trainings)]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = children.run(command).stdout
     return dict(zip(CASES, map(json.loads, output.splitlines()), strict=True))
 
 

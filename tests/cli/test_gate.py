@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from memprof.gate.formats.markdown import MARKER
 from memprof.gate.report import Report
+from tests import children
 from tests.cli.conftest import ROOT, Command
 from tests.gates import GIB, baseline_of, make_figures, report_of, with_values
 
@@ -66,15 +66,9 @@ def prepare(folder: Path, *made: Any, accepted: tuple[Any, ...] | None = (SM3, A
     return folder
 
 
-def script(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", text, *arguments],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def script(folder: Path, text: str, *arguments: str) -> children.Done:
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    return children.run([sys.executable, "-c", text, *arguments], cwd=folder, env=environment, check=False)
 
 
 def test_budgets_that_hold_exit_0(inside: Command, tmp_path: Path) -> None:

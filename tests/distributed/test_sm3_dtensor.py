@@ -7,6 +7,7 @@ import math
 import multiprocessing
 import os
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distr
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from sm3 import SM3, Blocks, IndexSets, Slices, Union
+from tests import children
 from tests.unit.test_sm3_memory import peak_bytes
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
@@ -68,7 +70,14 @@ def on_ranks(world: int, body: Callable[..., None], *arguments: Any) -> None:
     multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.checkpoint", "sm3"])
     with tempfile.TemporaryDirectory() as folder:
         given = (world, f"{folder}/store", body, arguments)
-        mp.start_processes(_enter, given, nprocs=world, start_method="forkserver")
+        context = mp.start_processes(_enter, given, nprocs=world, join=False, start_method="forkserver")
+        deadline = time.monotonic() + children.SECONDS
+        try:
+            while not context.join(max(0.0, deadline - time.monotonic())):
+                assert time.monotonic() < deadline, "the ranks did not end"
+        finally:
+            for process in context.processes:
+                process.kill()
 
 
 def gradients(step: int) -> list[torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import textwrap
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 
 import memprof
+from tests import children
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -41,7 +41,7 @@ BARE = """
 def bare_peaks(optimizer: str) -> list[int]:
     """Allocated and reserved peak of the third step of a loop that has nothing of memprof's measuring in it."""
     script = textwrap.dedent(BARE.format(knobs=KNOBS, optimizer=optimizer))
-    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    output = children.run([sys.executable, "-c", script]).stdout
     allocated, reserved = output.strip().strip("[]").split(",")
     return [int(allocated), int(reserved)]
 

@@ -11,7 +11,8 @@ from torch._C._autograd import DeviceType
 
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
 from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
-from memprof.measurement.record.check_history import describe_history
+from memprof.documents.confidence import AllocatorHistory
+from memprof.measurement.record.check_history import HistorySummary
 from memprof.measurement.record.cuda_events import Loose, as_requested, loose_events
 from memprof.trace.attribution import build_trace, label_buckets, label_workspaces
 from memprof.trace.events import Allocation, Entry, Free, LabelMark, PhaseMark
@@ -22,6 +23,17 @@ from tests.data.allocator.record import unpack
 TRAINING = json.loads((HERE / "training.json").read_text())["runs"]
 PROGRAMS = json.loads((HERE / "histories.json").read_text())["programs"]
 KIB = 1024
+
+
+def describe_history(
+    history: list[dict[str, Any]],
+    entries: list[Entry],
+    settings: AllocatorSettings | None = None,
+    total_bytes: int | None = None,
+) -> AllocatorHistory:
+    summary = HistorySummary(settings, total_bytes)
+    summary.add(history, entries)
+    return summary.finish()
 
 
 def rounded(history: list[dict[str, Any]], settings: AllocatorSettings, emptied: list[int]) -> list[Entry]:

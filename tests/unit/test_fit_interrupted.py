@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ from memprof.report.render.terminal import make_console
 from memprof.search.bracket import UNTRAINED
 from memprof.workers.launcher import Launcher
 from memprof.workers.pool import Workers
+from tests import children
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "tests" / "data" / "models" / "lengths.py"
@@ -69,19 +69,12 @@ def test_worker_that_dies_leaves_its_reason_in_what_it_had_not_finished(launcher
 def test_ctrl_c_shows_and_exports_what_is_finished(tmp_path: Path):
     command = [sys.executable, "-m", "memprof", "fit", f"{FILE}:stuck", "-o", "sgd", "--margin", MARGIN]
     command += [*(word for size in SMALL_AND_LARGE for word in ("--device", size)), "--export-json", "fit.json"]
-    with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as child:
-        until = time.monotonic() + 120
-        while not (tmp_path / "fit.json").exists() and child.poll() is None and time.monotonic() < until:
-            time.sleep(0.1)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with children.started(command, cwd=tmp_path, env=environment, **pipes) as child:
+        children.until((tmp_path / "fit.json").exists, child)
         child.send_signal(signal.SIGINT)
-        shown, said = child.communicate(timeout=60)
+        shown, said = child.communicate(timeout=children.SECONDS)
     assert child.returncode == ExitCode.INTERRUPTED, said
     assert said.splitlines()[-1] == "interrupted"
     assert "1 of 2 cells are not finished" in shown

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from memprof.errors import ExitCode
+from tests import children
 
 ROOT = Path(__file__).parents[2]
 ACTION = yaml.safe_load((ROOT / ".github" / "actions" / "memprof" / "action.yml").read_text())
@@ -50,7 +50,7 @@ def run_step(name: str, folder: Path, code: int = 0, **inputs: str) -> tuple[int
     script = folder / "script.sh"
     script.write_text(step(name)["run"])
     command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(script)]  # as the runner calls bash
-    done = subprocess.run(command, cwd=folder, env={**os.environ, **environment}, capture_output=True, check=False)
+    done = children.run(command, cwd=folder, env={**os.environ, **environment}, check=False)
     written = (folder / "output").read_text().splitlines() if (folder / "output").exists() else []
     return done.returncode, (folder / "told").read_text().splitlines(), dict(line.split("=", 1) for line in written)
 
@@ -71,7 +71,7 @@ ALL_STEPS = [*ACTION["runs"]["steps"], *WORKFLOW["jobs"]["gate"]["steps"]]
 
 @pytest.mark.parametrize("one", [one for one in ALL_STEPS if "run" in one], ids=lambda one: str(one["name"]))
 def test_every_script_is_bash(one: dict[str, Any]) -> None:
-    subprocess.run(["bash", "-n"], input=one["run"], text=True, check=True)
+    children.run(["bash", "-n"], input=one["run"])
 
 
 def test_without_inputs_the_budgets_are_run_with_every_report(tmp_path: Path) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from memprof.documents.jobs import Findings, Inquiry, Outcome, Step, Trial
@@ -19,6 +16,7 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.workers.death import WorkerDiedError
 from memprof.workers.launcher import Launcher
+from tests import children
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 
@@ -73,23 +71,18 @@ def test_no_process_is_left_when_the_parent_ends(how: signal.Signals, ranks: int
                         on_progress=lambda p: print(p.stage, p.step, flush=True))
         """
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    while "step 1" not in parent.stdout.readline():
-        assert parent.poll() is None
-    family = psutil.Process(parent.pid).children(recursive=True)
-    assert len(family) == 2 + (ranks if ranks > 1 else 0)  # the fork server, the worker and its ranks
-    os.kill(parent.pid, how)
-    parent.wait(timeout=20)
-    deadline = time.monotonic() + 20
-    while any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family):
-        assert time.monotonic() < deadline, family
-        time.sleep(0.05)
-    parent.communicate()
+    with children.started([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as parent:
+        assert parent.stdout is not None
+        assert any("step 1" in line for line in parent.stdout)
+        family = children.family_of(parent)
+        assert len(family) == 2 + (ranks if ranks > 1 else 0)  # the fork server, the worker and its ranks
+        parent.send_signal(how)
+        parent.wait()
+        assert children.survivors(family) == []
 
 
 def in_child(body: str) -> str:
-    return subprocess.run([sys.executable, "-c", body], check=True, capture_output=True, text=True).stdout
+    return children.run([sys.executable, "-c", body]).stdout
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the high-water mark can be reset on Linux only")

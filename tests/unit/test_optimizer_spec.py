@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, OptimizerSpec, OptionValue, parse_optimizer
 from memprof.errors import UsageError
+from tests import children
 
 
 @pytest.mark.parametrize(
@@ -129,5 +129,5 @@ def test_defaults_are_canonical() -> None:
 def test_specs_and_the_registry_need_no_torch() -> None:
     modules = "memprof.optimizers.registry, memprof.optimizers.implementation"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = children.run([sys.executable, "-c", code])
     assert result.stdout.strip() == "False"

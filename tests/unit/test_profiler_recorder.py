@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -24,6 +23,7 @@ from memprof.trace.events import (
 )
 from memprof.trace.modules import followed_modules
 from memprof.training.checkpointing import checkpoint_blocks
+from tests import children
 
 
 class Net(nn.Module):
@@ -137,7 +137,7 @@ result = memprof.compare("{file}:build", batch_size=64, optimizers=["adam", "{fi
 for run in result.runs:
     print(run.status, sum(run.breakdown.by_category.values()) == run.breakdown.total_bytes, *run.notes)
 """
-    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    output = children.run([sys.executable, "-c", script]).stdout
     lines = output.splitlines()
     assert len(lines) == 2
     for line in lines:

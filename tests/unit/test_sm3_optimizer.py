@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ from torch import nn
 
 from sm3 import SM3, reference
 from sm3.covers import NAMED, Blocks, Cover, Slices, Union
+from tests import children
 
 COVERS: dict[str, Cover] = {
     **NAMED,
@@ -167,7 +167,7 @@ def test_complex_is_refused_with_a_sentence() -> None:
 
 def test_importing_sm3_imports_nothing_of_memprof() -> None:
     code = "import sys, sm3; print([m for m in sys.modules if m.startswith('memprof')])"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = children.run([sys.executable, "-c", code])
     assert run.stdout.strip() == "[]"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -22,6 +21,7 @@ from torch import nn
 
 from sm3 import SM3
 from sm3.kernels import compiler, inner, launch
+from tests import children
 
 triton = pytest.importorskip("triton")
 SHAPES = [(), (5,), (2500,), (5, 7), (40, 300), (300, 40), (17, 257), (3, 4, 5), (8, 4, 3, 3)]
@@ -296,7 +296,7 @@ def registers_and_stack(binary: bytes, path) -> tuple[int, int]:
     if not tool.exists():
         pytest.skip("this Triton brings no cuobjdump")
     path.write_bytes(binary)
-    shown = subprocess.run([tool, "--dump-resource-usage", path], capture_output=True, text=True, check=True).stdout
+    shown = children.run([tool, "--dump-resource-usage", path]).stdout
     found = re.search(r"REG:(\d+) STACK:(\d+)", shown)
     assert found, shown
     return int(found[1]), int(found[2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +11,7 @@ from pydantic import ValidationError
 
 from memprof.documents.workload_spec import KnobValue, WorkloadSpec, parse_knobs
 from memprof.errors import UsageError
+from tests import children
 
 
 @pytest.mark.parametrize(
@@ -80,4 +80,4 @@ def test_a_spec_is_closed_and_frozen() -> None:
 
 def test_the_spec_is_read_without_torch() -> None:
     code = "import sys, memprof.workloads.loader; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    children.run([sys.executable, "-c", code])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import subprocess
 import sys
 from typing import Any
 
@@ -16,6 +15,7 @@ from memprof.errors import UsageError
 from memprof.workloads.builtin import BUILTINS
 from memprof.workloads.builtin.llama_sizes import LLAMA_PARAMETERS, LLAMA_SIZES
 from memprof.workloads.loader import LoadedWorkload, load_workload
+from tests import children
 
 TINY: dict[str, dict[str, Any]] = {
     "mlp": {"n_layers": 2, "d_model": 16, "n_inputs": 12},
@@ -85,7 +85,7 @@ def test_table_agrees_with_the_factory(name: str) -> None:
 
 def test_the_table_is_read_without_torch() -> None:
     code = "import sys; from memprof.workloads.builtin import *; assert 'torch' not in sys.modules; print(*BUILTINS)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    out = children.run([sys.executable, "-c", code]).stdout
     assert out.split() == list(BUILTINS)
 
 
