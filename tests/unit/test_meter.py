@@ -22,6 +22,7 @@ from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.export import trace_paths
+from memprof.measurement import meter as meters
 from memprof.measurement.meter import Meter, Reading, attributed_breakdown, repeatability_note, tensor_peaks
 from memprof.measurement.record.check_history import HistorySummary
 from memprof.measurement.record.cuda_events import as_requested
@@ -30,7 +31,6 @@ from memprof.trace.attribution import TraceBuilder, build_trace
 from memprof.trace.events import Allocation, Entry, Free, PhaseMark, Trace
 from memprof.trace.peaks import TrainingPeaks, holdings_at, span_peaks, step_levels
 from memprof.trace.timeline import make_timeline
-from memprof.training import meter as meters
 from memprof.workers.launcher import Launcher
 from tests.children import run
 from tests.data.allocator.programs import CAPACITY, HERE
