@@ -26,7 +26,8 @@ from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
 from memprof.trace.modules import compiled_graphs, followed_modules
 from memprof.training.counts import count_parameters, state_figures
-from memprof.training.labels import Labeller, label_tensors
+from memprof.training.labels import Labeller
+from memprof.training.session import Session
 from memprof.user_code import describe
 
 _P = ParamSpec("_P")
@@ -96,8 +97,6 @@ class TrainingRecorder:
         self._steps = steps
         self.recording = False
         self.hooks = ExitStack()
-        self._number = 0
-        self._phase = "build"
         self._seconds: list[float] = []
 
     @_harmless
@@ -115,8 +114,10 @@ class TrainingRecorder:
         self._model, self._optimizer, self._batch_size = model, optimizer, batch_size
         self._recipe = recipe.model_copy(update={"warmup": 1, "steps": self._steps - 1, **sharing(model)})
         self._device = next(model.parameters()).device
-        self._labels = Labeller(model)
+        labels = Labeller(model)
         self._meter = Meter(self._device, living_tensors(model, optimizer, self._device))
+        self._session = Session(self._meter.mark, self._meter.begin_phase)
+        self._session.built(labels, lambda: self._meter.mark(labels.optimizer_state(optimizer)))
         self._meter.start()
         self.recording = True
         for handle in (
@@ -128,27 +129,27 @@ class TrainingRecorder:
     @_harmless
     def begin_step(self) -> None:
         """An optimizer step begins: what follows, up to the model's forward, makes the batch."""
-        self._number += 1
+        self._session.number += 1
         self._meter.begin_step()
-        if self._number == self._steps:
+        if self._session.number == self._steps:
             self._follow()
         self._began = time.perf_counter()
-        self._begin_phase("batch")
+        self._session.begin_phase("batch")
 
     @_harmless
     def begin_phase(self, phase: str) -> None:
         """One of `memprof.training.step.PHASES` begins."""
-        if self._phase != phase:
-            self._begin_phase(phase)
+        if self._session.phase != phase:
+            self._session.begin_phase(phase)
 
     @_harmless
     def end_step(self) -> None:
         """The step has ended; the last one ends the recording and saves the document."""
         self._meter.synchronize()
-        if 1 < self._number < self._steps:
+        if 1 < self._session.number < self._steps:
             self._seconds.append(time.perf_counter() - self._began)
-        if self._number == self._steps:
-            self._label_end()
+        if self._session.number == self._steps:
+            self._session.end_phase()
             self._finish()
 
     @_harmless
@@ -156,15 +157,10 @@ class TrainingRecorder:
         """The training has ended: save what there is, if it was too short for all steps."""
         self._finish()
 
-    def _begin_phase(self, phase: str) -> None:
-        self._label_end()
-        self._phase = phase
-        self._meter.begin_phase(self._number, phase)
-
     def _on_forward(self, model: nn.Module, args: Any, keywords: Any) -> None:
         if model.training and self.recording:
-            if self._number == self._steps:
-                self._meter.mark(label_tensors("inputs", (args, keywords)))
+            if self._session.number == self._steps:
+                self._session.mark_inputs((args, keywords))
             self.begin_phase("forward")
 
     def _after_forward(self, model: nn.Module, args: Any, output: Any) -> None:
@@ -174,23 +170,9 @@ class TrainingRecorder:
     def _follow(self) -> None:
         """The last step: operators and modules are recorded, and marks say who holds what."""
         self._meter.begin_attribution()
-        for mark in (
-            self._labels.buffers(),
-            self._labels.optimizer_state(self._optimizer),
-            self._labels.gradients(),
-            self._labels.parameters(),
-        ):
-            self._meter.mark(mark)
+        self._session.follow()
         if not compiled_graphs():
             self.hooks.enter_context(followed_modules(self._model, self._meter.mark))
-
-    def _label_end(self) -> None:
-        if self._number < self._steps:
-            return
-        if self._phase == "backward":
-            self._meter.mark(self._labels.gradients())
-        elif self._phase == "optimizer":
-            self._meter.mark(self._labels.optimizer_state(self._optimizer))
 
     def _finish(self) -> None:
         self.recording = False
