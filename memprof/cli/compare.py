@@ -106,7 +106,8 @@ def compare(
         option(
             "--export-trace",
             panel=OUTPUT,
-            text="Save each run's whole trace in a folder: a snapshot for pytorch.org/memory_viz, JSON for Perfetto.",
+            text="Save each run's whole trace in a folder: a snapshot for pytorch.org/memory_viz, JSON for Perfetto. "
+            "Memory for the record then grows with the steps.",
             metavar="DIR",
         ),
     ] = None,
