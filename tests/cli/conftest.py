@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import HANG
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +64,7 @@ def _run(command: list[str], cwd: Path, **environment: str) -> subprocess.Comple
         env={**plain, "PYTHONPATH": str(ROOT), "TERM": "dumb", "TERMINAL_WIDTH": "100", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=HANG,
         check=False,
     )
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from memprof.results import Comparison
+from tests import HANG
 from tests.cli.conftest import ROOT, Command
 
 pytest.importorskip("torch")
@@ -102,18 +103,18 @@ def test_ctrl_c_keeps_finished_rows_and_leaves_no_process(tmp_path: Path) -> Non
     ) as child:
         family = _wait_for_a_worker(child)
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=HANG)
     assert child.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err + out
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=HANG)
     assert alive == []
 
 
 def _wait_for_a_worker(child: subprocess.Popen[str]) -> list[psutil.Process]:
     """Return the fork server and the worker once there are both."""
     process = psutil.Process(child.pid)
-    for _ in range(600):
+    for _ in range(10 * HANG):
         family = process.children(recursive=True)
         if len(family) >= 2 and time.time() - family[-1].create_time() > 1:
             return family

@@ -17,6 +17,7 @@ import pytest
 import xmlschema
 
 from memprof.gate.document import Report
+from tests import HANG
 from tests.cli.conftest import ROOT, Command
 
 pytest.importorskip("torch")
@@ -177,21 +178,21 @@ def test_ctrl_c_keeps_what_was_finished_and_leaves_no_process(tmp_path: Path) ->
     ) as child:
         family = _wait_for_the_second_trial(child, tmp_path / "out.json")
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=HANG)
     assert child.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
     report = Report.load(tmp_path / "out.json")
     assert report.exit_code == 130
     assert [(figures.entry, figures.status) for figures in report.figures] == [("quick", "ok")]
     assert [verdict.entry for verdict in report.failures] == ["slow"]
-    _, alive = psutil.wait_procs(family, timeout=10)
+    _, alive = psutil.wait_procs(family, timeout=HANG)
     assert alive == []
 
 
 def _wait_for_the_second_trial(child: subprocess.Popen[str], saved: Path) -> list[psutil.Process]:
     """Return the fork server and the worker once the first entry is saved and a worker runs for the second."""
     process = psutil.Process(child.pid)
-    for _ in range(600):
+    for _ in range(10 * HANG):
         family = process.children(recursive=True)
         if saved.exists() and len(family) >= 2 and time.time() - family[-1].create_time() > 1:
             return family

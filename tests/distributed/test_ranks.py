@@ -19,6 +19,7 @@ from memprof.training.launcher import Launcher, WorkerDiedError
 from memprof.training.rank import check_devices, own_device
 from memprof.training.recipe import Recipe
 from memprof.workloads.spec import WorkloadSpec
+from tests import HANG
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 RANKS = Path(__file__).parents[1] / "data" / "models" / "ranks.py"
@@ -229,7 +230,7 @@ def test_no_rank_outlives_its_worker(launcher: Launcher) -> None:
     family: list[psutil.Process] = []
     with pytest.raises(WorkerDiedError, match="SIGKILL"):
         launcher.run(trial("hangs", strategy="fsdp", world_size=2), kill)
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert psutil.wait_procs(family, timeout=HANG)[1] == []
 
 
 def test_ranks_share_the_memory_of_the_cpu(launcher: Launcher) -> None:

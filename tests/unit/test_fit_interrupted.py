@@ -22,6 +22,7 @@ from memprof.plan import DeviceInquiry
 from memprof.report import fits
 from memprof.report.terminal import make_console
 from memprof.training.launcher import Launcher
+from tests import HANG
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "tests" / "data" / "models" / "lengths.py"
@@ -76,11 +77,11 @@ def test_ctrl_c_shows_and_exports_what_is_finished(tmp_path: Path):
         stderr=subprocess.PIPE,
         text=True,
     ) as child:
-        until = time.monotonic() + 120
+        until = time.monotonic() + HANG
         while not (tmp_path / "fit.json").exists() and child.poll() is None and time.monotonic() < until:
             time.sleep(0.1)
         child.send_signal(signal.SIGINT)
-        shown, said = child.communicate(timeout=60)
+        shown, said = child.communicate(timeout=HANG)
     assert child.returncode == ExitCode.INTERRUPTED, said
     assert said.splitlines()[-1] == "interrupted"
     assert "1 of 2 cells are not finished" in shown

@@ -18,6 +18,7 @@ from memprof.plan import Findings, Inquiry, Outcome, Step, Trial
 from memprof.training.launcher import Launcher, WorkerDiedError
 from memprof.training.recipe import Recipe
 from memprof.workloads.spec import WorkloadSpec
+from tests import HANG
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 
@@ -79,8 +80,8 @@ def test_no_process_is_left_when_the_parent_ends(how: signal.Signals, ranks: int
     family = psutil.Process(parent.pid).children(recursive=True)
     assert len(family) == 2 + (ranks if ranks > 1 else 0)  # the fork server, the worker and its ranks
     os.kill(parent.pid, how)
-    parent.wait(timeout=20)
-    deadline = time.monotonic() + 20
+    parent.wait(timeout=HANG)
+    deadline = time.monotonic() + HANG
     while any(member.is_running() and member.status() != psutil.STATUS_ZOMBIE for member in family):
         assert time.monotonic() < deadline, family
         time.sleep(0.05)

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests import HANG
 from tests.cli.conftest import ROOT
 
 pytest.importorskip("torch")
@@ -122,7 +123,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {**plain, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "memprof.pytest_plugin", "-p", "no:cacheprovider", *arguments]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=HANG
     )
 
 
