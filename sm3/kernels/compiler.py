@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -27,6 +28,10 @@ FLAGS = (
     "-ffp-contract=off",
 )
 SECONDS = 120
+"""How long a compiler may take: ten times what it takes on one quiet core."""
+
+PAUSE = 3600
+"""Seconds in which no other process waits for a compiler that has taken too long."""
 
 
 def cache_folder() -> Path:
@@ -64,7 +69,18 @@ def _flags() -> list[str]:
 
 
 def _build(compiler: str, built: Path) -> None:
+    late = built.with_suffix(".late")
+    if late.exists() and time.time() - late.stat().st_mtime < PAUSE:
+        raise RuntimeError("the compiler took too long")
     built.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _compile(compiler, built)
+    except subprocess.TimeoutExpired:
+        late.touch()
+        raise
+
+
+def _compile(compiler: str, built: Path) -> None:
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         part, whole = Path(folder, "native.o"), Path(folder, "native.so")
         _run(compiler, *_flags(), "-fopenmp", "-c", str(SOURCE), "-o", str(part))

@@ -20,6 +20,7 @@ from memprof.measurement.ranks.rank import check_devices, own_device
 from memprof.user_code import raised
 from memprof.workers.death import WorkerDiedError
 from memprof.workers.launcher import Launcher
+from tests import children
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 RANKS = Path(__file__).parents[1] / "data" / "models" / "ranks.py"
@@ -230,7 +231,7 @@ def test_no_rank_outlives_its_worker(launcher: Launcher) -> None:
     family: list[psutil.Process] = []
     with pytest.raises(WorkerDiedError, match="SIGKILL"):
         launcher.run(trial("hangs", strategy="fsdp", world_size=2), kill)
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert psutil.wait_procs(family, timeout=children.SECONDS)[1] == []
 
 
 def test_ranks_share_the_memory_of_the_cpu(launcher: Launcher) -> None:

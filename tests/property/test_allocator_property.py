@@ -95,7 +95,7 @@ class Pair:
 
 
 @given(confs, operations)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_fast_allocator_does_what_the_slow_one_does(
     conf: AllocatorSettings, calls: list[tuple[str, int, int]]
 ) -> None:
@@ -106,7 +106,7 @@ def test_the_fast_allocator_does_what_the_slow_one_does(
 
 
 @given(confs, operations)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_blocks_tile_their_segments_and_free_ones_are_never_neighbours(
     conf: AllocatorSettings, calls: list[tuple[str, int, int]]
 ) -> None:
@@ -131,7 +131,7 @@ def test_blocks_tile_their_segments_and_free_ones_are_never_neighbours(
 
 
 @given(operations)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_allocator_that_got_everything_back_reserves_nothing_after_empty_cache(
     calls: list[tuple[str, int, int]],
 ) -> None:

@@ -45,7 +45,7 @@ def trained(strategy: str = "fsdp", semantics: CudaSemantics | None = None, **re
     return run
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.sampled_from([(4, 3), (8,), (5, 2), (1,)]), min_size=1, max_size=9), st.sampled_from(FOREACH))
 def test_one_answer_for_each_kind_is_the_answer_for_all(shapes: list[tuple[int, ...]], operator: object) -> None:
     with lone_group(1, 3):

@@ -138,9 +138,27 @@ def test_without_a_compiler_the_portable_kernel_runs(monkeypatch, tmp_path) -> N
         compiler.library.cache_clear()
 
 
+def test_a_compiler_that_hangs_is_waited_for_once(monkeypatch, tmp_path) -> None:
+    script = tmp_path / "c++"
+    script.write_text(f"#!/bin/sh\necho started >> {tmp_path / 'starts'}\nexec sleep 1000\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("CXX", str(script))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(compiler, "SECONDS", 2)
+    try:
+        for pause, starts in ((3600, 1), (3600, 1), (0, 2)):  # as in three processes
+            monkeypatch.setattr(compiler, "PAUSE", pause)
+            compiler.library.cache_clear()
+            assert compiler.library() is None
+            assert (tmp_path / "starts").read_text() == "started\n" * starts
+    finally:
+        compiler.library.cache_clear()
+
+
 @needs_compiler
 def test_the_compiled_kernel_is_cached(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(compiler, "FLAGS", ("-O0", *compiler.FLAGS[1:]))  # compiled in a fifth of the time
     compiler.library.cache_clear()
     try:
         assert run("native", (3, 4))[2] == "native"

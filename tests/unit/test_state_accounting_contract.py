@@ -14,6 +14,7 @@ from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.optimizers.registry import KNOWN_OPTIMIZERS, build_optimizer
 from memprof.optimizers.state_bytes import iter_state_storages, measure_state
 
+pytestmark = pytest.mark.usefixtures("imports_left_out_of_collections")
 TRAINABLE = [name for name, known in KNOWN_OPTIMIZERS.items() if known.refusal is None]
 VARIANTS = [
     *("sgd,momentum=0.9", "adam,amsgrad=true", "rmsprop,momentum=0.9,centered=true", "sgd,foreach=true"),

@@ -44,7 +44,7 @@ def oracle(trace: Trace, event: int) -> Counter[tuple[str, str, str]]:
     return +held
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(traces())
 def test_every_point_is_what_a_count_from_the_beginning_says(trace: Trace) -> None:
     timeline = make_timeline(trace)

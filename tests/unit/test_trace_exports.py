@@ -50,7 +50,7 @@ def replayed(history: list[dict[str, Any]]) -> tuple[int, dict[int, int], int]:
 
 
 @pytest.mark.parametrize("mode", MODES, ids=["plain", "cached", "expandable"])
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(trace=traces())
 def test_a_snapshot_tells_the_whole_story(mode: AllocatorSettings | None, trace: Trace) -> None:
     snapshot = make_snapshot(trace, mode)
@@ -68,7 +68,7 @@ def test_a_snapshot_tells_the_whole_story(mode: AllocatorSettings | None, trace:
     assert active == live
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(trace=traces())
 def test_reserved_memory_is_that_of_the_replay(trace: Trace) -> None:
     snapshot = make_snapshot(trace, AllocatorSettings())
