@@ -6,15 +6,18 @@ The rules, in the words of `memprof.documents.comparison.CATEGORIES`:
 - a tensor made in the forward pass that lives when the backward pass begins is an activation, and so is what the
   backward pass recomputes of the forward pass;
 - other tensors, and scratch that a kernel takes and gives back, are temporaries;
-- a block that no operator returned and that outlives the operator it was taken in is unattributed.
+- what is made outside of any operator while operators are followed (a random state that checkpointing keeps, a copy of
+  a storage, what compiled code makes) is a tensor like what an operator returns: its maker bypassed the dispatcher;
+- a block that no operator returned and that outlives the operator it was taken in is unattributed, and so is what was
+  there before operators were followed and has no label.
 
 Of several ranks, what FSDP allocates within its range "FSDP::all_gather_copy_out" are parameters: those of a whole
 group, as long as it is gathered. Within "FSDP::all_gather" and "FSDP::post_backward_reduce" it is communication, unless
 it is labelled later on (a reduced gradient). What the latter frees and has not made are the gradients that it reduces.
 The names are the same from PyTorch 2.8.0 to 2.15.0.
 
-A Python number that is passed to an operator becomes a block of a few bytes outside of any operator: a temporary, or an
-activation where the backward pass needs it.
+A Python number that is passed to an operator becomes a block of a few bytes outside of any operator: no tensor that
+the training step can see, and a temporary, or an activation where the backward pass needs it.
 """
 
 from __future__ import annotations
@@ -120,8 +123,8 @@ class TraceBuilder:
         if operator is not None:
             block.operator, block.module = operator.operator, operator.module
             self._scratch.add(number)
-        elif allocation.size <= _LARGEST_NUMBER:
-            block.category = "temporaries"
+        elif not self._ranges and (self._operators or allocation.size <= _LARGEST_NUMBER):
+            block.category, block.tensor = "temporaries", allocation.size > _LARGEST_NUMBER
             self._note_forward(number)
         if self._ranges:
             block.category, block.module = self._ranges[-1]

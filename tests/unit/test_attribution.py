@@ -54,6 +54,32 @@ def test_block_that_outlives_its_operator_unseen_is_unattributed():
     assert block_at(trace, 64).category == "unattributed"
 
 
+def test_what_is_made_outside_of_operators_is_a_tensor_once_they_are_followed():
+    """As the random states that checkpointing keeps; what was there before is anybody's."""
+    trace = build_trace(
+        [
+            Allocation(5, 16_000),
+            PhaseMark(1, "forward"),
+            *operator("aten::mm", Allocation(10, 100), outputs=[10]),
+            Allocation(20, 5056),
+            Allocation(30, 8),
+            Allocation(40, 24),
+            Free(40),
+            PhaseMark(1, "backward"),
+            Allocation(50, 5057),
+        ]
+    )
+    found = {block.size: (block.category, block.tensor) for block in trace.blocks}
+    assert found == {
+        16_000: ("unattributed", False),
+        100: ("activations", True),
+        5056: ("activations", True),
+        8: ("activations", False),
+        24: ("temporaries", True),
+        5057: ("temporaries", True),
+    }
+
+
 def test_recomputed_tensor_is_an_activation():
     entries = operator("aten::mm", Allocation(10, 100), outputs=[10], module="block", recompute=True)
     trace = build_trace([PhaseMark(1, "backward"), *entries])

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from memprof.measurement.record.profiler import ProfilerRecorder
 from memprof.prediction.cpu import kernels as cpu_workspaces
 from memprof.prediction.cpu.kernel_recorder import kernel_events
-from memprof.prediction.cpu.kernels import CpuWorkspaces, steps_of
+from memprof.prediction.cpu.kernels import FILLS, CpuWorkspaces, steps_of
 from memprof.prediction.fake.event_log import EventLog, Steps
+from memprof.prediction.fake.tensors import tensors_in
 from memprof.trace.events import Allocation, Entry, Free
 
 aten = torch.ops.aten
@@ -67,11 +68,45 @@ CALLS = {
     "product in halves": (aten.mm.default, (torch.zeros(48, 64, dtype=HALF), torch.zeros(96, 64, dtype=HALF).t())),
     "sum of two types": (aten.add.Tensor, (torch.zeros(64, 64), torch.zeros(64, 64, dtype=HALF))),
     "mean of halves": (aten.mean.default, (torch.zeros(64, 64, dtype=HALF),)),
+    "product": (aten.mm.default, (torch.zeros(48, 64), torch.zeros(64, 96))),
+    "product of a strided matrix": (aten.mm.default, (torch.zeros(48, 128)[:, ::2], torch.zeros(64, 96))),
+    "transposed copy": (aten.copy_.default, (torch.zeros(64, 80), torch.zeros(80, 64).t())),
+    "sort": (aten.sort.default, (torch.zeros(8, 40),)),
+    "sort by columns": (aten.sort.default, (torch.zeros(40, 8), 0)),
+    "k-th value": (aten.kthvalue.default, (torch.zeros(8, 40), 3)),
+    "mode": (aten.mode.default, (torch.zeros(8, 40),)),
+    "product along a dimension": (aten.prod.dim_int, (torch.zeros(8, 40, dtype=HALF), 1)),
+    "softmax of halves": (aten._softmax.default, (torch.zeros(8, 40, dtype=HALF), 0, False)),
+    "matrix exponential": (aten.linalg_matrix_exp.default, (torch.zeros(4, 6, 6),)),
+    "inverse": (aten.linalg_inv_ex.default, (torch.eye(6),)),
+    "factorisation": (aten.linalg_cholesky_ex.default, (torch.eye(6),)),
+    "eigenvalues": (aten._linalg_eigh.default, (torch.eye(6), "L", True)),
+    "Fourier transform": (aten._fft_r2c.default, (torch.zeros(8, 40), [1], 0, True)),
+    "bag of embeddings": (
+        aten._embedding_bag.default,
+        (torch.zeros(50, 8), torch.zeros(12, dtype=torch.int64), torch.arange(0, 12, 4), False, 1),
+    ),
+    "gradient of embeddings": (
+        aten.embedding_dense_backward.default,
+        (torch.zeros(12, 8), torch.zeros(12, dtype=torch.int64), 50, -1, True),
+    ),
+    "scattered sum": (
+        aten.scatter_add_.default,
+        (torch.zeros(64, 64, dtype=HALF), 0, torch.zeros(5, 64, dtype=torch.int64), torch.zeros(5, 64, dtype=HALF)),
+    ),
+    "accumulated entries": (
+        aten.index_put_.default,
+        (torch.zeros(50, 8), [torch.zeros(12, dtype=torch.int64)], torch.zeros(12, 8), True),
+    ),
+    "draw": (aten.multinomial.default, (torch.ones(8, 40), 3, True)),
+    "dropout": (aten.native_dropout.default, (torch.zeros(8, 40), 0.5, True)),
+    "list": (aten._foreach_addcdiv_.Scalar, ([torch.ones(4), torch.ones(3, 5)],) * 3),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_an_operator_takes_what_the_profiler_of_trials_sees(name: str) -> None:
+    """Of kernels of every kind, so that no list of those that take something can be forgotten."""
     func, args = CALLS[name]
     recorder = ProfilerRecorder("cpu")
     func(*args)
@@ -79,8 +114,83 @@ def test_an_operator_takes_what_the_profiler_of_trials_sees(name: str) -> None:
     output = func(*args)
     seen = as_sizes(recorder.stop())
     assert kernel_events(func, args, {}) == seen
-    steps = CpuWorkspaces().scratch(func, args, {})
-    assert levels(played(steps, [output.untyped_storage().nbytes()]))[: len(seen)] == levels(seen)
+    known = {tensor.untyped_storage().data_ptr() for tensor in tensors_in(args)}
+    made = {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors_in((output,))}
+    outputs = [size for address, size in made.items() if address not in known and size]
+    workspaces = CpuWorkspaces()
+    said = levels(played(workspaces.scratch(func, args, {}), outputs))
+    assert max(said, default=0) == max(levels(seen), default=0)
+    assert workspaces.doubts == []
+
+
+# Overloads that are never asked, called with arguments that would have them take something if anything did.
+NEVER_ASKED: dict[Any, tuple[Any, ...]] = {
+    aten.zeros_like.default: (torch.zeros(40, 5).t(),),
+    aten.ones_like.default: (torch.zeros(40, 5).t(),),
+    aten.full_like.default: (torch.zeros(40, 5).t(), 0.5),
+    aten.new_zeros.default: (torch.zeros(3), [40, 5]),
+    aten.new_ones.default: (torch.zeros(3), [40, 5]),
+    aten.new_full.default: (torch.zeros(3), [40, 5], 0.5),
+    aten.zero_.default: (torch.zeros(40, 10)[:, ::2],),
+    aten.fill_.Scalar: (torch.zeros(40, 10)[:, ::2], 0.5),
+}
+MADE_OF_NOTHING = {
+    aten.zeros.default: ([40, 5],),
+    aten.ones.default: ([40, 5],),
+    aten.full.default: ([40, 5], 0.5),
+    aten.arange.start_step: (0, 200, 3),
+    aten.linspace.default: (0, 1, 200),
+    aten.eye.default: (40,),
+    aten.rand.default: ([40, 5],),
+    aten.randn.default: ([40, 5],),
+    aten.randint.low: (0, 7, [40, 5]),
+    aten.randperm.default: (200,),
+    aten.tril_indices.default: (40, 40),
+}
+
+
+def test_what_is_never_asked_takes_no_more_than_a_number() -> None:
+    assert set(NEVER_ASKED) == FILLS
+    for func, args in {**NEVER_ASKED, **MADE_OF_NOTHING}.items():
+        assert not CpuWorkspaces().takes(func), func
+        for dtype in (torch.float32, HALF, torch.float64):
+            cast = tuple(arg.to(dtype) if isinstance(arg, torch.Tensor) else arg for arg in args)
+            kwargs = {} if func in NEVER_ASKED or func in (aten.randperm.default,) else {"dtype": dtype}
+            events = kernel_events(func, cast, kwargs)
+            assert events is not None, func
+            assert sum(size for size in events if size < 0) >= (0 if func in NEVER_ASKED else -8), func
+
+
+def test_asking_leaves_random_states_as_they_are() -> None:
+    generator = torch.Generator().manual_seed(3)
+    before = torch.get_rng_state(), generator.get_state()
+    workspaces = CpuWorkspaces()
+    workspaces.scratch(aten.native_dropout.default, (torch.zeros(40, 5), 0.5, True), {})
+    workspaces.scratch(aten.normal_.default, (torch.zeros(40, 5), 0.0, 1.0), {"generator": generator})
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.equal(generator.get_state(), before[1])
+
+
+def test_asking_does_not_write_to_arguments() -> None:
+    tensor, other = torch.ones(40, 5), torch.full((40, 5), 2.0)
+    CpuWorkspaces().scratch(aten.mul_.Tensor, (tensor, other), {})
+    CpuWorkspaces().scratch(aten.mul.out, (tensor, other), {"out": tensor})
+    assert torch.equal(tensor, torch.ones(40, 5))
+    assert torch.equal(other, torch.full((40, 5), 2.0))
+
+
+def test_only_operators_of_pytorch_are_tried() -> None:
+    """A collective waits for others, and a user's own may do anything."""
+    with torch.library._scoped_library("unasked", "DEF") as library:
+        library.define("own(Tensor x) -> Tensor")
+        assert not CpuWorkspaces().takes(torch.ops.unasked.own.default)
+
+
+def test_what_does_not_run_on_made_up_values_is_named() -> None:
+    workspaces = CpuWorkspaces()
+    assert workspaces.scratch(aten.mm.default, (torch.zeros(4, 3), torch.zeros(4, 3)), {}) == []
+    doubt = "what their kernels take for themselves is not counted: they do not run on made-up values."
+    assert workspaces.doubts == [f"aten::mm: {doubt}"]
 
 
 FLOATS, WHOLE = (torch.float32, torch.float64, torch.bfloat16), (torch.int64, torch.bool)
@@ -108,12 +218,12 @@ def test_a_number_in_arithmetic_takes_what_the_profiler_of_trials_sees(func: Any
     assert max(said) == max(levels(seen))
 
 
-def test_a_number_is_asked_for_once_whatever_its_value_and_the_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_number_is_asked_for_once_whatever_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     monkeypatch.setattr(cpu_workspaces, "kernel_events", lambda *call: calls.append(call) or [8, 4, -4, -8])
     workspaces = CpuWorkspaces()
-    for size in range(1, 5):
-        assert workspaces.scratch(aten.add_.Tensor, (torch.zeros(size), size / 2), {}) == [8, 4, -2, -1]
+    for number in range(1, 5):
+        assert workspaces.scratch(aten.add_.Tensor, (torch.zeros(3), number / 2), {}) == [8, 4, -2, -1]
     assert len(calls) == 1
 
 
@@ -173,10 +283,38 @@ def test_what_is_too_large_is_named_and_not_counted(monkeypatch: pytest.MonkeyPa
     assert workspaces.doubts == [f"aten::bmm, aten::convolution: {doubt}"]
 
 
-def test_a_product_in_float32_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_workspaces, "kernel_events", lambda *call: pytest.fail("tried"))
-    square = torch.zeros(4, 4)
-    assert CpuWorkspaces().scratch(aten.mm.default, (square, square), {}) == []
+@pytest.mark.parametrize(
+    ("func", "args"),
+    [
+        (aten.mm.default, (torch.empty(4096, 50_000, device="meta"), torch.empty(50_000, 768, device="meta"))),
+        (aten.mm.default, (torch.empty(4096, 768, device="meta"), torch.empty(50_000, 768, device="meta").t())),
+        (aten.bmm.default, (torch.empty(64, 1024, 64, device="meta"), torch.empty(64, 64, 1024, device="meta"))),
+    ],
+)
+def test_a_large_product_is_tried_with_small_matrices(func: Any, args: Any) -> None:
+    """In float32 it takes nothing here, so nothing is extended and there is no doubt."""
+    workspaces = CpuWorkspaces()
+    assert workspaces.scratch(func, args, {}) == []
+    assert workspaces.doubts == []
+
+
+@pytest.mark.parametrize(
+    ("func", "args"),
+    [
+        (aten.add.Tensor, (torch.empty(1024, 8192, device="meta"), torch.empty(8192, dtype=HALF, device="meta"))),
+        (aten.add.Tensor, (torch.empty(1024, 4096, device="meta"), torch.empty(1024, 4096, dtype=HALF, device="meta"))),
+        (aten.mul.Tensor, (torch.empty(1024, 4096, device="meta"), 0.5)),
+        (aten.copy_.default, (torch.empty(1024, 4096, device="meta"), torch.empty(4096, 1024, device="meta").t())),
+        (aten._foreach_mul_.Scalar, ([torch.empty(1024, 4096, device="meta"), torch.empty(3, device="meta")], 0.5)),
+    ],
+)
+def test_a_large_elementwise_operator_takes_what_it_took_of_little(func: Any, args: Any) -> None:
+    workspaces = CpuWorkspaces()
+    seen = levels(kernel_events(func, args, {}) or [])
+    outputs = [] if func._schema.name.endswith("_") else [4 * args[0].numel()]
+    said = levels(played(workspaces.scratch(func, args, {}, sum(outputs)), outputs))
+    assert max(said, default=0) == max(seen, default=0)
+    assert workspaces.doubts == []
 
 
 def test_nothing_is_said_while_another_profiler_runs() -> None:

@@ -13,18 +13,17 @@ class KernelMemory(Protocol):
     """What the kernels of one training take, beside what they return."""
 
     @property
-    def operators(self) -> frozenset[Any]:
-        """The operators that take something."""
-
-    @property
     def doubts(self) -> list[str]:
         """Sentences on operators of which it is not known what they take."""
+
+    def takes(self, func: Any) -> bool:
+        """Say whether an operator may take something."""
 
     def kept(self, func: Any, backward: bool) -> int:
         """Return the bytes that an operator takes for good; `backward`: in the thread of the backward pass."""
 
-    def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-        """Return what an operator takes and gives back, in order."""
+    def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: int = 0) -> Steps:
+        """Return what an operator takes and gives back, in order; `made` are the bytes of what it returns."""
 
 
 class PlainDevice:

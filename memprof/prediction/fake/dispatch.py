@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation
+from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation, in_place_twin
 from memprof.prediction.fake.device import PlainDevice
 from memprof.prediction.fake.event_log import EventLog
 from memprof.prediction.fake.known_values import (
@@ -70,7 +70,6 @@ class FakeOperators(TorchDispatchMode):
         self.accumulation = accumulation or Accumulation(_exclusive_counts())
         self._tensors = FakeTensors(log, device.corrections, device.results)
         self._workspaces = device.workspaces()
-        self._take_something = self._workspaces.operators if self._workspaces is not None else frozenset()
         self._plans: dict[Any, Plan] = {}
         self._results: dict[Any, Result] = {}
 
@@ -80,7 +79,7 @@ class FakeOperators(TorchDispatchMode):
         if types and not _PLAIN.issuperset(types):
             return NotImplemented  # a tensor subclass takes itself apart, and what it is made of comes here again
         if func in IN_PLACE and self.accumulation.is_in_place(func, args):
-            self._take_scratch(func, args, kwargs or {})
+            self._take_scratch(in_place_twin(func), args, kwargs or {})
             return args[0]
         plan = self._plans.get(func)
         if plan is None:
@@ -231,14 +230,21 @@ class FakeOperators(TorchDispatchMode):
         """Run the real kernel, on known values."""
         output = func(*args, **kwargs)
         fresh = [tensor for tensor in tensors_in((output,)) if self._is_new(tensor)]
-        if fresh:
-            self._begin(func)
-            host = self._on_host(tensors) if self._host is None else self._host
+        host = self._on_host(tensors) if self._host is None else self._host
+
+        def watch() -> None:
             for tensor in fresh:
                 self._watch(tensor, host)
+
+        if fresh:
+            self._begin(func)
             if tensors and not host:
-                self._with_scratch(func, args, kwargs, lambda: None)
+                self._with_scratch(func, args, kwargs, watch)
+            else:
+                watch()
             self.log.mark(OperatorEnd([tensor.untyped_storage().data_ptr() for tensor in fresh]))
+        elif tensors and not host:
+            self._take_scratch(func, args, kwargs)
         return output
 
     def _made(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
@@ -247,25 +253,26 @@ class FakeOperators(TorchDispatchMode):
         if host:
             output, addresses = self._tensors.build(result, host)
         else:
-            output, addresses = self._with_scratch(func, args, kwargs, lambda: self._tensors.build(result))
+            made = sum(result.storages)
+            output, addresses = self._with_scratch(func, args, kwargs, lambda: self._tensors.build(result), made)
         self.log.mark(OperatorEnd(addresses))
         return output
 
     def _take_scratch(self, func: Any, args: Args, kwargs: Kwargs) -> None:
         """Take what an operator takes for itself that makes nothing."""
-        if func in self._take_something:
+        if self._workspaces is not None and self._workspaces.takes(func):
             self._begin(func)
             self._with_scratch(func, args, kwargs, lambda: None)
             self.log.mark(OperatorEnd([]))
 
-    def _with_scratch(self, func: Any, args: Args, kwargs: Kwargs, make: Callable[[], _T]) -> _T:
+    def _with_scratch(self, func: Any, args: Args, kwargs: Kwargs, make: Callable[[], _T], made: int = 0) -> _T:
         """Make the outputs, and take what the kernel takes for itself; give back what it does not keep."""
-        if self._workspaces is None or func not in self._take_something:
+        if self._workspaces is None or not self._workspaces.takes(func):
             return make()
         kept = self._workspaces.kept(func, torch._C._current_autograd_node() is not None)
         if kept:
             self.log.workspace(kept)
-        return self.log.scratch(self._workspaces.scratch(func, args, kwargs), make)
+        return self.log.scratch(self._workspaces.scratch(func, args, kwargs, made), make)
 
     def _begin(self, func: Any) -> None:
         self.log.mark(OperatorBegin(name_of(func), *self.place()))

@@ -86,18 +86,17 @@ class Workspaces:
             **KERNELS,
         }
 
-    @property
-    def operators(self) -> frozenset[Any]:
-        """The operators that take something."""
-        return frozenset(self._scratch)
+    def takes(self, func: Any) -> bool:
+        """Say whether an operator may take something."""
+        return func in self._scratch
 
     @property
     def doubts(self) -> list[str]:
         """None: what is not known of a kernel is in the upper bound (`memprof.prediction.bounds`)."""
         return []
 
-    def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-        """Return what an operator takes and gives back, in order."""
+    def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: int = 0) -> Steps:
+        """Return what an operator takes and gives back, in order; `made` are the bytes of what it returns."""
         return self._scratch[func](args, kwargs)
 
     def kept(self, func: Any, backward: bool) -> int:
