@@ -20,7 +20,7 @@ _ATTENTION = {
     "aten::_scaled_dot_product_cudnn_attention": "cuDNN attention",
 }
 _CONVOLUTIONS = "aten::convolution"
-# What is computed there is PyTorch's or sm3's own and known to the tables of `cuda_semantics` and `workspaces`.
+# What is computed there is PyTorch's or sm3's own and known to the tables of `memprof.prediction.cuda`.
 _OWN_NAMESPACES = ("aten", "prim", "prims", "sm3", "fsdp", "profiler", "_c10d_functional", "_dtensor")
 
 

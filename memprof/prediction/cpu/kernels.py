@@ -4,7 +4,7 @@ Copies in blocked layouts and scratchpads of oneDNN, columns of convolutions, pa
 cast copies, what LAPACK works in, a Python number as a tensor: how much there is of each follows from the
 implementation that is chosen by instruction set, number of threads and shape, and no formula of it is documented. Nor
 is there a list of the operators that take something, for on another processor others do. So the library here is asked,
-for every operator: it runs once on zeros of the true geometry and its blocks are recorded (`cpu_recorder`), which is
+for every operator: it runs once on zeros of the true geometry and its blocks are recorded (`kernel_recorder`), which is
 exact for this machine, its PyTorch and its number of threads, and for nothing else.
 
 | operators | are asked |
@@ -176,7 +176,7 @@ class CpuWorkspaces:
 
 @cache
 def is_asked(func: Any) -> bool:
-    """Say whether it is found out by trying what an operator takes; what makes tensors of none takes next to nothing."""
+    """Say whether it is found out by trying what an operator takes; what makes tensors of none takes nearly nothing."""
     if func.namespace not in _NAMESPACES or func in FILLS:
         return False
     name = name_of(func).partition("::")[2]

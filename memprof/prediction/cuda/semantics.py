@@ -2,16 +2,16 @@
 
 | what | on CUDA |
 |---|---|
-| attention | flash, memory-efficient, cuDNN or math by generation, type, width, mask (`cuda_semantics_attention`) |
+| attention | flash, memory-efficient, cuDNN or math by generation, type, width, mask (`attention`) |
 | dropout | one kernel with a byte mask, where a CPU keeps a mask of the input's type |
 | batch norm | cuDNN's, where it takes the input |
 | RMS norm | one kernel since 2.9, where a CPU keeps every intermediate |
-| autocast | more operators in float32 (`cuda_semantics_autocast`) |
+| autocast | more operators in float32 (`autocast`) |
 | optimizers, clipping | `foreach` by default |
 | SM3 | its Triton kernel |
 | batches | made on the host, then copied |
 | devices | `"cuda"` is where the fake tensors are; what is made without a device is on the host
-  (`cuda_semantics_device`) |
+  (`host_and_device`) |
 
 Each is put in as the operator that PyTorch would call, with PyTorch's own autograd formula, so that what is saved for
 the backward pass, and for how long, follows. The same in both and left alone: linear layers, convolutions, layer

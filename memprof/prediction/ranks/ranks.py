@@ -4,10 +4,10 @@ What they do runs as it is, with these exceptions, for what a fake tensor cannot
 
 | what | here |
 |---|---|
-| collectives | nothing is exchanged (`fake_group`) |
+| collectives | nothing is exchanged (`process_group`) |
 | operators of `fsdp::`, kernels written in Python | run, so that the operators within are seen |
 | FSDP's parameters, whose storages shrink to nothing and grow again | the log is told |
-| DTensor, which asks meta tensors what an operator returns | asks outside the dispatch mode (`fake_dtensors`) |
+| DTensor, which asks meta tensors what an operator returns | asks outside the dispatch mode (`dtensor_cache`) |
 | DDP's check that all ranks have the same parameters | allocates what it does; there is nothing to compare |
 | DDP's reducer, which writes the order of its buckets into integers | has real ones |
 | FSDP, which moves a block to the GPU before it cuts it into shards | copies from the host's tensors to the device's |

@@ -7,14 +7,14 @@
   `parseChosenWorkspaceSize`; `CUBLAS_WORKSPACE_CONFIG` is honoured |
 | cuBLASLt | 1 MiB for each linear layer with a bias | `CublasHandlePool.cpp`, `CUDABlas.cpp`, `gemm_and_bias` |
 | copies for cuBLAS | of matrices of which no dimension is dense, such as expanded gradients | `Blas.cpp` |
-| attention | `workspaces_attention` | |
-| sums | `workspaces_reductions` | |
-| layer norm, RMS norm | `workspaces_norms` | |
-| FSDP's copies | `workspaces_sharding` | |
-| everything else | `workspaces_kernels` | |
+| attention | `attention` | |
+| sums | `reductions` | |
+| layer norm, RMS norm | `norms` | |
+| FSDP's copies | `fsdp` | |
+| everything else | `pointwise` | |
 
 What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
-(`workspaces_convolution`).
+(`convolution`).
 
 Everything but that, and attention through cuDNN, is compared with what PyTorch's own CUDA code allocates, recorded for
 2.6 and 2.15 (`tests/data/allocator/operators.json`).
