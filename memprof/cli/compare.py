@@ -15,11 +15,9 @@ from memprof.cli.options import (
     OUTPUT,
     DebugOption,
     JsonOption,
-    Precision,
-    Strategy,
-    ZeroGrad,
     make_recipe,
     option,
+    takes_recipe,
 )
 from memprof.errors import ExitCode
 
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
 MEASURE, FIT = "Measurement", "Largest batch and model"
 
 
+@takes_recipe()
 def compare(
     model: asked.ModelArgument,
     batch_size: asked.BatchSizeOption = 8,
@@ -54,17 +53,7 @@ def compare(
             metavar="NAME",
         ),
     ] = "auto",
-    steps: Annotated[int, option("--steps", panel=MEASURE, text="Counted steps, at least 2.")] = 3,
-    warmup: Annotated[int, option("--warmup", panel=MEASURE, text="Steps before the counted ones.")] = 1,
-    seed: Annotated[int, option("--seed", panel=MEASURE, text="Of the weights and the batches.")] = 0,
-    precision: asked.PrecisionOption = Precision.FP32,
-    accumulate: asked.AccumulateOption = 1,
-    checkpoint_activations: asked.CheckpointOption = False,
-    clip_grad: asked.ClipOption = None,
-    zero_grad: asked.ZeroGradOption = ZeroGrad.AFTER_STEP,
-    step_in_backward: asked.InBackwardOption = False,
-    strategy: asked.StrategyOption = Strategy.SINGLE,
-    world_size: asked.WorldSizeOption = 1,
+    recipe: Any = None,
     budget: Annotated[
         str | None,
         option(
@@ -122,19 +111,7 @@ def compare(
     from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
     from memprof.documents.workload_spec import parse_knobs
 
-    recipe = make_recipe(
-        precision=precision.value,
-        accumulate=accumulate,
-        checkpoint_activations=checkpoint_activations,
-        clip_grad=clip_grad,
-        zero_grad=zero_grad.value,
-        step_in_backward=step_in_backward,
-        strategy=strategy.value,
-        world_size=world_size,
-        warmup=warmup,
-        steps=steps,
-        seed=seed,
-    )
+    chosen = make_recipe(recipe)
     arguments: dict[str, Any] = {
         "batch_size": batch_size,
         "knobs": parse_knobs(knobs or []),
@@ -142,7 +119,7 @@ def compare(
         "target": target,
         "optimizers": optimizers or DEFAULT_OPTIMIZERS,
         "device": device,
-        "recipe": recipe,
+        "recipe": chosen,
         "budget": budget,
         "fit": not no_fit,
         "confirm": confirm,

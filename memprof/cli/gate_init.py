@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from memprof.gate.entry_figures import Figures
 
 
+@asked.takes_recipe(without=asked.MEASURED)
 def init(
     source: Annotated[
         str,
@@ -44,15 +45,7 @@ def init(
             "--device", panel=asked.RECIPE, text="auto, cpu, cuda:N, a GPU to predict for, or a size.", metavar="NAME"
         ),
     ] = "auto",
-    precision: asked.PrecisionOption = asked.Precision.FP32,
-    accumulate: asked.AccumulateOption = 1,
-    checkpoint_activations: asked.CheckpointOption = False,
-    clip_grad: asked.ClipOption = None,
-    zero_grad: asked.ZeroGradOption = asked.ZeroGrad.AFTER_STEP,
-    step_in_backward: asked.InBackwardOption = False,
-    strategy: asked.StrategyOption = asked.Strategy.SINGLE,
-    world_size: asked.WorldSizeOption = 1,
-    seed: asked.SeedOption = 0,
+    recipe: Any = None,
     debug: DebugOption = False,
 ) -> None:
     """Write budgets to start from, and the baseline, from a comparison."""
@@ -61,17 +54,7 @@ def init(
 
     file = _target(config)
     check_writable(file, force=True)
-    recipe = asked.make_recipe(
-        precision=precision.value,
-        accumulate=accumulate,
-        checkpoint_activations=checkpoint_activations,
-        clip_grad=clip_grad,
-        zero_grad=zero_grad.value,
-        step_in_backward=step_in_backward,
-        strategy=strategy.value,
-        world_size=world_size,
-        seed=seed,
-    )
+    chosen = asked.make_recipe(recipe)
     given = parse_knobs(knobs or [])
     arguments = {
         "batch_size": batch_size,
@@ -80,7 +63,7 @@ def init(
         "target": target,
         "optimizers": optimizers,
         "device": device,
-        "recipe": recipe,
+        "recipe": chosen,
     }
     saved = Path(source).suffix == ".json"
     comparison = _load(source) if saved else _run(source, arguments)
