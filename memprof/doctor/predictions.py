@@ -5,24 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from memprof.doctor import Check
-
-_TESTED = re.compile(r"Private API of PyTorch, checked on ([0-9., and]+?)[:;]")
-_VERSION = re.compile(r"\d+\.\d+")
-
-
-def private_modules() -> dict[str, list[tuple[int, int]]]:
-    """Return the modules that use private parts of PyTorch, with the versions they say that they were checked on."""
-    root = Path(__file__).parent.parent
-    found = {}
-    for path in sorted(root.rglob("*.py")):
-        match = _TESTED.search(path.read_text(encoding="utf-8"))
-        if match is not None:
-            name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
-            found[name] = [_release(text) for text in _VERSION.findall(match[1])]
-    return found
+from memprof.torch_private import CHECKED_ON
 
 
 def check_private_apis() -> Check:
@@ -30,14 +15,13 @@ def check_private_apis() -> Check:
     import torch
 
     here = _release(torch.__version__)
-    modules = private_modules()
-    outside = [name for name, tested in modules.items() if not min(tested) <= here <= max(tested)]
-    versions = sorted({version for tested in modules.values() for version in tested})
-    tested = ", ".join(".".join(map(str, version)) for version in versions)
+    tried = {name: [_release(version) for version in versions] for name, versions in CHECKED_ON.items()}
+    outside = [name for name, releases in tried.items() if not min(releases) <= here <= max(releases)]
+    checked = ", ".join(sorted({version for versions in CHECKED_ON.values() for version in versions}, key=_release))
     if outside:
-        found = f"not checked on torch {torch.__version__} (but on {tested}): {', '.join(outside)}"
-        return Check("private APIs", "warn", found)
-    return Check("private APIs", "pass", f"{len(modules)} modules use PyTorch's, checked on {tested}")
+        names = f"{outside[0]} and {len(outside) - 1} more" if len(outside) > 1 else outside[0]
+        return Check("private APIs", "warn", f"not checked on torch {torch.__version__} (but on {checked}): {names}")
+    return Check("private APIs", "pass", f"{len(tried)} private names of PyTorch are used, checked on {checked}")
 
 
 def check_accuracy() -> Check:

@@ -41,7 +41,7 @@ def followed_modules(model: nn.Module, mark: Callable[[Mark], None]) -> Iterator
 def compiled_graphs() -> int:
     """Return how many graphs torch.compile has captured in this process.
 
-    Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch._dynamo.utils.counters`.
+    Private API (see `memprof.torch_private`): `torch._dynamo.utils.counters`.
     """
     dynamo = sys.modules.get("torch._dynamo.utils")
     return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])

@@ -12,8 +12,19 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # From the foundation to the roof: a room imports what stands before it. CONTRIBUTING.md draws it.
 ROOMS = (
-    *("errors", "units", "files", "user_code", "documents", "workloads", "trace", "allocator", "export"),
-    *("optimizers", "devices", "training", "workers", "measurement", "prediction", "search", "comparison"),
+    *(
+        "errors",
+        "torch_private",
+        "units",
+        "files",
+        "user_code",
+        "documents",
+        "workloads",
+        "trace",
+        "allocator",
+        "export",
+    ),
+    *("export", "optimizers", "devices", "training", "workers", "measurement", "prediction", "search", "comparison"),
     *("callbacks", "report", "api", "doctor", "gate", "reproduce", "pytest_plugin", "cli", "__init__", "__main__"),
 )
 SIBLINGS = frozenset({("measurement", "prediction"), ("prediction", "measurement")})  # two sources of one trace

@@ -2,7 +2,7 @@
 
 The record is a list in the host's memory; nothing is allocated on the device for it, and no stack traces are taken.
 
-Private API of PyTorch, checked on 2.8.0 and 2.15.0: `torch.cuda.memory._record_memory_history` and `_snapshot`
+Private API (see `memprof.torch_private`): `torch.cuda.memory._record_memory_history` and `_snapshot`
 (torch/cuda/memory.py, torch/csrc/cuda/memory_snapshot.cpp).
 """
 

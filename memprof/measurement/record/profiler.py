@@ -11,7 +11,7 @@ An event that is read takes a kilobyte and about 20 microseconds, so what the fi
 What is seen is every block of the device's PyTorch allocator, scratch inside kernels included, and not what libraries
 take from the system themselves (oneDNN's and BLAS's own scratch): that shows in the process's figure only.
 
-Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch._C._autograd._enable_profiler`, `_disable_profiler`,
+Private API (see `memprof.torch_private`): `torch._C._autograd._enable_profiler`, `_disable_profiler`,
 `torch._C._profiler.ProfilerConfig` and `experimental_event_tree` (torch/csrc/autograd/init.cpp).
 """
 

@@ -1,6 +1,6 @@
 """What one kernel of this machine's CPU takes and gives back, by running it once.
 
-Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch._C._autograd._enable_profiler_legacy` and
+Private API (see `memprof.torch_private`): `torch._C._autograd._enable_profiler_legacy` and
 `_disable_profiler_legacy` (torch/csrc/autograd/profiler_legacy.cpp). It follows the calling thread alone, takes 0.2 ms
 and says nothing on stderr, unlike Kineto, which `memprof.measurement.record.profiler` needs for its tree of operators.
 """

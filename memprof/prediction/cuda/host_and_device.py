@@ -143,7 +143,7 @@ def cuda_in_backward(cuda: CudaIsHere) -> Iterator[None]:
 
     Hooks, optimizers in them, and forwards that are run again are the user's code.
 
-    Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch.autograd._engine_run_backward`.
+    Private API (see `memprof.torch_private`): `torch.autograd._engine_run_backward`.
     """
     run: Callable[..., Any] = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 

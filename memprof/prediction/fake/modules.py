@@ -1,6 +1,6 @@
 """Which module is running, in the forward pass and in the backward pass.
 
-Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._current_autograd_node`,
+Private API (see `memprof.torch_private`): `torch._C._current_autograd_node`,
 `torch._C._autograd._get_sequence_nr`, `Node._sequence_nr`, `torch._C.DisableTorchFunction`, and the global module
 hooks.
 """

@@ -5,7 +5,7 @@ graph, reference counts), so PyTorch takes the same paths with them. Its own `Fa
 `.device` from Python, which autograd asks for several times per operator: an operator takes 80 us on one, 10 us on
 these (2.13.0). Only `memprof.prediction.fake.dispatch` may run operators on them: a kernel would fault.
 
-Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._construct_storage_from_data_pointer`.
+Private API (see `memprof.torch_private`): `torch._C._construct_storage_from_data_pointer`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ What they do runs as it is, with these exceptions, for what a fake tensor cannot
 | DDP's reducer, which writes the order of its buckets into integers | has real ones |
 | FSDP, which moves a block to the GPU before it cuts it into shards | copies from the host's tensors to the device's |
 
-Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: the names in `_FSDP` and `_DDP`, and
+Private API (see `memprof.torch_private`): the names in `_FSDP` and `_DDP`, and
 `_disable_current_modes`.
 """
 
