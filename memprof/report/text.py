@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from memprof.results import Environment
 from memprof.units import format_size
 
 ABSENT = "-"
@@ -71,6 +72,12 @@ def phase_words(phase: str) -> str:
 def made_where(source: str, device: str) -> str:
     """Return how figures came about: `measured on cpu`, `predicted for rtx-4090`."""
     return f"{source} {'on' if source == 'measured' else 'for'} {device}"
+
+
+def processor_words(environment: Environment) -> str:
+    """Return what decides which kernels run on a CPU: `AMD EPYC with AVX2, 2 cores, 2 threads`."""
+    instructions = f" with {environment.instruction_set}" if environment.instruction_set else ""
+    return f"{environment.processor}{instructions}, {environment.cores} cores, {environment.threads} threads"
 
 
 def _three_digits(value: float) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from memprof.report.table import Table, number_table
-from memprof.report.text import ABSENT, category_title, format_share
+from memprof.report.text import ABSENT, category_title, format_share, processor_words
 from memprof.results import CATEGORIES, Comparison, Run
 from memprof.trust import Deviation, Validation
 from memprof.units import format_size
 
-TITLE = "Predicted beside measured (signed error: + is predicted too high)"
+TITLE = "Predicted beside measured"
 _LAYERS = ("state", "tensors", "allocated", "reserved", "process")
 
 
@@ -26,6 +26,17 @@ def reasons(comparison: Comparison) -> list[str]:
         if found.reason is not None:
             about.setdefault(found.reason, []).append(run.optimizer.spec)
     return [f"{', '.join(names)}: {reason}" for reason, names in about.items()]
+
+
+def remark(comparison: Comparison) -> str:
+    """Return how to read the errors, and where the measured figures are from; nothing where there are none."""
+    shown = _compared(comparison)
+    if not shown:
+        return ""
+    environment = comparison.environment
+    on_gpu = any(run.device.startswith("cuda") for run, _ in shown)
+    place = environment.gpu if on_gpu and environment.gpu else processor_words(environment)
+    return f"The signed error of the prediction: + is too high. Measured on {place}."
 
 
 def layer_table(comparison: Comparison) -> Table:
