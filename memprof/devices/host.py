@@ -53,6 +53,7 @@ def describe_environment(command: str | None, device: str) -> Environment:
         python=platform.python_version(),
         platform=platform.platform(),
         processor=processor_name(),
+        instruction_set=torch.backends.cpu.get_cpu_capability(),
         cores=usable_cores(),
         threads=torch.get_num_threads(),
         memory_bytes=cpu_memory_bytes(),

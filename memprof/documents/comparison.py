@@ -58,12 +58,18 @@ SCHEMA: Literal["memprof.comparison/1"] = "memprof.comparison/1"
 
 
 class Environment(Document):
-    """Where the figures were made."""
+    """Where the figures were made.
+
+    Attributes:
+        instruction_set: that PyTorch's kernels use on the processor (`AVX2`); null in documents from before it was
+            there.
+    """
 
     memprof: str
     python: str
     platform: str
     processor: str
+    instruction_set: str | None = None
     cores: int
     threads: int
     memory_bytes: int

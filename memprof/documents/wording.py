@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from memprof.documents.comparison import Environment
+
 _PHASES = {
     "build": "building the model",
     "batch": "making the batch",
@@ -26,3 +28,9 @@ def phase_words(phase: str) -> str:
 def made_where(source: str, device: str) -> str:
     """Return how figures came about: `measured on cpu`, `predicted for rtx-4090`."""
     return f"{source} {'on' if source == 'measured' else 'for'} {device}"
+
+
+def processor_words(environment: Environment) -> str:
+    """Return what decides which kernels run on a CPU: `AMD EPYC with AVX2, 2 cores, 2 threads`."""
+    instructions = f" with {environment.instruction_set}" if environment.instruction_set else ""
+    return f"{environment.processor}{instructions}, {environment.cores} cores, {environment.threads} threads"

@@ -22,7 +22,7 @@ from memprof.gate.metrics import FITTED, METRICS
 from memprof.units import format_size
 
 _WORDS = {"notes", "confidence", "reason", "validation", "pending", "points", "steps"}  # and times, which differ
-_PLACE = ("torch", "processor", "cores", "threads", "gpu", "driver")
+_PLACE = ("torch", "processor", "instruction_set", "cores", "threads", "gpu", "driver")
 _FIT_NOISE = float(METRICS["max_batch_size"].noise)
 
 

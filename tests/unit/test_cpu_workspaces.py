@@ -145,7 +145,6 @@ MADE_OF_NOTHING = {
     aten.randn.default: ([40, 5],),
     aten.randint.low: (0, 7, [40, 5]),
     aten.randperm.default: (200,),
-    aten.tril_indices.default: (40, 40),
 }
 
 

@@ -27,6 +27,7 @@ def test_environment_of_the_cpu_names_no_gpu() -> None:
     assert environment.gpu_memory_bytes is None
     assert environment.memory_bytes <= psutil.virtual_memory().total
     assert environment.processor
+    assert environment.instruction_set == torch.backends.cpu.get_cpu_capability()
     assert environment.date.endswith("+00:00")
 
 

@@ -10,9 +10,10 @@ import pytest
 from memprof.documents.comparison import Comparison, Peak, PhasePeak, Run
 from memprof.documents.confidence import Deviation, Validation
 from memprof.prediction.validate import validate
-from memprof.report.content.validation import category_table, error_text, layer_table, phase_table
+from memprof.report.content.validation import category_table, error_text, layer_table, phase_table, remark
+from memprof.report.render.markdown import to_markdown
 from memprof.report.render.terminal import make_console, render
-from tests.comparisons import GIB, MIB, make_breakdown, make_broken_run, make_comparison, make_run
+from tests.comparisons import GIB, MIB, make_breakdown, make_broken_run, make_comparison, make_environment, make_run
 
 
 def run_of(allocated: int, reserved: int, source: str = "measured", **peak: int) -> Run:
@@ -92,6 +93,17 @@ def test_tables_show_the_error_by_layer_phase_and_category() -> None:
     assert set(category_table(comparison).rows[0][1:]) == {"exact"}
 
 
+def test_the_remark_names_what_was_measured_on() -> None:
+    comparison = compared()
+    newer = comparison.model_copy(update={"environment": make_environment(instruction_set="AVX2")})
+    assert remark(newer).endswith("Measured on A CPU with AVX2, 2 cores, 2 threads.")
+    assert "Measured on A CPU with AVX2" in to_markdown(newer)
+    (run, _) = comparison.runs
+    on_gpu = {"environment": make_environment(gpu="A GPU"), "runs": [run.model_copy(update={"device": "cuda:0"})]}
+    assert remark(comparison.model_copy(update=on_gpu)).endswith("Measured on A GPU.")
+    assert remark(make_comparison(make_run("adam", 8))) == ""
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_the_terminal_shows_them_and_says_why_there_is_none(width: int) -> None:
     stream = io.StringIO()
@@ -101,4 +113,5 @@ def test_the_terminal_shows_them_and_says_why_there_is_none(width: int) -> None:
     text = stream.getvalue()
     assert "Predicted beside measured" in text
     assert "sgd: the model reads a value" in text
+    assert "Measured on A CPU, 2 cores, 2 threads." in " ".join(text.split())
     assert "-10 %" in text

@@ -176,7 +176,7 @@ class CpuWorkspaces:
 
 @cache
 def is_asked(func: Any) -> bool:
-    """Say whether it is found out by trying what an operator takes; what makes tensors of none takes nearly nothing."""
+    """Say whether an operator is tried; what makes tensors of none is not, for it takes no more than a number."""
     if func.namespace not in _NAMESPACES or func in FILLS:
         return False
     name = name_of(func).partition("::")[2]

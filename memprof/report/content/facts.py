@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from memprof.documents.comparison import Comparison, Environment
 from memprof.documents.recipe import Recipe
+from memprof.documents.wording import processor_words
 from memprof.report.content import sections
 from memprof.report.content.ranks import batch_words
 from memprof.units import format_size
@@ -20,7 +21,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
         "Recipe": _recipe(comparison.recipe),
         "Capacity": f"{format_size(comparison.capacity.bytes)} ({comparison.capacity.source})",
         "GPU": _gpu(environment),
-        "Processor": f"{environment.processor}, {environment.cores} cores, {environment.threads} threads",
+        "Processor": processor_words(environment),
         "Memory": format_size(environment.memory_bytes),
         "Versions": f"memprof {environment.memprof}, torch {environment.torch}, Python {environment.python}",
         "Allocator settings": environment.allocator_conf,

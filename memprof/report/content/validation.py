@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable
 
 from memprof.documents.comparison import CATEGORIES, Comparison, Run
 from memprof.documents.confidence import Deviation, Validation
-from memprof.documents.wording import category_title
+from memprof.documents.wording import category_title, processor_words
 from memprof.report.blocks import Table, number_table
 from memprof.units import ABSENT, format_share, format_size
 
-TITLE = "Predicted beside measured (signed error: + is predicted too high)"
+TITLE = "Predicted beside measured"
 _LAYERS = ("state", "tensors", "allocated", "reserved", "process")
 
 
@@ -26,6 +26,17 @@ def reasons(comparison: Comparison) -> list[str]:
         if found.reason is not None:
             about.setdefault(found.reason, []).append(run.optimizer.spec)
     return [f"{', '.join(names)}: {reason}" for reason, names in about.items()]
+
+
+def remark(comparison: Comparison) -> str:
+    """Return how to read the errors, and where the measured figures are from; nothing where there are none."""
+    shown = _compared(comparison)
+    if not shown:
+        return ""
+    environment = comparison.environment
+    on_gpu = any(run.device.startswith("cuda") for run, _ in shown)
+    place = environment.gpu if on_gpu and environment.gpu else processor_words(environment)
+    return f"The signed error of the prediction: + is too high. Measured on {place}."
 
 
 def layer_table(comparison: Comparison) -> Table:

@@ -69,7 +69,7 @@ def _sections(comparison: Comparison) -> list[str]:
 def _validation(comparison: Comparison) -> str:
     errors, every = _table(validation.layer_table(comparison)), _table(validation_table(comparison))
     folded = f"<details><summary>Every figure</summary>{every}</details>" if every else ""
-    remark = "<p>The signed error of the prediction: + is too high.</p>" if errors else ""
+    remark = f"<p>{escape(validation.remark(comparison))}</p>" if errors else ""
     return remark + errors + _list(validation.reasons(comparison)) + folded
 
 

@@ -115,8 +115,7 @@ def _validation(comparison: Comparison) -> str:
     every = render_table(validation_table(comparison))
     folded = f"<details><summary>Every figure</summary>\n\n{every}\n\n</details>" if every else ""
     errors = render_table(validation.layer_table(comparison))
-    remark = "The signed error of the prediction: + is too high." if errors else ""
-    parts = remark, errors, _list(validation.reasons(comparison)), folded
+    parts = escape(validation.remark(comparison)), errors, _list(validation.reasons(comparison)), folded
     return "\n\n".join(part for part in parts if part)
 
 

@@ -136,6 +136,7 @@ def _validation(comparison: Comparison, width: int) -> list[RenderableType]:
     makers = (validation.layer_table, validation.phase_table, validation.category_table)
     tables = [table for table in (make(comparison) for make in makers) if table.rows]
     parts: list[RenderableType] = ["", Text(validation.TITLE, style="bold")]
+    parts += [Text(remark)] if (remark := validation.remark(comparison)) else []
     parts += [Text(reason, style="red") for reason in validation.reasons(comparison)]
     return parts + [part for table in tables for part in ("", *_pieces(table, width))]
 
