@@ -1,9 +1,10 @@
-"""Tables of text, and how they fold into a narrow terminal."""
+"""The blocks that reports are made of, and how tables fold into a narrow terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from rich.cells import cell_len
 
@@ -21,6 +22,11 @@ class Table:
     ranks: tuple[int, ...]
     right: tuple[bool, ...]
 
+    @property
+    def says_something(self) -> bool:
+        """Whether there is a row."""
+        return bool(self.rows)
+
     def select(self, indices: Iterable[int]) -> Table:
         """Return the table of these columns, in this order."""
         chosen = tuple(indices)
@@ -30,6 +36,66 @@ class Table:
             ranks=tuple(self.ranks[index] for index in chosen),
             right=tuple(self.right[index] for index in chosen),
         )
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A sentence or more."""
+
+    text: str
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is text."""
+        return bool(self.text)
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences."""
+
+    lines: tuple[str, ...]
+
+    @property
+    def says_something(self) -> bool:
+        """Whether there is a line."""
+        return bool(self.lines)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawn figure by its name (`memprof.report.figures`), for formats that show drawings beside the text."""
+
+    name: str
+    says_something: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Folded:
+    """A table that opens when its summary is clicked."""
+
+    summary: str
+    table: Table
+
+    @property
+    def says_something(self) -> bool:
+        """Whether the table has a row."""
+        return self.table.says_something
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line to copy."""
+
+    text: str
+
+    @property
+    def says_something(self) -> bool:
+        """Whether a command is known."""
+        return bool(self.text)
+
+
+Block = Table | Paragraph | Bullets | Figure | Folded | Command
 
 
 def number_table(key: str, titles: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> Table:

@@ -17,7 +17,7 @@ SMALL = ("compare", "mlp", "-b", "2", "--set", "d_model=64", "-o", "adam", "--no
 def test_the_error_is_shown_everywhere(memprof: Command, tmp_path: Path) -> None:
     done = memprof(*SMALL, "--device", "cpu", "--validate", "--export-json", "x.json", "--export-markdown", "x.md")
     assert done.returncode == 0, done.stderr
-    assert "Predicted beside measured" in done.stdout
+    assert "Predicted against measured" in done.stdout
     assert "adam: tensors" in done.stdout
     (run,) = json.loads((tmp_path / "x.json").read_text())["runs"]
     deviations = run["validation"]["deviations"]

@@ -111,7 +111,7 @@ def test_the_terminal_shows_them_and_says_why_there_is_none(width: int) -> None:
     console.width = width
     render(compared(), console)
     text = stream.getvalue()
-    assert "Predicted beside measured" in text
+    assert "Predicted against measured" in text
     assert "sgd: the model reads a value" in text
     assert "Measured on A CPU, 2 cores, 2 threads." in " ".join(text.split())
     assert "-10 %" in text

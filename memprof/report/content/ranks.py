@@ -8,8 +8,6 @@ from memprof.documents.comparison import Comparison, Rank, Run
 from memprof.report.blocks import Table
 from memprof.units import ABSENT, format_size
 
-TITLE = "What each rank holds"
-
 
 def batch_words(comparison: Comparison) -> str:
     """Return the batch size, and of several ranks or micro-batches that of the whole step."""

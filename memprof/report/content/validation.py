@@ -10,7 +10,6 @@ from memprof.documents.wording import category_title, processor_words
 from memprof.report.blocks import Table, number_table
 from memprof.units import ABSENT, format_share, format_size
 
-TITLE = "Predicted beside measured"
 _LAYERS = ("state", "tensors", "allocated", "reserved", "process")
 
 

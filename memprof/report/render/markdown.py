@@ -6,15 +6,12 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from memprof.documents.comparison import Comparison, Environment
-from memprof.report.blocks import Table
-from memprof.report.content import sections, validation
+from memprof.documents.comparison import Comparison
+from memprof.report.blocks import Block, Bullets, Command, Figure, Folded, Table
+from memprof.report.content import sections
 from memprof.report.content.columns import main_table
-from memprof.report.content.facts import caveats, facts
-from memprof.report.content.levers import levers
-from memprof.report.content.ranks import TITLE, rank_remark, rank_table
+from memprof.report.content.outline import Section, outline
 from memprof.report.content.summary import summarize
-from memprof.report.content.tables import fit_table, history_remarks, validation_table
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~])")
 # An underscore inside a word is no markup, so names like seq_len stay readable in the source.
@@ -35,17 +32,8 @@ def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, d
         _headline(comparison),
         render_table(main_table(comparison)),
         _list(sections.problems(comparison)),
-        *_section("Who holds the memory at the peak", drawn.get("peak", ""), _breakdown(comparison)),
-        *_section(TITLE, render_table(rank_table(comparison)), escape(rank_remark(comparison))),
-        *_section("What would lower the peak", _list(levers(comparison))),
-        *_section("Peak within each phase", drawn.get("timeline", ""), _phases(comparison)),
-        *_section("Largest batch and model", drawn.get("batch", ""), _fits(comparison)),
-        *_section("Predicted against measured", _validation(comparison)),
-        *_section("What the prediction rests on", _basis(comparison)),
-        *_section("What the allocator recorded", _list(history_remarks(comparison))),
-        *_section("Caveats", _list(caveats(comparison))),
-        *_section("Environment", _list(f"{name}: {value}" for name, value in facts(comparison))),
-        *_section("Reproduce", _command(comparison.environment), link_to(document) if document else ""),
+        *(_section(section, drawn) for section in outline(comparison)),
+        link_to(document) if document else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -84,50 +72,30 @@ def _headline(comparison: Comparison) -> str:
     return "\n\n".join([f"**{escape(sentences)}**", "  \n".join(escape(line) for line in lines)])
 
 
-def _section(title: str, *parts: str) -> list[str]:
-    """Return a heading and its parts; nothing where all of them are empty."""
-    return [f"## {title}", *parts] if any(parts) else []
+def _section(section: Section, drawn: dict[str, str]) -> str:
+    """Return a heading and what stands below."""
+    parts = [f"## {section.title}", *(_block(block, drawn) for block in section.blocks)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _block(block: Block, drawn: dict[str, str]) -> str:
+    """Return a block; nothing for a figure that is not drawn."""
+    if isinstance(block, Table):
+        return render_table(block)
+    if isinstance(block, Bullets):
+        return _list(block.lines)
+    if isinstance(block, Figure):
+        return drawn.get(block.name, "")
+    if isinstance(block, Folded):
+        return f"<details><summary>{block.summary}</summary>\n\n{render_table(block.table)}\n\n</details>"
+    return _fenced(block.text) if isinstance(block, Command) else escape(block.text)
 
 
 def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {escape(line)}" for line in lines)
 
 
-def _breakdown(comparison: Comparison) -> str:
-    if not sections.breakdowns(comparison):
-        return ""
-    categories = render_table(sections.category_table(comparison))
-    modules = render_table(sections.module_table(comparison))
-    return f"{categories}\n\nThe modules that hold most of it:\n\n{modules}" if modules else categories
-
-
-def _phases(comparison: Comparison) -> str:
-    table = render_table(sections.phase_table(comparison))
-    return f"{table}\n\n\\* the phase that sets the peak of the step." if table else ""
-
-
-def _fits(comparison: Comparison) -> str:
-    remark = sections.fit_remark(comparison)
-    return f"{escape(remark)}\n\n{render_table(fit_table(comparison))}" if remark else ""
-
-
-def _validation(comparison: Comparison) -> str:
-    every = render_table(validation_table(comparison))
-    folded = f"<details><summary>Every figure</summary>\n\n{every}\n\n</details>" if every else ""
-    errors = render_table(validation.layer_table(comparison))
-    parts = escape(validation.remark(comparison)), errors, _list(validation.reasons(comparison)), folded
-    return "\n\n".join(part for part in parts if part)
-
-
-def _basis(comparison: Comparison) -> str:
-    sentences = _list(sections.basis(comparison))
-    table = render_table(sections.range_table(comparison))
-    return f"{sentences}\n\n{table}" if table else sentences
-
-
-def _command(environment: Environment) -> str:
-    if not environment.command:
-        return ""
-    longest = max((len(run) for run in re.findall(r"`+", environment.command)), default=0)
+def _fenced(command: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}sh\n{environment.command}\n{fence}"
+    return f"{fence}sh\n{command}\n{fence}"

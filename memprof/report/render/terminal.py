@@ -19,7 +19,8 @@ from memprof.documents.wording import category_title
 from memprof.report.blocks import GAP, Table, column_widths, fold
 from memprof.report.content import sections, validation
 from memprof.report.content.columns import main_table
-from memprof.report.content.ranks import TITLE, rank_remark, rank_table
+from memprof.report.content.outline import BASIS, HOLDERS, RANKS, VALIDATION
+from memprof.report.content.ranks import rank_remark, rank_table
 from memprof.report.content.summary import summarize
 from memprof.units import format_size
 
@@ -117,7 +118,7 @@ def _parts(comparison: Comparison, width: int) -> list[RenderableType]:
     parts += _ranks(comparison, width)
     parts += _validation(comparison, width)
     basis = sections.basis(comparison)
-    parts += ["", Text("What the prediction rests on", style="bold"), *map(_bullet, basis)] if basis else []
+    parts += ["", Text(BASIS, style="bold"), *map(_bullet, basis)] if basis else []
     found = sections.notes(comparison)
     parts += ["", *([Text("Notes", style="bold")] if basis else []), *map(_bullet, found)] if found else []
     return [*parts, "", *(Text(sentence, style="bold") for sentence in summarize(comparison))]
@@ -127,7 +128,7 @@ def _ranks(comparison: Comparison, width: int) -> list[RenderableType]:
     remark = rank_remark(comparison)
     if not remark:
         return []
-    return ["", Text(TITLE, style="bold"), *_pieces(rank_table(comparison), width), "", Text(remark)]
+    return ["", Text(RANKS, style="bold"), *_pieces(rank_table(comparison), width), "", Text(remark)]
 
 
 def _validation(comparison: Comparison, width: int) -> list[RenderableType]:
@@ -135,7 +136,7 @@ def _validation(comparison: Comparison, width: int) -> list[RenderableType]:
         return []
     makers = (validation.layer_table, validation.phase_table, validation.category_table)
     tables = [table for table in (make(comparison) for make in makers) if table.rows]
-    parts: list[RenderableType] = ["", Text(validation.TITLE, style="bold")]
+    parts: list[RenderableType] = ["", Text(VALIDATION, style="bold")]
     parts += [Text(remark)] if (remark := validation.remark(comparison)) else []
     parts += [Text(reason, style="red") for reason in validation.reasons(comparison)]
     return parts + [part for table in tables for part in ("", *_pieces(table, width))]
@@ -194,7 +195,7 @@ def _bullet(note: str) -> RichTable:
 def _breakdown(comparison: Comparison, width: int) -> list[RenderableType]:
     if not sections.breakdowns(comparison):
         return []
-    title = Text("Who holds the memory at the peak", style="bold")
+    title = Text(HOLDERS, style="bold")
     table = sections.category_table(comparison)
     needed = sum(column_widths(table, name_width=max(16, width // 3))) + GAP * (len(table.titles) - 1)
     numbers = _pieces(table, width) if needed <= width else []
