@@ -1,6 +1,7 @@
-"""SM3-I and SM3-II line by line as in the paper's pseudocode, for any cover: slow, float64, the oracle.
+"""SM3-I and SM3-II line by line as in the paper's pseudocode, for any cover. Tests use it as the oracle.
 
-Anil, Gupta, Koren, Singer: Memory-Efficient Adaptive Optimization, NeurIPS 2019, algorithms SM3-I and SM3-II.
+It is slow and computes in float64. Source: Anil, Gupta, Koren, Singer: Memory-Efficient Adaptive Optimization, NeurIPS
+2019, algorithms SM3-I and SM3-II.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 @dataclass
 class Trace:
-    """What a run of the reference left behind.
+    """The result of a run of the reference.
 
     Args:
         weights: w_{T+1}, float64, of the parameter's shape.
@@ -41,13 +42,16 @@ def run(
 
     Args:
         variant: "I" or "II".
-        weights: w_1, any shape.
-        gradients: g_1 ... g_T, each of that shape.
+        weights: w_1, of any shape.
+        gradients: g_1 ... g_T, each of the same shape as the weights.
         cover: the sets S_r of flat indices.
         lr: the learning rate eta.
-        momentum: weight of the past in the average of the preconditioned gradient; 0 for none.
-        beta: weight of the past in the accumulators; 0 for the paper's sums.
-        weight_decay: decoupled weight decay.
+        momentum: the weight of the past in the average of the preconditioned gradient; 0 for no momentum.
+        beta: the weight of the past in the accumulators; 0 for the sums of the paper.
+        weight_decay: the decoupled weight decay.
+
+    Returns:
+        The final weights, and the second moments and accumulators of each step.
     """
     shape, w = weights.shape, weights.double().flatten().tolist()
     mu, average = [0.0] * len(cover), [0.0] * len(w)
