@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .covers import Cover, Grid, GridCover, grid_shape, stored_shape
-from .exchange import Waiting
+from .exchange import PartialMaxima
 from .index_sets import IndexSets
 from .kernels.accumulators import Accumulator, GridAccumulator, IndexSetAccumulator
 from .kernels.chunked import in_two_passes
@@ -103,7 +103,7 @@ class ShardedTask:
         self._kept.append((kept, grid))
         return kept
 
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[PartialMaxima]:
         """Return each tensor of maxima that does not yet include the other ranks' parts."""
         found = []
         for accumulator, (kept, grid) in zip(self.task.accumulators, self._kept, strict=True):
@@ -116,9 +116,9 @@ class ShardedTask:
         return [one for one in found if one.over]
 
 
-def _waiting(values: Tensor, kept: DTensor, joined: tuple[int, ...]) -> Waiting:
+def _waiting(values: Tensor, kept: DTensor, joined: tuple[int, ...]) -> PartialMaxima:
     along = tuple(dim for dim, placement in enumerate(kept.placements) if not placement.is_replicate())
-    return Waiting(values, largest_part(kept), kept.device_mesh, joined, along)
+    return PartialMaxima(values, largest_part(kept), kept.device_mesh, joined, along)
 
 
 def _gradient(param: DTensor) -> Tensor:

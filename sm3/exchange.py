@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Waiting:
+class PartialMaxima:
     """Maxima over this rank's part of some sets, which wait for the other ranks.
 
     Args:
@@ -50,7 +50,7 @@ class Waiting:
         return count, at, self.most
 
 
-def exchange(waiting: Sequence[Waiting]) -> None:
+def exchange(waiting: Sequence[PartialMaxima]) -> None:
     """Join all maxima over the ranks, with one all-reduce for each mesh.
 
     If the maxima of a mesh are joined over a single mesh dimension, the all-reduce runs in that dimension's group. They
@@ -63,7 +63,7 @@ def exchange(waiting: Sequence[Waiting]) -> None:
     Args:
         waiting: the maxima to join. Their `values` are overwritten.
     """
-    meshes: dict[DeviceMesh, list[Waiting]] = {}
+    meshes: dict[DeviceMesh, list[PartialMaxima]] = {}
     for one in waiting:
         meshes.setdefault(one.mesh, []).append(one)
     for mesh, parts in meshes.items():
@@ -74,7 +74,7 @@ def exchange(waiting: Sequence[Waiting]) -> None:
             _reduce(parts, _group(mesh), [part.slots() for part in parts])
 
 
-def _reduce(parts: list[Waiting], group: ProcessGroup | None, slots: list[tuple[int, int, int]]) -> None:
+def _reduce(parts: list[PartialMaxima], group: ProcessGroup | None, slots: list[tuple[int, int, int]]) -> None:
     flat = torch.zeros(sum(count * length for count, _, length in slots), device=parts[0].values.device)
     tables = [part.view(slot[0], slot[2]) for part, slot in zip(flat.split(_sizes(slots)), slots, strict=True)]
     own = [table[at][: p.values.numel()] for table, p, (_, at, _) in zip(tables, parts, slots, strict=True)]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclass
-class Trace:
+class ReferenceRun:
     """The result of a run of the reference.
 
     Args:
@@ -37,7 +37,7 @@ def run(
     momentum: float = 0.0,
     beta: float = 0.0,
     weight_decay: float = 0.0,
-) -> Trace:
+) -> ReferenceRun:
     """Run SM3 over a sequence of gradients, index by index.
 
     Args:
@@ -56,7 +56,7 @@ def run(
     shape, w = weights.shape, weights.double().flatten().tolist()
     mu, average = [0.0] * len(cover), [0.0] * len(w)
     containing = [[r for r, members in enumerate(cover) if i in set(members)] for i in range(len(w))]
-    trace = Trace(weights, [], [])
+    result = ReferenceRun(weights, [], [])
     for gradient in gradients:
         g = gradient.double().flatten().tolist()
         nu, mu = (_sm3_i if variant == "I" else _sm3_ii)(g, mu, cover, containing, beta)
@@ -64,10 +64,10 @@ def run(
             step = g_i / nu[i] ** 0.5 if nu[i] > 0 else 0.0
             average[i] = momentum * average[i] + (1 - momentum) * step
             w[i] -= lr * weight_decay * w[i] + lr * average[i]
-        trace.second_moments.append(torch.tensor(nu, dtype=torch.float64).view(shape))
-        trace.accumulators.append(mu)
-    trace.weights = torch.tensor(w, dtype=torch.float64).view(shape)
-    return trace
+        result.second_moments.append(torch.tensor(nu, dtype=torch.float64).view(shape))
+        result.accumulators.append(mu)
+    result.weights = torch.tensor(w, dtype=torch.float64).view(shape)
+    return result
 
 
 Moments = tuple[list[float], list[float]]

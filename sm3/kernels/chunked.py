@@ -15,11 +15,11 @@ from torch import Tensor
 
 from . import inner
 from .accumulators import GridAccumulator, added
-from .matrix import is_singleton
+from .matrix_view import is_singleton
 from .scratch import Scratch
 from .shared_momentum import SharedInt8Momentum
-from .target import Target, float32
 from .task import Task
+from .tile_target import TileTarget, float32
 from .tiles import TILE, Tile, are_runs, tile_steps, tiles
 
 
@@ -195,7 +195,7 @@ def sum_and_descend(
     if beta:
         nu.add_(torch.mul(grad, grad, out=scratch.take("work", grad)).mul_(1 - beta))
     elif task.positive:
-        target = Target(task, tile, scratch)
+        target = TileTarget(task, tile, scratch)
         inner.sum_and_descend(target.values, grad, nu, target.rate, scratch)
         fold(nu)
         return target.store(scratch)
@@ -215,7 +215,7 @@ def descend(task: Task, tile: Tile, grad: Tensor, nu: Tensor, scratch: Scratch) 
         nu: the second moments of the tile, float32. It is overwritten.
         scratch: the source of temporaries.
     """
-    target = Target(task, tile, scratch)
+    target = TileTarget(task, tile, scratch)
     nu.clamp_min_(task.options.eps**2)
     inner.descend(target.values, grad, nu, target.rate, task.options.beta, scratch)
     target.store(scratch)

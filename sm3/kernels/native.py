@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import chunked
 from .compiler import library
-from .matrix import Matrix, as_matrix, is_matrix, is_singleton
+from .matrix_view import MatrixView, as_matrix, is_matrix, is_singleton
 from .momentum import FloatMomentum
 from .task import Options, Task
 
@@ -124,7 +124,7 @@ def _threads(task: Task, shorter: int) -> int:
     return max(1, min(torch.get_num_threads(), PARTIAL // max(1, shorter)))
 
 
-def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
+def _matrix(task: Task, matrix: MatrixView, mode: int) -> None:
     along_rows = matrix.cols <= matrix.rows * WIDE
     shared = matrix.cols if along_rows else matrix.rows
     threads = _threads(task, shared)

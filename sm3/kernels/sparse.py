@@ -18,8 +18,8 @@ from .chunked import descend, in_two_passes, sum_and_descend
 from .entries import Entries, groups
 from .scratch import Scratch
 from .sparse_sets import KeyedSets, every_key, run_of
-from .target import float32
 from .task import Task
+from .tile_target import float32
 from .tiles import Tile, tile_steps, tiles
 
 CHUNK = 1 << 16
@@ -74,7 +74,7 @@ class _Sparse:
         self.steps = tile_steps(self.rest, [a.grid[count:] for a in accumulators], limit=self.limit // self.run)
         self.keyed = [KeyedSets(a, self.indices, self.shape, self.rest, self.run, self.steps) for a in accumulators]
 
-    def for_each_part(self, work: Callable[[_Part], None], add: bool | None) -> None:
+    def for_each_part(self, work: Callable[[_SparsePart], None], add: bool | None) -> None:
         """Run a function on each part: some keys, and a tile of the dense dimensions.
 
         Args:
@@ -88,7 +88,7 @@ class _Sparse:
         for tile in tiles(self.rest, self.steps):
             self._begin("tile", tile, add)
             for entries in self._groups():
-                work(_Part(self, entries, tile))
+                work(_SparsePart(self, entries, tile))
             self._end("tile", add)
         self._end("step", add)
 
@@ -107,7 +107,7 @@ class _Sparse:
                 keyed.end(add)
 
 
-class _Part:
+class _SparsePart:
     """Some keys, and a tile of the dense dimensions."""
 
     def __init__(self, sparse: _Sparse, entries: Entries, tile: Tile) -> None:

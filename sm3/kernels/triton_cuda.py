@@ -23,7 +23,7 @@ from torch import Tensor
 
 from . import chunked, launch
 from .accumulators import GridAccumulator
-from .matrix import Matrix, as_matrix, is_matrix, is_singleton
+from .matrix_view import MatrixView, as_matrix, is_matrix, is_singleton
 from .momentum import FloatMomentum
 from .task import MIN_EPS, Options, Task
 from .triton_kernels import matrix_kernel, vector_kernel
@@ -135,7 +135,7 @@ def _options(task: Task) -> dict[str, Any]:
     }
 
 
-def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
+def _matrix(task: Task, matrix: MatrixView, mode: int) -> None:
     by_rows, programs, shares = launch.launch_of(matrix.rows, matrix.cols)
     own, other = (matrix.row, matrix.column) if by_rows else (matrix.column, matrix.row)
     maxima = torch.zeros_like(other, dtype=torch.int32)

@@ -22,7 +22,7 @@ def float32(tile: Tensor, scratch: Scratch, use: str) -> Tensor:
     return tile if tile.dtype == torch.float32 and tile.is_contiguous() else scratch.take(use, tile).copy_(tile)
 
 
-class Target:
+class TileTarget:
     """One tile of a parameter after weight decay, or, with momentum, one tile of the average times `momentum`.
 
     Args:

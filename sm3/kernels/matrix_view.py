@@ -16,7 +16,7 @@ from .tiles import VECTORS
 
 
 @dataclass
-class Matrix:
+class MatrixView:
     """The accumulators of the rows and columns. A kernel reads them and may overwrite them.
 
     Args:
@@ -78,7 +78,7 @@ def _cut(shape: torch.Size) -> int:
     return min(range(1, len(shape)), key=lambda cut: sum(_sides(shape, cut)))
 
 
-def as_matrix(task: Task, new: bool = False) -> Matrix:
+def as_matrix(task: Task, new: bool = False) -> MatrixView:
     """Return a task's accumulators as those of a matrix.
 
     Args:
@@ -94,7 +94,7 @@ def as_matrix(task: Task, new: bool = False) -> Matrix:
     cut = _cut(task.param.shape)
     lead = [vectors[dim] for dim in range(cut)]
     rest = [vectors[dim] for dim in range(cut, len(vectors))]
-    return Matrix(_combined(lead), _combined(rest), (lead, rest))
+    return MatrixView(_combined(lead), _combined(rest), (lead, rest))
 
 
 def _combined(vectors: list[Tensor]) -> Tensor:
