@@ -1,4 +1,4 @@
-"""The work space that the kernels of one step share."""
+"""The temporary buffers that the kernels of one step share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ from torch import Tensor
 
 
 class Scratch:
-    """The float32 work space of a step: flat buffers of at most one tile, dropped when the step ends."""
+    """The float32 buffers of a step. They are flat, hold at most one tile each, and are freed when the step ends."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.device], Tensor] = {}
 
     def take(self, use: str, like: Tensor) -> Tensor:
-        """Return an uninitialized float32 buffer of the tile's shape, the same memory for the same use."""
+        """Return an uninitialized float32 buffer of a tile's shape.
+
+        Args:
+            use: the purpose of the buffer. Calls with the same purpose return the same memory.
+            like: a tensor with the shape and the device of the result.
+        """
         key = (use, like.device)
         numel = like.numel()
         if key not in self._buffers or self._buffers[key].numel() < numel:

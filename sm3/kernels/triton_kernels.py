@@ -1,7 +1,7 @@
-"""What runs on the GPU; `triton_cuda.py` says how, and launches it.
+"""The code that runs on the GPU. `triton_cuda.py` explains it and launches it.
 
-Modes of the matrix kernel: 0, SM3-II; 1, the maxima of g^2 only; 2, SM3-I with its sums ready. Offsets are 64-bit, as
-tensors may have more than 2^31 entries or rows.
+The matrix kernel has three modes: 0 is SM3-II, 1 takes only the maxima of g^2, and 2 is SM3-I after its sums are
+complete. Offsets are 64-bit, as tensors may have more than 2^31 entries or rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the preconditioned gradient of one tile is subtracted from: the parameter, or its momentum."""
+"""The values of one tile from which the preconditioned gradient is subtracted: the parameter or its momentum."""
 
 from __future__ import annotations
 
@@ -12,17 +12,23 @@ from .tiles import Tile
 
 
 def float32(tile: Tensor, scratch: Scratch, use: str) -> Tensor:
-    """Return the tile itself, or a contiguous copy in float32."""
+    """Return a tile itself if it is contiguous and float32, otherwise a copy that is.
+
+    Args:
+        tile: the values.
+        scratch: the source of the copy's buffer.
+        use: the purpose of that buffer; see `Scratch.take`.
+    """
     return tile if tile.dtype == torch.float32 and tile.is_contiguous() else scratch.take(use, tile).copy_(tile)
 
 
-class Target:
-    """One tile of a parameter, decayed by its weight decay; with momentum, one tile of the average, times `momentum`.
+class TileTarget:
+    """One tile of a parameter after weight decay, or, with momentum, one tile of the average times `momentum`.
 
     Args:
-        task: the parameter, its momentum and options.
-        tile: which part of it.
-        scratch: where temporaries come from.
+        task: the parameter, its momentum and its options.
+        tile: the part of the parameter.
+        scratch: the source of temporaries.
     """
 
     def __init__(self, task: Task, tile: Tile, scratch: Scratch) -> None:
@@ -38,12 +44,16 @@ class Target:
             self.values = task.momentum.decayed(tile, self._param, options.momentum, scratch)
 
     def _values(self, scratch: Scratch) -> Tensor:
-        if self._param.dtype == torch.float64:  # its change alone: float32 could not hold it
+        if self._param.dtype == torch.float64:  # float32 holds only the change, as it could not hold the parameter
             return scratch.take("target", self._param).zero_()
         return float32(self._param, scratch, "target")
 
     def store(self, scratch: Scratch) -> None:
-        """Write the values back; with momentum, p <- p - lr m follows. A pass that measures writes nothing."""
+        """Write the values back, and with momentum compute p <- p - lr m. A pass that measures writes nothing.
+
+        Args:
+            scratch: the source of temporaries.
+        """
         if self._task.measuring:
             assert isinstance(self._task.momentum, SharedInt8Momentum)
             self._task.momentum.measure(self._tile, self.values)
@@ -53,7 +63,7 @@ class Target:
         elif self._param.dtype == torch.float64:
             self._param.add_(self.values)
         elif self.values is self._param:
-            torch.autograd.graph.increment_version(self._param)  # as ordinary operations do
+            torch.autograd.graph.increment_version(self._param)  # as ordinary operations on it would
         else:
             self._param.copy_(self.values)
 

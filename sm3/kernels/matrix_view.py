@@ -1,4 +1,4 @@
-"""A tensor under the default cover, seen as a matrix with one accumulator per row and per column."""
+"""A tensor under the default cover, treated as a matrix with one accumulator per row and per column."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .tiles import VECTORS
 
 
 @dataclass
-class Matrix:
-    """Accumulators of the rows and columns, which a kernel reads and may overwrite.
+class MatrixView:
+    """The accumulators of the rows and columns. A kernel reads them and may overwrite them.
 
     Args:
-        row: float32, (rows,): for each row the least accumulator of the leading dimensions.
-        column: float32, (cols,): the same for the other dimensions.
-        kept: the accumulators they were made of, for each side.
+        row: float32, of shape (rows,): for each row the smallest accumulator of the leading dimensions.
+        column: float32, of shape (cols,): for each column the smallest accumulator of the other dimensions.
+        kept: for each side, the accumulators from which it was made.
     """
 
     row: Tensor
@@ -31,19 +31,19 @@ class Matrix:
 
     @property
     def rows(self) -> int:
-        """Return the number of rows."""
+        """The number of rows."""
         return self.row.numel()
 
     @property
     def cols(self) -> int:
-        """Return the number of columns."""
+        """The number of columns."""
         return self.column.numel()
 
     def write_back(self) -> None:
-        """Store the maxima that a kernel left in `row` and `column` in the accumulators they stand for."""
+        """Store the maxima that a kernel left in `row` and `column` in the parameter's accumulators."""
         for side, kept in zip((self.row, self.column), self.kept, strict=True):
             if len(kept) == 1:
-                continue  # a view: written already
+                continue  # the side is a view, so the kernel has written to it
             table = side.view(torch.broadcast_shapes(*(vector.shape for vector in kept)))
             for vector in kept:
                 rest = [dim for dim, size in enumerate(vector.shape) if size != table.shape[dim]]
@@ -51,9 +51,13 @@ class Matrix:
 
 
 def is_matrix(task: Task) -> bool:
-    """Say whether `as_matrix` can see a task as a matrix: its cover is the codimension-1 slices, its rank 2 or more.
+    """Return whether `as_matrix` can treat a task as a matrix.
 
-    A tensor of rank 3 or more must not need many combined accumulators: they are temporaries.
+    The cover must be the codimension-1 slices and the rank at least 2. A tensor of rank 3 or more must not need many
+    combined accumulators, as they are temporaries.
+
+    Args:
+        task: a dense task.
     """
     shape = task.param.shape
     if len(shape) < 2 or 0 in shape:
@@ -62,7 +66,7 @@ def is_matrix(task: Task) -> bool:
     if sorted(grids, reverse=True) != slice_grids(len(shape), tuple(range(len(shape)))):
         return False
     if task.options.variant == "I" and sum(shape) > VECTORS:
-        return False  # all maxima wait in a second copy
+        return False  # all maxima would need a second copy
     return len(shape) == 2 or sum(_sides(shape, _cut(shape))) <= VECTORS
 
 
@@ -74,12 +78,12 @@ def _cut(shape: torch.Size) -> int:
     return min(range(1, len(shape)), key=lambda cut: sum(_sides(shape, cut)))
 
 
-def as_matrix(task: Task, new: bool = False) -> Matrix:
-    """See a task's accumulators as those of a matrix; its parameter is contiguous and `is_matrix` said yes.
+def as_matrix(task: Task, new: bool = False) -> MatrixView:
+    """Return a task's accumulators as those of a matrix.
 
     Args:
-        task: the task.
-        new: take the accumulators' new values instead of the old ones.
+        task: a task for which `is_matrix` is true and whose parameter is contiguous.
+        new: whether to take the accumulators' new values instead of the old ones.
     """
     vectors: dict[int, Tensor] = {}
     for accumulator in task.accumulators:
@@ -90,7 +94,7 @@ def as_matrix(task: Task, new: bool = False) -> Matrix:
     cut = _cut(task.param.shape)
     lead = [vectors[dim] for dim in range(cut)]
     rest = [vectors[dim] for dim in range(cut, len(vectors))]
-    return Matrix(_combined(lead), _combined(rest), (lead, rest))
+    return MatrixView(_combined(lead), _combined(rest), (lead, rest))
 
 
 def _combined(vectors: list[Tensor]) -> Tensor:
@@ -98,6 +102,10 @@ def _combined(vectors: list[Tensor]) -> Tensor:
 
 
 def is_singleton(task: Task) -> bool:
-    """Whether every entry has an accumulator of its own (diagonal Adagrad), where SM3-I and SM3-II are the same."""
+    """Return whether every entry has its own accumulator (diagonal Adagrad). SM3-I and SM3-II are then the same.
+
+    Args:
+        task: a dense task.
+    """
     only = task.accumulators[0]
     return len(task.accumulators) == 1 and isinstance(only, GridAccumulator) and set(only.grid) <= {1}
