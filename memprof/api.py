@@ -18,15 +18,15 @@ from memprof.documents.vary import parse_vary, with_global_batch
 from memprof.documents.workload_spec import KnobValue, WorkloadSpec
 from memprof.errors import UsageError
 from memprof.prediction.accuracy import standing
-from memprof.search.advise.changes import Setup
-from memprof.search.advise.rank import Scales
-from memprof.search.advise.rank import advise as weigh_changes
+from memprof.search.advise.changes import TrainingSetup
+from memprof.search.advise.suggestions import SetupEvaluator
+from memprof.search.advise.suggestions import suggest as suggest_changes
+from memprof.search.find_fits import OnReport, device_of, find_fits
 from memprof.search.request import FitRequest
-from memprof.search.run import OnReport, device_of, find_fits
 from memprof.units import parse_size
 from memprof.workers.launcher import Launcher
 from memprof.workers.pool import Workers
-from memprof.workers.progress import OnComparison, OnProgress, Teller
+from memprof.workers.progress import OnComparison, OnProgress, ProgressReporter
 
 
 def compare(
@@ -275,8 +275,8 @@ def advise(
         found = workers.launchers[0].run(inquiry)
         assert isinstance(found, Findings)
         place, kernels = device_of(found.device, capacity, margin), found.device.kernels
-        scales = Scales(workload, place.name, place.usable_bytes, workers, Teller(on_progress))
-        now, suggestions = weigh_changes(Setup(spec, recipe, batch_size), kernels != "cpu", scales)
+        evaluator = SetupEvaluator(workload, place.name, place.usable_bytes, workers, ProgressReporter(on_progress))
+        now, suggestions = suggest_changes(TrainingSetup(spec, recipe, batch_size), kernels != "cpu", evaluator)
     return AdviceReport(
         environment=found.environment,
         workload=found.workload_info(workload, batch_size),
@@ -286,7 +286,7 @@ def advise(
         margin=margin,
         now=now,
         suggestions=suggestions,
-        evaluations=scales.evaluations,
+        evaluations=evaluator.evaluations,
         notes=[standing()] if kernels != "cpu" else [],
     )
 

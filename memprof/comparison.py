@@ -14,7 +14,7 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import MemprofError, UsageError
 from memprof.search.compare_columns import FitColumns
-from memprof.search.matrix import Forecasts
+from memprof.search.matrix import MatrixPrediction
 from memprof.workers.death import WorkerDiedError, outcome_of
 from memprof.workers.pool import Workers
 from memprof.workers.progress import OnComparison, OnProgress, Progress
@@ -146,11 +146,11 @@ class Study:
 
         def keep() -> None:
             runs = {number: self._measured[number].run for number in able}
-            self._keep_at({number: columns.filled(run, forecasts.matrices) for number, run in runs.items()})
+            self._keep_at({number: columns.filled(run, prediction.matrices) for number, run in runs.items()})
 
-        forecasts = Forecasts(columns.questions([self._optimizers[n] for n in able]), on_step, keep)
+        prediction = MatrixPrediction(columns.requests([self._optimizers[n] for n in able]), on_step, keep)
         self._workers.grow(_FORECASTERS)
-        forecasts.run(self._workers)
+        prediction.run(self._workers)
         keep()
         self._tell(label, "predict", stage="done")
 

@@ -1,4 +1,4 @@
-"""Saved documents: JSON that is written whole, and read back only if it is what it says it is."""
+"""Saved documents: JSON files that are written completely or not at all, and that are validated when they are read."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from memprof.errors import UsageError
 from memprof.files import write_text
 
-# A list of numbers, as indented JSON has it: a number to a line. No JSON string holds a line break.
+# A list of numbers in indented JSON, with one number on each line. A JSON string cannot match, because it cannot
+# contain a line break.
 _NUMBERS = re.compile(r"\[\n\s+-?\d[^\[\]{}\"]*\]")
 
-# The one way from a document up to what renders it, by `memprof.KIND` and function; named here and nowhere imported.
+# The module that renders each kind of document, by schema name and function. These modules are above this package, so
+# they are named here and imported only when they are needed.
 _RENDERERS: Mapping[tuple[str, str], str] = {
     ("memprof.comparison", "to_markdown"): "memprof.report.render.markdown",
     ("memprof.comparison", "to_frame"): "memprof.report.render.frame",
@@ -31,10 +33,10 @@ _Self = TypeVar("_Self", bound="Saved")
 
 
 class Saved(BaseModel):
-    """A document of its own, with a `schema`.
+    """The base class of all documents that are saved to files of their own; their field `schema` names their kind.
 
     Attributes:
-        maker: the command that saves such a document.
+        maker: The command that saves such a document.
     """
 
     maker: ClassVar[str] = "memprof"
@@ -46,15 +48,18 @@ class Saved(BaseModel):
         return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write the document to a file, whole or not at all.
+        """Write the document to a file, completely or not at all.
+
+        Args:
+            path: The file to write.
 
         Raises:
-            UsageError: the path cannot be written.
+            UsageError: The file cannot be written.
         """
         write_text(Path(path), self.to_json())
 
     def _rendered(self, function: str, *arguments: Any) -> Any:
-        """Return what a renderer's function of that name makes of this document."""
+        """Return the result of the renderer's function of that name for this document."""
         kind = self.__class__.model_fields["schema_"].default.partition("/")[0]
         return getattr(import_module(_RENDERERS[kind, function]), function)(self, *arguments)
 
@@ -62,8 +67,11 @@ class Saved(BaseModel):
     def load(cls: type[_Self], path: str | Path) -> _Self:
         """Read a saved document.
 
+        Args:
+            path: The file to read.
+
         Raises:
-            UsageError: the file is missing, is no JSON, or has another schema than this version knows.
+            UsageError: The file is missing, is not JSON, or has a schema that this version does not read.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")

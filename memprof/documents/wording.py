@@ -1,4 +1,4 @@
-"""Names of phases, categories and sources as they read in a sentence; numbers are `memprof.units`."""
+"""Names of phases, categories and sources for use in sentences; `memprof.units` does the same for numbers."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _PHASES = {
 
 
 def category_title(category: str) -> str:
-    """Return a category of the breakdown as a heading: `optimizer_state` is `optimizer state`."""
+    """Return the name of a category as it is shown in headings: `optimizer_state` becomes `optimizer state`."""
     return category.replace("_", " ")
 
 
 def phase_words(phase: str) -> str:
-    """Return a phase as it reads in a sentence: `backward` is `the backward pass`."""
+    """Return the name of a phase as it is used in a sentence: `backward` becomes `the backward pass`."""
     return _PHASES.get(phase, phase.replace("_", " "))
 
 
 def made_where(source: str, device: str) -> str:
-    """Return how figures came about: `measured on cpu`, `predicted for rtx-4090`."""
+    """Return how figures were made, for example `measured on cpu` or `predicted for rtx-4090`."""
     return f"{source} {'on' if source == 'measured' else 'for'} {device}"
 
 

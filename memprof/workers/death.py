@@ -1,4 +1,4 @@
-"""How a worker's death is told: as an error, as the outcome of its trial, and whether the kernel killed it."""
+"""What to report when a worker process dies: an error, the outcome of its trial, and whether the kernel killed it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from memprof.errors import MemprofError
 
 
 class WorkerDiedError(MemprofError):
-    """A worker ended without an answer.
+    """A worker process ended without an answer.
 
-    Attributes:
-        out_of_memory: the kernel killed a process for want of memory meanwhile, and this one was killed.
+    Args:
+        exit_code: The exit code of the process; a negative one is the number of the signal that ended it.
+        out_of_memory: Whether the worker was killed while the kernel's out-of-memory killer ended a process.
     """
 
     def __init__(self, exit_code: int, out_of_memory: bool) -> None:
@@ -25,7 +26,10 @@ class WorkerDiedError(MemprofError):
 
 
 def outcome_of(death: WorkerDiedError, trial: Trial) -> Outcome:
-    """Return the outcome of a trial whose worker died: out of memory if the kernel killed it for that."""
+    """Return the outcome of a trial whose worker died.
+
+    The status is `oom` if the kernel killed the worker because memory ran out, and `failed` otherwise.
+    """
     spec = trial.optimizer
     run = Run(
         optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),
@@ -37,7 +41,10 @@ def outcome_of(death: WorkerDiedError, trial: Trial) -> Outcome:
 
 
 def kernel_kills() -> int:
-    """Return how often the kernel killed a process for want of memory; 0 where it does not say (only Linux does)."""
+    """Return how many processes the kernel has killed because memory ran out (`oom_kill` in Linux's `/proc/vmstat`).
+
+    Other systems do not report this number, and the answer is 0 there.
+    """
     try:
         counters = Path("/proc/vmstat").read_text(encoding="ascii").split()
     except OSError:

@@ -1,4 +1,4 @@
-"""The first job of every command: check its arguments and describe what they mean, without training."""
+"""The first job of every command: it checks the arguments and describes what they mean, without training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ from memprof.workloads.loader import load_workload
 
 
 def inquire(inquiry: Inquiry, send: Callable[[BaseModel], None]) -> Findings:
-    """Return what is known of a workload, the devices and this machine before anything is trained.
+    """Describe a workload, the devices and this machine before anything is trained.
+
+    Args:
+        inquiry: The arguments to check.
+        send: Not used, because this job has no intermediate steps.
 
     Raises:
-        UsageError: a device, the workload or an optimizer is at fault.
+        UsageError: A device, the workload or an optimizer is wrong.
     """
     devices = [resolve(name, inquiry.world_size) for name in inquiry.devices]
     loaded = load_workload(inquiry.workload)
@@ -37,7 +41,7 @@ def inquire(inquiry: Inquiry, send: Callable[[BaseModel], None]) -> Findings:
 
 
 def _check_optimizer(spec: OptimizerSpec) -> None:
-    """Refuse unknown options, and of known optimizers wrong values, before anything is trained."""
+    """Refuse unknown options, and wrong values of the options of known optimizers, before anything is trained."""
     check_options(spec)
     if find_known(spec) is not None:
         build_optimizer(spec, [("weight", torch.nn.Parameter(torch.zeros(2, 2)))])

@@ -1,4 +1,4 @@
-"""Runs jobs in worker processes, one fresh process each, and survives whatever happens to them."""
+"""Runs each job in a fresh worker process, and keeps working if a worker crashes or is killed."""
 
 from __future__ import annotations
 
@@ -21,17 +21,22 @@ from memprof.workers.fork_server import kill_worker, receive_message, send_messa
 _Message = Annotated[Answer | Mistake | Step, Field(discriminator="kind")]
 _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
 
-# The profiler announces itself on stderr in every worker; users' own PyTorch warnings come through Python.
+# Silences PyTorch's C++ log: the profiler would announce itself on stderr in every worker. The PyTorch warnings that
+# concern users come through Python and still appear.
 _QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
-# Threads that wait by spinning make a step ten times slower as soon as another process has one of the cores.
+# OpenMP threads shall sleep while they wait: spinning threads make a step ten times slower as soon as another process
+# occupies one of the cores.
 _PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 class Launcher:
-    """Starts the fork server at once and hands it one job at a time; use it in a `with` block.
+    """Starts a fork server and gives it one job at a time; use it in a `with` block.
 
-    On leaving the block, also by an exception or Ctrl-C, the running worker and the server are killed.
+    When the block is left, also by an exception or Ctrl-C, the running worker and the server are killed.
+
+    Raises:
+        MemprofError: This system has no `fork()`.
     """
 
     def __init__(self) -> None:
@@ -45,7 +50,7 @@ class Launcher:
                 pass_fds=[child_end.fileno()],
                 env={**_QUIET, **_PATIENT, **os.environ},
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others
+                start_new_session=True,  # so that Ctrl-C reaches only this process, which then ends the others
             )
 
     def __enter__(self) -> Launcher:
@@ -63,9 +68,13 @@ class Launcher:
     def run(self, job: Job, on_step: Callable[[Step], None] | None = None) -> Answer:
         """Run a job in a fresh process and return its answer.
 
+        Args:
+            job: The job.
+            on_step: Called with each progress message of the worker.
+
         Raises:
-            MemprofError: what the worker found wrong, with its exit code.
-            WorkerDiedError: the worker was killed or crashed.
+            MemprofError: The worker reported an error; it has the worker's message and exit code.
+            WorkerDiedError: The worker was killed or crashed.
         """
         kills = kernel_kills()
         ours, theirs = socket.socketpair()
@@ -75,7 +84,7 @@ class Launcher:
             self._pid = int(self._receive()["pid"])
             answer = _read_answer(ours, on_step)
         if answer is not None:
-            kill_worker(self._pid)  # it has said all; its clean-up (freeing tensors one by one) helps nobody
+            kill_worker(self._pid)  # the answer is complete, so its clean-up (freeing each tensor) is not worth waiting
         send_message(self._control, {"wait_for": self._pid})
         exit_code = int(self._receive()["exit_code"])
         self._pid = None

@@ -1,4 +1,4 @@
-"""What a running comparison tells whoever watches it."""
+"""Progress messages from a running comparison, fit or advice to the caller."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from memprof.documents.jobs import Purpose
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """One sign of life of a trial.
+    """One progress message of a trial.
 
     Attributes:
-        trial: which trial, counted from 1, of `trials` known so far.
-        label: the optimizer spec, and for a fit trial the knob value, e.g. `adam  batch_size=4`.
-        purpose: `measure` makes a row of the table; `fit` and `confirm` serve the largest batch and model; `predict`
-            fills many cells of a table, and its steps are cells.
-        stage: `start` (worker forked), `build` (model), `step`, `done`.
-        step: the training step that is running, from 1, of `steps`.
-        peak_bytes: the process's memory high-water mark so far (CUDA: the allocator's peak).
-        run: the finished run, for `done` of a `measure` trial.
+        trial: The number of the trial, counted from 1.
+        trials: The number of trials that are expected so far.
+        label: The optimizer spec, and for a fit trial the value of the knob, e.g. `adam  batch_size=4`.
+        purpose: `measure` makes a row of the table. `fit` and `confirm` look for the largest batch and model. `predict`
+            fills many cells of a table; its steps are cells.
+        stage: `start` (the worker was forked), `build` (it builds the model), `step` or `done`.
+        step: The training step that is running, counted from 1.
+        steps: The number of training steps.
+        peak_bytes: The high-water mark of the process's memory so far, in bytes (on CUDA: the allocator's peak).
+        run: The finished run, when a trial is `done`.
     """
 
     trial: int
@@ -41,11 +43,11 @@ OnProgress = Callable[[Progress], None]
 OnComparison = Callable[[Comparison], None]
 
 
-class Teller:
-    """Numbers the trials, and tells whoever watches, one message at a time.
+class ProgressReporter:
+    """Counts the trials and passes their progress messages on, one at a time even if several threads report.
 
     Args:
-        on_progress: is told; None where nobody watches.
+        on_progress: Called with each message; None if nobody listens.
     """
 
     def __init__(self, on_progress: OnProgress | None) -> None:
@@ -54,16 +56,31 @@ class Teller:
         self._started = self._expected = 0
 
     def expect(self, trials: int) -> None:
-        """Count on so many more trials, so that progress knows its end; there may be more or fewer."""
+        """Announce how many more trials are expected.
+
+        Args:
+            trials: The expected number, from which the real one may differ.
+        """
         self._expected = self._started + trials
 
     def begin(self, label: str, purpose: Purpose) -> None:
-        """The next trial begins."""
-        self._started += 1
-        self.tell(label, purpose, stage="start")
+        """Report that the next trial begins.
 
-    def tell(self, label: str, purpose: Purpose, **details: Any) -> None:
-        """Tell about the trial that runs; the details are `memprof.workers.progress.Progress`'s."""
+        Args:
+            label: The label of the trial.
+            purpose: The purpose of the trial.
+        """
+        self._started += 1
+        self.report(label, purpose, stage="start")
+
+    def report(self, label: str, purpose: Purpose, **details: Any) -> None:
+        """Report the progress of the running trial.
+
+        Args:
+            label: The label of the trial.
+            purpose: The purpose of the trial.
+            details: The other attributes of `Progress`; `stage` is required.
+        """
         if self._on_progress is None:
             return
         with self._lock:

@@ -1,4 +1,4 @@
-"""What a freshly forked worker does with its one job: answer with messages, one JSON object per line."""
+"""The code of a freshly forked worker: it runs one job and answers with messages, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from memprof.user_code import describe
 
 _JOB: TypeAdapter[Job] = TypeAdapter(Job)
 
-# Who does which job: `module:function`, called with the job and with what sends signs of life. Rooms above this one are
-# named here and nowhere imported, so that workers can serve them all.
+# The function that runs each kind of job, as `module:function`. It is called with the job and with a function that
+# sends progress messages. Packages above this one are named here and imported nowhere, so that workers can serve them
+# all.
 JOBS: Mapping[str, str] = {
     "inquiry": "memprof.workers.inquiry:inquire",
     "trial": "memprof.measurement.run:run",
@@ -31,9 +32,13 @@ JOBS: Mapping[str, str] = {
 
 
 def work(channel: socket.socket, request: dict[str, Any]) -> None:
-    """Do the job that the request describes and send the answer; never raises.
+    """Run the job of a request and send its answer. Errors are sent as messages and not raised.
 
-    Whatever the user's code prints goes to stderr, so that stdout stays the results' own.
+    Everything that the user's code prints goes to stderr, because stdout is reserved for the results.
+
+    Args:
+        channel: The socket to send the messages on.
+        request: The job, as a JSON object.
     """
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     stream = channel.makefile("w", encoding="utf-8")
@@ -47,7 +52,7 @@ def work(channel: socket.socket, request: dict[str, Any]) -> None:
 
 
 def guarded(job: Callable[[], Answer]) -> Answer | Mistake:
-    """Return what a job returns, or as a message what it raises."""
+    """Call a job and return its answer, or a message with the error that it raised."""
     try:
         return job()
     except MemprofError as error:

@@ -11,15 +11,15 @@ import torch
 import memprof
 from memprof.devices.catalog import find_device
 from memprof.devices.resolve import target_of
-from memprof.documents.advice import AdviceReport, Figures
+from memprof.documents.advice import AdviceReport, PredictedFigures
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.optimizers.registry import KNOWN_OPTIMIZERS
 from memprof.prediction.run import predict_runs
 from memprof.report.content import advice as report_of
-from memprof.search.advise.changes import FOREACH, FUSED, Setup, combinations_of, possible_changes
-from memprof.search.advise.rank import why_nothing
+from memprof.search.advise.changes import FOREACH, FUSED, TrainingSetup, combinations_of, possible_changes
+from memprof.search.advise.suggestions import why_nothing
 from memprof.workers.launcher import Launcher
 
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
@@ -28,7 +28,7 @@ MIB, GIB = 1 << 20, 1 << 30
 
 
 def names(optimizer: str = "adam", batch_size: int = 8, cuda: bool = True, **recipe) -> list[str]:
-    setup = Setup(parse_optimizer(optimizer), Recipe(**recipe), batch_size)
+    setup = TrainingSetup(parse_optimizer(optimizer), Recipe(**recipe), batch_size)
     return [change.name for change in possible_changes(setup, cuda) if "8-bit" not in change.name]
 
 
@@ -69,7 +69,7 @@ def test_ranks_may_shard_what_each_of_them_holds():
 
 
 def test_combinations_are_of_different_parts_that_go_together():
-    changes = possible_changes(Setup(parse_optimizer("adam"), Recipe(), 8), cuda=True)
+    changes = possible_changes(TrainingSetup(parse_optimizer("adam"), Recipe(), 8), cuda=True)
     for group in combinations_of(changes):
         parts = {change.part for change in group}
         assert len(parts) == len(group) in (2, 3)
@@ -120,7 +120,7 @@ def test_what_saves_nothing_is_told_why(advice: AdviceReport):
 
 
 def test_memory_that_is_freed_and_stays_reserved_is_told_as_fragmentation():
-    now = Figures(
+    now = PredictedFigures(
         peak_bytes=22 * GIB, fits=False, phase="forward", held={"activations": 20 * GIB}, held_phase="backward"
     )
     then = now.model_copy(update={"held": {"activations": 19 * GIB}})

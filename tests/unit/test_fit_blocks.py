@@ -14,8 +14,8 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.vary import Vary
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.run import predict_runs
-from memprof.search.scaled_blocks import Blocks, blocks_at
-from memprof.search.trace_cache import Traces
+from memprof.search.scaled_blocks import TracedBlocks, blocks_at
+from memprof.search.trace_cache import TraceCache
 from memprof.trace.events import Block, Event, PhaseSpan, Trace
 
 GPU = target_of(find_device("rtx-4090"))
@@ -24,10 +24,10 @@ OPTIMIZERS = [parse_optimizer(text) for text in ("sm3", "adam", "adafactor")]
 SM3 = 0
 
 
-def traces(target: Target, vary: Vary, *values: int) -> Traces:
-    made = Traces(WorkloadSpec(model="gpt2", knobs=SMALL), OPTIMIZERS, Recipe(), 4, vary, target)
+def traces(target: Target, vary: Vary, *values: int) -> TraceCache:
+    made = TraceCache(WorkloadSpec(model="gpt2", knobs=SMALL), OPTIMIZERS, Recipe(), 4, vary, target)
     for value in values:
-        made.take(value)
+        made.add(value)
     assert not made.refused
     return made
 
@@ -39,46 +39,48 @@ def traces(target: Target, vary: Vary, *values: int) -> Traces:
 def test_tensors_follow_from_two_or_three_traces(knob: str, known: tuple[int, ...], value: int):
     made = traces(GPU, Vary(knob=knob), *known, value)
     for number in range(len(OPTIMIZERS)):
-        guessed = blocks_at(value, [made.blocks[number][one].bare for one in known])
-        traced = made.blocks[number][value].bare
+        guessed = blocks_at(value, [made.blocks[number][one].tensors_only for one in known])
+        traced = made.blocks[number][value].tensors_only
         assert guessed is not None
         assert guessed.signature == traced.signature
         np.testing.assert_allclose(guessed.sizes, traced.sizes, atol=SMALLEST_BLOCK)
-        assert guessed.need(GPU) == traced.need(GPU)
+        assert guessed.peak(GPU) == traced.peak(GPU)
 
 
 def test_two_traces_tell_a_width_s_square_from_its_line():
     made = traces(GPU, Vary(knob="d_model"), 192, 256, 384)
     for number in range(len(OPTIMIZERS)):
-        guessed = blocks_at(384, [made.blocks[number][one].bare for one in (192, 256)])
-        traced = made.blocks[number][384].bare
+        guessed = blocks_at(384, [made.blocks[number][one].tensors_only for one in (192, 256)])
+        traced = made.blocks[number][384].tensors_only
         assert guessed is not None
-        assert guessed.need(GPU) == traced.need(GPU)
+        assert guessed.peak(GPU) == traced.peak(GPU)
         assert np.abs(guessed.sizes - traced.sizes).max() <= SMALLEST_BLOCK
 
 
 def test_nothing_is_guessed_from_traces_of_another_number_of_blocks():
     """SM3's kernel takes a copy more where programs share a walk, which goes by the matrix's size."""
     made = traces(GPU, Vary(knob="d_model"), 96, 192)
-    assert blocks_at(384, [made.blocks[SM3][one].bare for one in (96, 192)]) is None
+    assert blocks_at(384, [made.blocks[SM3][one].tensors_only for one in (96, 192)]) is None
 
 
 def test_whatever_follows_an_image_s_pixels_goes_by_the_square_of_its_width():
     knobs = {"n_layers": 1, "d_model": 32, "n_heads": 2, "d_ff": 64, "patch_size": 8}
-    made = Traces(WorkloadSpec(model="vit-b16", knobs=knobs), OPTIMIZERS[2:], Recipe(), 2, Vary(knob="image_size"), GPU)
+    made = TraceCache(
+        WorkloadSpec(model="vit-b16", knobs=knobs), OPTIMIZERS[2:], Recipe(), 2, Vary(knob="image_size"), GPU
+    )
     for size in (32, 64, 256):
-        made.take(size)
-    guessed = blocks_at(256, [made.blocks[0][one].bare for one in (32, 64)])
+        made.add(size)
+    guessed = blocks_at(256, [made.blocks[0][one].tensors_only for one in (32, 64)])
     assert guessed is not None
-    assert guessed.need(GPU).bytes == pytest.approx(made.blocks[0][256].bare.need(GPU).bytes, rel=0.05)
+    assert guessed.peak(GPU).bytes == pytest.approx(made.blocks[0][256].tensors_only.peak(GPU).bytes, rel=0.05)
 
 
 @pytest.mark.parametrize("capacity_mib", [20, 40, 60, 90])
-def test_fits_is_what_need_within_says(capacity_mib: int):
+def test_fits_is_what_peak_within_says(capacity_mib: int):
     made = traces(GPU, Vary(), 64)
     for target in (GPU, Target()):
         for blocks in (made.blocks[number][64] for number in range(len(OPTIMIZERS))):
-            within = blocks.need_within(target, capacity_mib << 20, blocks.need(target))
+            within = blocks.peak_within(target, capacity_mib << 20, blocks.peak(target))
             assert blocks.fits(target, capacity_mib << 20) is within.fits
 
 
@@ -88,8 +90,8 @@ def test_guess_is_near_where_kernels_take_other_scratch():
         guess = made.guess(number, 1 << 26, 1, 65_536)
         assert guess > 8
         for value, fits in ((guess * 9 // 10, True), (guess * 11 // 10, False)):
-            made.take(value)
-            assert made.need_within(number, value, 1 << 26).fits is fits
+            made.add(value)
+            assert made.peak_within(number, value, 1 << 26).fits is fits
 
 
 def test_another_number_of_layers_is_another_order():
@@ -103,28 +105,30 @@ def test_need_is_what_a_prediction_says(target: Target):
     made = traces(target, Vary(), 4)
     workload = WorkloadSpec(model="gpt2", knobs=SMALL)
     for number, run in enumerate(predict_runs(workload, OPTIMIZERS, Recipe(), 4, target)):
-        need = made.need(number, 4)
+        need = made.peak(number, 4)
         assert need.bytes == (run.peak.reserved_bytes or run.peak.allocated_bytes)
         assert need.fits
         if target.kind == "cpu":
             assert need.phase == run.peak.phase
 
 
-def blocks_of(*sizes: int) -> Blocks:
+def blocks_of(*sizes: int) -> TracedBlocks:
     """Three blocks one after the other, each freed before the next: what is in use is less than what is cached."""
     events = [event for number, size in enumerate(sizes) for event in (Event(number, size), Event(number, -size))]
     spans = [PhaseSpan(0, 0, "build"), PhaseSpan(2, 1, "forward"), PhaseSpan(4, 1, "backward")]
-    return Blocks.of(1, Trace(blocks=[Block(size, "", tensor=True) for size in sizes], events=events, spans=spans))
+    return TracedBlocks.of(
+        1, Trace(blocks=[Block(size, "", tensor=True) for size in sizes], events=events, spans=spans)
+    )
 
 
 def test_cached_memory_is_given_back_before_it_runs_out():
     mib = 1 << 20
     blocks = blocks_of(40 * mib, 60 * mib, 80 * mib)
-    at_will = blocks.need(GPU)
-    assert (at_will.bytes, at_will.phase) == (180 * mib, "backward")
+    unlimited = blocks.peak(GPU)
+    assert (unlimited.bytes, unlimited.phase) == (180 * mib, "backward")
     assert blocks.allocated_bytes() == 80 * mib
-    within = blocks.need_within(GPU, 90 * mib, at_will)
+    within = blocks.peak_within(GPU, 90 * mib, unlimited)
     assert (within.fits, within.bytes) == (True, 80 * mib)
-    over = blocks.need_within(GPU, 70 * mib, at_will)
+    over = blocks.peak_within(GPU, 70 * mib, unlimited)
     assert (over.fits, over.bytes, over.phase) == (False, 180 * mib, "backward")
-    assert not blocks.need_within(Target(), 70 * mib, blocks.need(Target())).fits
+    assert not blocks.peak_within(Target(), 70 * mib, blocks.peak(Target())).fits

@@ -18,7 +18,7 @@ from memprof.errors import UsageError
 from memprof.report.content import fit as fits
 from memprof.report.content.sections import fit_remark
 from memprof.search.bracket import UNEVEN
-from memprof.search.trace_cache import Traces
+from memprof.search.trace_cache import TraceCache
 from memprof.workers.launcher import Launcher
 from memprof.workloads.loader import LoadedWorkload, load_workload
 from tests.data.models.lengths import LONGEST
@@ -78,10 +78,10 @@ def test_plain_batches_would_give_an_answer_that_runs_out_of_memory(launcher: La
     assert "give it a `longest_batch`" in " ".join(fits.sentences(unsafe))
 
     workload = WorkloadSpec(model=f"{FILE}:declared", longest=True)
-    traces = Traces(workload, [parse_optimizer("sgd")], Recipe(), 8, Vary(), Target())
+    traces = TraceCache(workload, [parse_optimizer("sgd")], Recipe(), 8, Vary(), Target())
     for value, holds in ((good.answer.value, True), (good.answer.next_value, False), (bad.answer.value, False)):
-        traces.take(value)
-        assert traces.need_within(0, value, BUDGET).fits is holds
+        traces.add(value)
+        assert traces.peak_within(0, value, BUDGET).fits is holds
 
 
 def test_fit_columns_of_a_comparison_say_the_same(launcher: Launcher):

@@ -24,10 +24,10 @@ from memprof.prediction.fake.training import fake_runs
 from memprof.prediction.repeat_step import trace_of
 from memprof.report.content import fit as fits
 from memprof.report.render.terminal import make_console
-from memprof.search.bracket import Search
-from memprof.search.by_prediction import Survey
-from memprof.search.scaled_blocks import Blocks, Need
-from memprof.search.trace_cache import Traces
+from memprof.search.bracket import Bracket
+from memprof.search.by_prediction import PredictedSearch
+from memprof.search.scaled_blocks import DevicePeak, TracedBlocks
+from memprof.search.trace_cache import TraceCache
 from memprof.training.micro_batches import recipe_at, step_samples, traced
 from memprof.workers.launcher import Launcher
 
@@ -80,7 +80,7 @@ def test_mistakes_are_one_sentence(vary: str, samples: int, changes: dict[str, A
 )
 def test_search_among_divisors_finds_what_trying_each_finds(samples: int, boundary: int, error: int, first: int):
     vary = Vary(samples=samples)
-    search = Search(vary, [vary.below(first)])
+    search = Bracket(vary, [vary.below(first)])
     while (value := search.next_value(lambda low, high: boundary + error)) is not None:
         assert value in vary
         assert value not in search.tried
@@ -90,11 +90,11 @@ def test_search_among_divisors_finds_what_trying_each_finds(samples: int, bounda
     assert search.failing == min((one for one in divisors if one > boundary), default=None)
 
 
-def needs_of(recipe: Recipe, target: Target) -> list[Need]:
+def peaks_of(recipe: Recipe, target: Target) -> list[DevicePeak]:
     semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
     specs = [parse_optimizer(text) for text in ("sm3", "adam")]
     made = fake_runs(WorkloadSpec(model="gpt2", knobs=SMALL), specs, recipe, 4, semantics)
-    return [Blocks.of(4, trace_of(fake, target)).need(target) for fake in made]
+    return [TracedBlocks.of(4, trace_of(fake, target)).peak(target) for fake in made]
 
 
 @pytest.mark.parametrize("target", [GPU, Target()], ids=["gpu", "cpu"])
@@ -102,21 +102,21 @@ def needs_of(recipe: Recipe, target: Target) -> list[Need]:
 def test_later_micro_batches_find_the_memory_as_the_traced_ones_do(target: Target, ranks: dict[str, Any]):
     recipe = Recipe(accumulate=7, **ranks)
     assert traced(recipe).accumulate == 3
-    assert needs_of(traced(recipe), target) == needs_of(recipe, target)
+    assert peaks_of(traced(recipe), target) == peaks_of(recipe, target)
 
 
 def test_search_by_prediction_follows_the_accumulation():
     vary = with_global_batch(Vary(), 960, Recipe())
     optimizers = [parse_optimizer("adam")]
-    traces = Traces(WorkloadSpec(model="gpt2", knobs=SMALL), optimizers, Recipe(), 8, vary, Target())
-    (answer,) = Survey(traces, [40 * MIB], 8).run()
+    traces = TraceCache(WorkloadSpec(model="gpt2", knobs=SMALL), optimizers, Recipe(), 8, vary, Target())
+    (answer,) = PredictedSearch(traces, [40 * MIB], 8).run()
     assert 960 % answer.value == 0
     assert answer.next_value == min(one for one in vary.values if one > answer.value)
     assert (answer.accumulate, answer.global_batch) == (960 // answer.value, 960)
     for value in (answer.value, answer.next_value):
-        whole = Traces(traces.workload, optimizers, Recipe(accumulate=960 // value), 8, Vary(), Target())
-        whole.take(value)
-        assert whole.need_within(0, value, 40 * MIB).fits is (value == answer.value)
+        whole = TraceCache(traces.workload, optimizers, Recipe(accumulate=960 // value), 8, Vary(), Target())
+        whole.add(value)
+        assert whole.peak_within(0, value, 40 * MIB).fits is (value == answer.value)
 
 
 def test_both_batches_are_shown_and_all_ranks_are_trained(launcher: Launcher):

@@ -15,8 +15,8 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.vary import Vary
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
-from memprof.search.bracket import Search
-from memprof.search.by_training import Room, TrainedSearch
+from memprof.search.bracket import Bracket
+from memprof.search.by_training import SearchSpace, TrainedSearch
 
 TRIAL = Trial(
     workload=WorkloadSpec(model="mlp"), optimizer=parse_optimizer("adam"), device="cpu", batch_size=8, recipe=Recipe()
@@ -26,8 +26,8 @@ MIB = 1 << 20
 
 def run_search(
     vary: Vary, fits: Callable[[int], bool | None], guess: Callable[[int, int], int], *firsts: int
-) -> Search:
-    search = Search(vary, firsts)
+) -> Bracket:
+    search = Bracket(vary, firsts)
     for _ in range(300):
         value = search.next_value(guess)
         if value is None:
@@ -110,13 +110,13 @@ class Machine:
 
     def search(self, value: int = 8) -> TrainedSearch:
         measured = outcome_of(self.peak(value), self.capacity)
-        return TrainedSearch(Room(TRIAL, Vary(), self.capacity), self.run, {value: measured})
+        return TrainedSearch(SearchSpace(TRIAL, Vary(), self.capacity), self.run, {value: measured})
 
     def check(self, *predicted: int) -> TrainedSearch:
         """Begin at the last of the predicted values, with the peaks that were predicted a tenth too low."""
         points = [FitPoint(value=value, peak_bytes=self.peak(value) * 9 // 10) for value in predicted]
         forecast = FitAnswer(knob="batch_size", value=predicted[-1], method="predicted", points=points)
-        return TrainedSearch(Room(TRIAL, Vary(), self.capacity), self.run, forecast=forecast)
+        return TrainedSearch(SearchSpace(TRIAL, Vary(), self.capacity), self.run, forecast=forecast)
 
     def run(self, trial: Trial, purpose: str, label: str) -> Outcome:
         self.trained.append(trial.batch_size)
@@ -130,7 +130,7 @@ def linear(batch: int) -> int:
 
 def test_linear_peak_takes_one_more_point_and_two_proofs():
     machine = Machine(linear, 1000 * MIB)
-    answer = machine.search().prove()
+    answer = machine.search().confirm()
     assert (answer.value, answer.next_value, answer.method) == (128, 129, "confirmed")
     assert machine.trained == [4, 128, 129]
     assert machine.limits == [None, 1000 * MIB, 1000 * MIB]
@@ -139,7 +139,7 @@ def test_linear_peak_takes_one_more_point_and_two_proofs():
 
 def test_right_prediction_takes_two_trainings_under_the_cap():
     machine = Machine(linear, 1000 * MIB)
-    answer = machine.check(8, 4, 128).prove()
+    answer = machine.check(8, 4, 128).confirm()
     assert (answer.value, answer.next_value, answer.method, answer.peak_bytes) == (128, 129, "confirmed", 996 * MIB)
     assert machine.trained == [128, 129]
     assert machine.limits == [1000 * MIB] * 2
@@ -148,7 +148,7 @@ def test_right_prediction_takes_two_trainings_under_the_cap():
 @pytest.mark.parametrize(("predicted", "most"), [(100, 5), (127, 3), (129, 2), (131, 4), (180, 14)])
 def test_wrong_prediction_gives_way_to_what_was_trained(predicted: int, most: int):
     machine = Machine(linear, 1000 * MIB)
-    answer = machine.check(8, 4, predicted).prove()
+    answer = machine.check(8, 4, predicted).confirm()
     assert (answer.value, answer.next_value, answer.method) == (128, 129, "confirmed")
     assert len(machine.trained) <= most
 
@@ -156,7 +156,7 @@ def test_wrong_prediction_gives_way_to_what_was_trained(predicted: int, most: in
 def test_prediction_that_nothing_fits_is_tried_too():
     machine = Machine(lambda batch: linear(batch) + 1000 * MIB, 1000 * MIB)
     forecast = FitAnswer(knob="batch_size", value=0, method="predicted", points=[])
-    answer = TrainedSearch(Room(TRIAL, Vary(), machine.capacity), machine.run, forecast=forecast).prove()
+    answer = TrainedSearch(SearchSpace(TRIAL, Vary(), machine.capacity), machine.run, forecast=forecast).confirm()
     assert (answer.value, answer.next_value, answer.method) == (0, 1, "confirmed")
     assert machine.trained == [1]
 
@@ -172,7 +172,7 @@ def test_training_that_fails_ends_the_search_with_what_is_known():
     machine = Machine(linear, 1000 * MIB)
     search = machine.check(8, 4, 128)
     search._run_trial = run
-    answer = search.prove()
+    answer = search.confirm()
     assert (answer.value, answer.method) == (128, "extrapolated")
     assert answer.notes == ["batch_size=129 could not be trained: the loss is nan"]
 
@@ -191,7 +191,7 @@ def test_proven_answer_is_what_trying_every_value_finds(base, slope, bend, quant
         return -(-exact // quantum) * quantum * MIB
 
     machine = Machine(peak, capacity * MIB)
-    answer = machine.search(first).prove()
+    answer = machine.search(first).confirm()
     largest = max((v for v in range(1, 2100) if peak(v) <= capacity * MIB), default=0)
     if answer is None:  # fewer than two values could be trained
         assert largest < 2
@@ -206,5 +206,5 @@ def test_knob_that_cannot_be_halved_or_doubled_has_no_answer():
     def refuse(trial: Trial, purpose: str, label: str) -> Outcome:
         raise UsageError("n_heads must divide d_model")
 
-    room = Room(TRIAL, Vary(knob="d_model"), 100 * MIB)
-    assert TrainedSearch(room, refuse, {96: outcome_of(10 * MIB, None)}).prove() is None
+    space = SearchSpace(TRIAL, Vary(knob="d_model"), 100 * MIB)
+    assert TrainedSearch(space, refuse, {96: outcome_of(10 * MIB, None)}).confirm() is None

@@ -1,36 +1,36 @@
-"""The work behind `memprof advise`: weigh every change, and the combinations that make the difference."""
+"""The work behind `memprof advise`: predicts every change, and the combinations of changes that make the difference."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from memprof.documents.advice import Figures, Suggestion
+from memprof.documents.advice import PredictedFigures, Suggestion
 from memprof.documents.jobs import Step, Weighing, Weight, Weights
 from memprof.documents.wording import category_title, phase_words
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import ExitCode, MemprofError
-from memprof.search.advise.changes import MICRO_BATCH, Change, Setup, combinations_of, possible_changes
+from memprof.search.advise.changes import MICRO_BATCH, SetupChange, TrainingSetup, combinations_of, possible_changes
 from memprof.units import format_share, format_size
 from memprof.workers.pool import Workers
-from memprof.workers.progress import Teller
+from memprof.workers.progress import ProgressReporter
 
-# A saving below this share of the peak is none.
+# A saving below this share of the peak counts as none.
 NEGLIGIBLE = 0.01
 
 
-def saves_nothing(now: Figures, saves_bytes: int) -> bool:
-    """Whether a saving is not worth the change."""
+def saves_nothing(now: PredictedFigures, saves_bytes: int) -> bool:
+    """Return whether a saving is too small to be worth the change."""
     return saves_bytes < NEGLIGIBLE * now.peak_bytes
 
 
-def why_nothing(now: Figures, then: Figures, parts: set[str]) -> str:
-    """Return why a peak stays where it is.
+def why_nothing(now: PredictedFigures, then: PredictedFigures, parts: set[str]) -> str:
+    """Return the reason why a change does not lower the peak.
 
     Args:
-        now: the training as it is.
-        then: the training with the change.
-        parts: of the training that the change is about.
+        now: The present training.
+        then: The training with the change.
+        parts: The parts of the training that are changed.
     """
     total = sum(now.held.values()) or 1
     less = total - sum(then.held.values())
@@ -47,34 +47,34 @@ def why_nothing(now: Figures, then: Figures, parts: set[str]) -> str:
 
 
 _MOST_COMBINATIONS = 6
-_Group = tuple[Change, ...]
+_Combination = tuple[SetupChange, ...]
 
 
 @dataclass
-class Scales:
-    """Weighs setups of one workload on one device, those with the same recipe together.
+class SetupEvaluator:
+    """Predicts the peaks of setups of one workload on one device. Setups with the same recipe share a trace.
 
     Attributes:
-        workload: what is trained.
-        device: its resolved name.
-        capacity_bytes: what is usable of it.
-        workers: do the tracing.
-        teller: told about each recipe.
-        weights: by a setup's key.
-        evaluations: recipes that were traced.
+        workload: The workload that is trained.
+        device: The resolved name of the device.
+        capacity_bytes: The memory that training may use there, in bytes.
+        workers: The workers that trace.
+        reporter: Reports the progress after each recipe.
+        results: The predicted peak of each setup, by the setup's key.
+        evaluations: The number of recipes that were traced.
     """
 
     workload: WorkloadSpec
     device: str
     capacity_bytes: int
     workers: Workers
-    teller: Teller
-    weights: dict[tuple[str, ...], Weight] = field(default_factory=dict)
+    reporter: ProgressReporter
+    results: dict[tuple[str, ...], Weight] = field(default_factory=dict)
     evaluations: int = 0
 
-    def weigh(self, setups: Iterable[Setup]) -> None:
-        """Weigh all setups: one trace for each recipe and batch size."""
-        cases: dict[tuple[str, int], list[Setup]] = {}
+    def evaluate(self, setups: Iterable[TrainingSetup]) -> None:
+        """Predict all setups, with one trace for each recipe and batch size, and store the results."""
+        cases: dict[tuple[str, int], list[TrainingSetup]] = {}
         for setup in {setup.key: setup for setup in setups}.values():
             cases.setdefault((setup.traced_recipe.model_dump_json(), setup.batch_size), []).append(setup)
         groups = list(cases.values())
@@ -84,19 +84,19 @@ class Scales:
         def on_finish(number: int) -> None:
             nonlocal done
             done += 1
-            self.teller.tell("weighing changes", "predict", stage="step", step=done, steps=len(jobs))
+            self.reporter.report("weighing changes", "predict", stage="step", step=done, steps=len(jobs))
 
-        self.teller.begin("weighing changes", "predict")
+        self.reporter.begin("weighing changes", "predict")
         answers = self.workers.run(jobs, _ignore, on_finish)
-        self.teller.tell(f"{len(jobs)} recipes weighed", "predict", stage="done")
+        self.reporter.report(f"{len(jobs)} recipes weighed", "predict", stage="done")
         self.evaluations += len(jobs)
         for group, job, answer in zip(groups, jobs, answers, strict=True):
             assert isinstance(answer, Weights)
             for setup in group:
                 row = answer.weights[job.optimizers.index(setup.optimizer)]
-                self.weights[setup.key] = row[job.confs.index(setup.conf)]
+                self.results[setup.key] = row[job.confs.index(setup.conf)]
 
-    def _job(self, group: Sequence[Setup]) -> Weighing:
+    def _job(self, group: Sequence[TrainingSetup]) -> Weighing:
         texts = {setup.optimizer.text: setup.optimizer for setup in group}
         return Weighing(
             workload=self.workload,
@@ -110,37 +110,45 @@ class Scales:
 
 
 def _ignore(number: int, step: Step) -> None:
-    """A weighing is one trace: there is nothing to tell until it ends."""
+    """Report nothing, because each of these jobs is a single trace without intermediate steps."""
 
 
-def advise(setup: Setup, cuda: bool, scales: Scales) -> tuple[Figures, list[Suggestion]]:
-    """Return what a training takes, and what can be changed, the best first.
+def suggest(setup: TrainingSetup, cuda: bool, evaluator: SetupEvaluator) -> tuple[PredictedFigures, list[Suggestion]]:
+    """Predict a training as it is, and suggest changes.
+
+    Args:
+        setup: The present setup.
+        cuda: Whether it trains on a GPU, with PyTorch's caching allocator.
+        evaluator: Predicts the setups.
+
+    Returns:
+        The figures of the present training, and the suggestions, the best first.
 
     Raises:
-        MemprofError: the training cannot be predicted as it is.
+        MemprofError: The training cannot be predicted as it is.
     """
     changes = possible_changes(setup, cuda)
-    groups: list[_Group] = [(), *((change,) for change in changes), *combinations_of(changes)]
+    groups: list[_Combination] = [(), *((change,) for change in changes), *combinations_of(changes)]
     setups = {group: _applied(setup, group) for group in groups}
-    scales.weigh(setups.values())
-    now = _figures(scales.weights[setup.key])
+    evaluator.evaluate(setups.values())
+    now = _figures(evaluator.results[setup.key])
     if now is None:
-        raise MemprofError(scales.weights[setup.key].reason or "nothing was predicted", ExitCode.USAGE)
-    found = {group: _suggestion(group, scales.weights[setups[group].key], now) for group in groups if group}
+        raise MemprofError(evaluator.results[setup.key].reason or "nothing was predicted", ExitCode.USAGE)
+    found = {group: _suggestion(group, evaluator.results[setups[group].key], now) for group in groups if group}
     singles = [found[(change,)] for change in _worth_showing(changes, found)]
     return now, sorted([*singles, *_combined(found, now)], key=_rank)
 
 
-def _applied(setup: Setup, group: _Group) -> Setup:
+def _applied(setup: TrainingSetup, group: _Combination) -> TrainingSetup:
     for change in group:
         setup = change.apply(setup)
     return setup
 
 
-def _figures(weight: Weight) -> Figures | None:
+def _figures(weight: Weight) -> PredictedFigures | None:
     if weight.bytes is None:
         return None
-    return Figures(
+    return PredictedFigures(
         peak_bytes=weight.bytes,
         fits=weight.fits,
         phase=weight.phase,
@@ -149,7 +157,7 @@ def _figures(weight: Weight) -> Figures | None:
     )
 
 
-def _suggestion(group: _Group, weight: Weight, now: Figures) -> Suggestion:
+def _suggestion(group: _Combination, weight: Weight, now: PredictedFigures) -> Suggestion:
     figures = _figures(weight)
     saves = None if figures is None else now.peak_bytes - figures.peak_bytes
     nothing = figures is not None and saves is not None and saves_nothing(now, saves)
@@ -165,16 +173,16 @@ def _suggestion(group: _Group, weight: Weight, now: Figures) -> Suggestion:
     )
 
 
-def _worth_showing(changes: Sequence[Change], found: dict[_Group, Suggestion]) -> list[Change]:
-    """Leave out the micro-batches that are smaller than they have to be, or not small enough."""
+def _worth_showing(changes: Sequence[SetupChange], found: dict[_Combination, Suggestion]) -> list[SetupChange]:
+    """Leave out the micro-batches that are smaller than they have to be, and those that are not small enough."""
     sizes = [change for change in changes if change.part == MICRO_BATCH]
     enough = next((change for change in sizes if found[(change,)].fits), None)
     kept = [enough] if enough is not None else sizes[-1:]
     return [change for change in changes if change.part != MICRO_BATCH or change in kept]
 
 
-def _combined(found: dict[_Group, Suggestion], now: Figures) -> list[Suggestion]:
-    """Return the combinations that fit where no part of them does; or the one that comes nearest."""
+def _combined(found: dict[_Combination, Suggestion], now: PredictedFigures) -> list[Suggestion]:
+    """Return the combinations that fit although no part of them fits, or else the one that comes nearest to it."""
     if now.fits:
         return []
     fitting = {group for group, suggestion in found.items() if suggestion.fits}
@@ -186,7 +194,7 @@ def _combined(found: dict[_Group, Suggestion], now: Figures) -> list[Suggestion]
 
 
 def _rank(suggestion: Suggestion) -> tuple[bool, int, int, int]:
-    """Order: what fits first, by how little it disturbs; the rest by what it saves."""
+    """Return the sort key: suggestions that fit come first, ordered by disturbance; the others by what they save."""
     saves = suggestion.saves_bytes if suggestion.saves_bytes is not None else -(1 << 62)
     if suggestion.fits:
         return False, suggestion.disturbance, len(suggestion.changes), -saves

@@ -1,4 +1,4 @@
-"""The work behind `memprof fit`: predict the whole matrix, then prove by training what can be trained here."""
+"""The work behind `memprof fit`: predicts the whole matrix, then confirms by training what this machine can train."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from memprof.documents.vary import BATCH, check_knob
 from memprof.errors import ExitCode, MemprofError, UsageError
 from memprof.prediction.accuracy import standing
 from memprof.search.bracket import UNTRAINED
-from memprof.search.by_training_job import Prover
-from memprof.search.matrix import Forecasts, Place, Question
+from memprof.search.confirm import Confirmer
+from memprof.search.matrix import MatrixPrediction, MatrixRequest, SearchDevice
 from memprof.search.request import FitRequest
 from memprof.workers.launcher import Launcher
 from memprof.workers.pool import Workers
-from memprof.workers.progress import OnProgress, Teller
+from memprof.workers.progress import OnProgress, ProgressReporter
 
 OnReport = Callable[[FitReport], None]
 
@@ -32,29 +32,29 @@ def find_fits(
     """Return the largest value of a knob for each optimizer on each device.
 
     Args:
-        request: what is to be found.
-        on_progress: told about every evaluation.
-        launcher: a fork server that runs already; those that are needed are started if not given.
-        on_report: given the report so far after every finished cell.
+        request: What to find.
+        on_progress: Called with the progress of every evaluation.
+        launcher: A fork server that is already running. Without one, as many as are needed are started.
+        on_report: Called with the report so far after every finished cell.
 
     Raises:
-        UsageError: an argument, the workload or the recipe is at fault.
-        MemprofError: something failed that has to do with no single optimizer.
+        UsageError: An argument, the workload or the recipe is wrong.
+        MemprofError: Something failed that is not the fault of a single optimizer.
     """
     with Workers(len(request.devices), launcher) as workers:
-        return _Study(request, workers, on_progress, on_report).run()
+        return _FitRun(request, workers, on_progress, on_report).run()
 
 
 def device_of(fact: DeviceFact, budget: int | None, margin: str) -> FitDevice:
-    """Return a device with what is usable of it.
+    """Return a device with the memory that training may use there.
 
     Args:
-        fact: what a worker says of it.
-        budget: in place of its memory, in bytes.
-        margin: to leave free.
+        fact: What a worker found out about the device.
+        budget: The memory to fill in place of the device's own, in bytes.
+        margin: The memory to leave free: a share (`5%`) or a size (`1GiB`).
 
     Raises:
-        UsageError: the margin is none, or leaves nothing.
+        UsageError: The margin is neither a share nor a size, or it leaves no memory.
     """
     capacity = fact.capacity_bytes if budget is None else budget
     return FitDevice(
@@ -66,28 +66,28 @@ def device_of(fact: DeviceFact, budget: int | None, margin: str) -> FitDevice:
     )
 
 
-class _Study:
-    """A matrix as it is filled."""
+class _FitRun:
+    """One run of `memprof fit`: it holds the matrix while it is being filled."""
 
     def __init__(
         self, request: FitRequest, workers: Workers, on_progress: OnProgress | None, on_report: OnReport | None
     ) -> None:
         self._request = request
         self._workers = workers
-        self._teller = Teller(on_progress)
+        self._reporter = ProgressReporter(on_progress)
         self._on_report = on_report
         self._unpredictable: str | None = None
-        self._proven: dict[tuple[str, str], FitCell] = {}
+        self._confirmed: dict[tuple[str, str], FitCell] = {}
 
     def run(self) -> FitReport:
-        self._inquire()
+        self._check()
         self._predict()
         if self._request.confirm:
-            self._prove()
+            self._confirm()
         return self._report()
 
-    def _inquire(self) -> None:
-        """Check everything that can be checked without a trace."""
+    def _check(self) -> None:
+        """Check everything that can be checked without tracing or training."""
         request, launcher = self._request, self._workers.launchers[0]
         found = launcher.run(
             Inquiry(
@@ -104,40 +104,40 @@ class _Study:
         self._devices = [device_of(fact, request.budget, request.margin) for fact in found.devices]
         check_knob(request.vary, found.name, found.knobs)
         self._found = found
-        self._prover = Prover(request, self._present(), launcher, self._teller)
+        self._confirmer = Confirmer(request, self._present(), launcher, self._reporter)
         kernels = {fact.name: fact.kernels for fact in found.devices}
-        places = [Place(device.name, device.usable_bytes, kernels[device.name]) for device in self._devices]
-        self._forecasts = Forecasts([self._question(places)], self._tell_forecast, self._keep)
+        devices = [SearchDevice(device.name, device.usable_bytes, kernels[device.name]) for device in self._devices]
+        self._prediction = MatrixPrediction([self._request_for(devices)], self._report_prediction, self._keep)
 
     def _present(self) -> int:
-        """Return the value of the knob that the user trains with, or the workload's default."""
+        """Return the value of the knob that the user trains with, or the default of the workload."""
         knob = self._request.vary.knob
         return self._request.batch_size if knob == BATCH else int(self._found.knobs[knob])
 
-    def _question(self, places: list[Place]) -> Question:
-        return Question(
+    def _request_for(self, devices: list[SearchDevice]) -> MatrixRequest:
+        return MatrixRequest(
             workload=self._request.workload,
             optimizers=self._request.optimizers,
-            places=places,
+            devices=devices,
             recipe=self._request.recipe,
             batch_size=self._request.batch_size,
             vary=self._request.vary,
             present=self._present(),
         )
 
-    def _tell_forecast(self, label: str, finished: int, cells: int) -> None:
-        self._teller.tell(label, "predict", stage="step", step=finished, steps=cells)
+    def _report_prediction(self, label: str, finished: int, cells: int) -> None:
+        self._reporter.report(label, "predict", stage="step", step=finished, steps=cells)
 
     def _predict(self) -> None:
-        self._teller.begin(self._found.name, "predict")
+        self._reporter.begin(self._found.name, "predict")
         try:
-            self._forecasts.run(self._workers)
+            self._prediction.run(self._workers)
         except MemprofError as error:
             if error.exit_code != ExitCode.USAGE or not self._all_can_be_trained:
                 raise
             self._unpredictable = str(error)
             return
-        self._teller.tell(f"{len(self._keys)} cells predicted", "predict", stage="done")
+        self._reporter.report(f"{len(self._keys)} cells predicted", "predict", stage="done")
 
     @property
     def _keys(self) -> list[tuple[FitDevice, OptimizerSpec]]:
@@ -147,21 +147,21 @@ class _Study:
     def _all_can_be_trained(self) -> bool:
         return self._request.confirm and not any(device.simulated for device in self._devices)
 
-    def _prove(self) -> None:
-        """Train what can be trained here, cell by cell."""
+    def _confirm(self) -> None:
+        """Confirm the cells of this machine's devices by training, one after the other."""
         cells = [(device, optimizer) for device, optimizer in self._keys if not device.simulated]
-        self._teller.expect(2 * len(cells))  # an answer and its successor
+        self._reporter.expect(2 * len(cells))  # an answer and its successor
         for device, optimizer in cells:
             predicted = self._predicted(device, optimizer)
             if not isinstance(predicted, str):
-                self._proven[device.name, optimizer.text] = self._prove_one(device, optimizer, predicted)
+                self._confirmed[device.name, optimizer.text] = self._confirm_one(device, optimizer, predicted)
                 self._keep()
 
-    def _prove_one(self, device: FitDevice, optimizer: OptimizerSpec, predicted: FitAnswer | None) -> FitCell:
-        refused = self._forecasts.matrices[0].refused.get(device.name, ())
+    def _confirm_one(self, device: FitDevice, optimizer: OptimizerSpec, predicted: FitAnswer | None) -> FitCell:
+        refused = self._prediction.matrices[0].refused.get(device.name, ())
         cell = FitCell(optimizer=optimizer.text, device=device.name)
         try:
-            answer = self._prover.prove(device, optimizer, predicted, refused)
+            answer = self._confirmer.confirm(device, optimizer, predicted, refused)
         except MemprofError as error:
             if error.exit_code == ExitCode.USAGE:
                 raise
@@ -170,7 +170,7 @@ class _Study:
         return cell.model_copy(update={"answer": answer, "reason": reason})
 
     def _predicted(self, device: FitDevice, optimizer: OptimizerSpec) -> FitAnswer | str | None:
-        return self._forecasts.matrices[0].found.get((device.name, optimizer.text))
+        return self._prediction.matrices[0].found.get((device.name, optimizer.text))
 
     def _keep(self) -> None:
         if self._on_report is not None:
@@ -186,15 +186,17 @@ class _Study:
             margin=self._request.margin,
             devices=self._devices,
             cells=cells,
-            evaluations=Evaluations(predicted=self._forecasts.matrices[0].evaluations, trained=self._prover.trained),
+            evaluations=Evaluations(
+                predicted=self._prediction.matrices[0].evaluations, trained=self._confirmer.trained
+            ),
             notes=self._notes(),
         )
 
     def _cell(self, device: FitDevice, optimizer: OptimizerSpec) -> FitCell:
-        """Return what is known of a cell so far."""
+        """Return a cell with what was found for it so far."""
         cell = FitCell(optimizer=optimizer.text, device=device.name)
-        if (device.name, optimizer.text) in self._proven:
-            return self._proven[device.name, optimizer.text]
+        if (device.name, optimizer.text) in self._confirmed:
+            return self._confirmed[device.name, optimizer.text]
         predicted = self._predicted(device, optimizer)
         if predicted is None:
             return cell.model_copy(update={"pending": True})
