@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from memprof.api import compare, predict
     from memprof.api_advise import advise
     from memprof.api_fit import fit
+    from memprof.api_run import run
     from memprof.documents.comparison import Comparison
     from memprof.documents.recipe import Recipe
     from memprof.errors import MemprofError, UsageError
@@ -26,9 +27,21 @@ _HOMES = {
     "compare": "memprof.api",
     "fit": "memprof.api_fit",
     "predict": "memprof.api",
+    "run": "memprof.api_run",
 }
 
-__all__ = ["Comparison", "MemprofError", "Recipe", "UsageError", "Workload", "advise", "compare", "fit", "predict"]
+__all__ = [
+    "Comparison",
+    "MemprofError",
+    "Recipe",
+    "UsageError",
+    "Workload",
+    "advise",
+    "compare",
+    "fit",
+    "predict",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

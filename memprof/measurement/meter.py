@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -99,15 +99,29 @@ class Meter:
         """Return the most memory used so far, for progress."""
         return self._probe.high_water_bytes()
 
-    def finish(self, buckets: Collection[int] = ()) -> Reading:
-        """End recording and analyse the trace; `buckets` are the sizes of those in which DDP reduces gradients."""
+    def finish(
+        self,
+        buckets: Collection[int] = (),
+        tidied: Callable[[list[Entry]], list[Entry]] = list,
+        *,
+        with_build: bool = False,
+    ) -> Reading:
+        """End recording and analyse the trace.
+
+        Args:
+            buckets: sizes of those in which DDP reduces gradients.
+            tidied: what is done to the stream of events before it is analysed.
+            with_build: what comes before the first training step is a phase, and may set the peak.
+        """
         self._probe.end_phase(self._phase)
-        entries = self._recorder.stop()
+        entries = tidied(self._recorder.stop())
         trace = build_trace([*self._before, *entries])
         history = self._recorder.history
-        spans = [span for span in span_peaks(trace) if span.step > 0]
+        spans = [span for span in span_peaks(trace) if span.step > 0 or with_build]
         top = max(spans, key=lambda span: span.peak_bytes)
-        step_peaks = [max(s.peak_bytes for s in spans if s.step == step) for step in sorted({s.step for s in spans})]
+        step_peaks = [
+            max(s.peak_bytes for s in spans if s.step == step) for step in sorted({s.step for s in spans} - {0})
+        ]
         requested = build_trace([*self._before, *as_requested(entries, history)]) if history else trace
         label_workspaces(trace, requested, self._probe.workspace_bytes())
         label_buckets(trace, requested, buckets)

@@ -76,7 +76,7 @@ class Prover:
             outcome = self._launcher.run(trial, on_step)
             assert isinstance(outcome, Outcome)
         except WorkerDiedError as death:
-            outcome = outcome_of(death, trial)
+            outcome = outcome_of(death, trial.optimizer, trial.device)
             if trial.limit_bytes is not None:  # libraries that are refused memory may crash
                 run = outcome.run.model_copy(update={"status": "oom"})
                 outcome = outcome.model_copy(update={"run": run})

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter
 
 from memprof.documents.comparison import OptimizerInfo, Run
-from memprof.documents.jobs import Answer, Job, Mistake, Outcome, Step, Trial
+from memprof.documents.jobs import Answer, Job, Mistake, Outcome, Step
+from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.errors import ExitCode, MemprofError
 from memprof.workers.fork_server import kill_worker, receive_message, send_message
 
@@ -43,12 +44,11 @@ class WorkerDiedError(MemprofError):
         super().__init__(f"the worker process ended without a result ({name}){reason}")
 
 
-def outcome_of(death: WorkerDiedError, trial: Trial) -> Outcome:
+def outcome_of(death: WorkerDiedError, spec: OptimizerSpec, device: str) -> Outcome:
     """Return the outcome of a trial whose worker died: out of memory if the kernel killed it for that."""
-    spec = trial.optimizer
     run = Run(
         optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),
-        device=trial.device,
+        device=device,
         status="oom" if death.out_of_memory else "failed",
         reason=str(death),
     )

@@ -27,6 +27,10 @@ from memprof.documents.jobs import (
     Mistake,
     Outcome,
     Outcomes,
+    ScriptFindings,
+    ScriptForecast,
+    ScriptInquiry,
+    ScriptTrial,
     Trial,
     Weighing,
 )
@@ -34,6 +38,7 @@ from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.errors import ExitCode, MemprofError, UsageError
 from memprof.measurement.trial import run_trial
 from memprof.optimizers.registry import build_optimizer, check_options, find_known
+from memprof.scripts.program import check_program
 from memprof.user_code import describe
 from memprof.workloads.loader import load_workload
 
@@ -84,12 +89,40 @@ def _answer(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answe
         from memprof.search.advise.evaluate import weigh
 
         return weigh(Weighing.model_validate(request))
+    if request["job"].startswith("script"):
+        return _about_script(request, send)
     trial = Trial.model_validate(request)
     if trial.recipe.strategy == "single":
         return run_trial(trial, send)
     from memprof.measurement.ranks.launch import run_ranks
 
     return run_ranks(trial, send, guarded)
+
+
+def _about_script(request: dict[str, Any], send: Callable[[BaseModel], None]) -> Answer:
+    if request["job"] == "script-inquiry":
+        return _inquire_script(ScriptInquiry.model_validate(request))
+    if request["job"] == "script-forecast":
+        from memprof.prediction.script import predict_script
+
+        return predict_script(ScriptForecast.model_validate(request), send)
+    from memprof.measurement.script import measure_script
+
+    return measure_script(ScriptTrial.model_validate(request), send)
+
+
+def _inquire_script(inquiry: ScriptInquiry) -> ScriptFindings:
+    device, capacity = resolve_device(inquiry.device)
+    check_program(inquiry.script)
+    for one in inquiry.substitutions:
+        if not one.is_as_is:
+            _check_optimizer(one.spec)
+    return ScriptFindings(
+        environment=describe_environment(inquiry.command, device if is_real(device) else "cpu"),
+        device=device,
+        simulated=not is_real(device),
+        device_memory_bytes=capacity,
+    )
 
 
 def _inquire(inquiry: Inquiry) -> Findings:

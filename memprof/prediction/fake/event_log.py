@@ -144,6 +144,10 @@ class EventLog:
         pairs = zip(self._entries, self._owners, strict=True)
         return [entry for entry, whose in pairs if whose is None or whose == owner]
 
+    def since(self, number: int) -> list[Entry]:
+        """Return the stream from an entry on, of all optimizers."""
+        return self._entries[number:]
+
     def _died(self, watch: weakref.ref[torch.UntypedStorage]) -> None:
         assert isinstance(watch, _Watch)
         if self._watches.get(watch.address) is watch:
