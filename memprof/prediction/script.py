@@ -22,8 +22,11 @@ from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
 from memprof.prediction.cpu.semantics import CpuSemantics
 from memprof.prediction.cuda.semantics import CudaSemantics
+from memprof.prediction.cuda.stand_in import cuda_is_available
+from memprof.prediction.fake.checkpoints import checkpoints_without_memory
 from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.event_log import EventLog
+from memprof.prediction.fake.inference import inference_without_grad
 from memprof.prediction.fake.modules import RunningModules, unwatched
 from memprof.prediction.fake.training import FakeRun
 from memprof.prediction.fake.value_reads import Reads
@@ -78,7 +81,8 @@ class _FakeScript:
     def run(self) -> Outcome:
         self._emit(Step(stage="build"))
         try:
-            ending = run_script(self._job, self._session, self._emit, self._applied)
+            around = lambda: checkpoints_without_memory(self._mode)  # noqa: E731
+            ending = run_script(self._job, self._session, self._emit, self._applied, around)
         except OptimizerRefusedError as error:
             return Outcome(run=self._unfinished("failed", str(error)))
         if self._fake is None:
@@ -91,7 +95,10 @@ class _FakeScript:
         with ExitStack() as stack:
             stack.enter_context(no_garbage_collection())
             stack.enter_context(self._semantics.applied(self._mode))
+            stack.enter_context(inference_without_grad())
             stack.enter_context(self._modules.followed())
+            if self._target.kind == "cuda":
+                stack.enter_context(cuda_is_available(self._mode, self._target))
             stack.enter_context(self._mode)
             yield
 

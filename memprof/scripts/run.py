@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,7 @@ def run_script(
     session: ScriptSession,
     emit: Callable[[Any], None],
     applied: Callable[[], AbstractContextManager[None]],
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Ending:
     """Run a script until it has taken its steps.
 
@@ -43,6 +44,7 @@ def run_script(
         session: follows it, and stops it.
         emit: takes the answer where the script lets no exception in.
         applied: what is around the script alone, innermost.
+        around: what is around everything that is done for it.
 
     Raises:
         UsageError: the script is at fault, or never took a training step.
@@ -59,6 +61,7 @@ def run_script(
     with ExitStack() as stack:
         stack.enter_context(_output(job.output))
         stack.enter_context(own_exit_functions())
+        stack.enter_context(around())
         stack.enter_context(kept_outputs(job.keep_outputs))
         stack.enter_context(loaders_in_process())
         stack.enter_context(optimizers.substituted())

@@ -65,7 +65,7 @@ class FakeOperators(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
         self.reads = reads
-        self.own_host = device.own_host
+        self.own_host = log.strangers_on_host = device.own_host
         self.phase = "build"
         self._host: bool | None = None  # where what is made now is made; None: where it belongs
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)

@@ -1,7 +1,7 @@
 """What a fake training answers when the code asks for a value that depends on fake data.
 
 A value that only leaves to Python (a logged loss, a metric, a NaN guard) changes no memory, so nothing is refused: a
-number is 1, and of a condition the answer is the one that keeps the training going. Each place is noted once, and
+number is 1 (of those that are read one after the other each a little less), and of a condition the answer is the one that keeps the training going. Each place is noted once, and
 where the program branches there the note says so.
 """
 
@@ -21,6 +21,7 @@ Value = bool | int | float | complex
 
 # Reads here scale an update or ask whether to draw again; they are named by their operators, not by their places.
 _INSIDE = ("build", "clip", "optimizer")
+_FALL = 2.0**-20
 _MOST_READS = 100_000  # Adafactor reads three for each parameter and step
 # Exceptions of torch/_subclasses/fake_tensor.py, which is slow to import.
 _DEPENDS_ON_DATA = ("DataDependentOutputException", "DynamicOutputShapeException")
@@ -49,6 +50,7 @@ class Reads:
         self.unused = set(answers or ())
         self._answers = dict(answers or {})
         self._counts: Counter[str] = Counter()
+        self._last_float = 1.0 + _FALL
 
     def value(
         self, dtype: torch.dtype, operator: str, module: str, phase: str, expected: bool | int | None = None
@@ -79,9 +81,16 @@ class Reads:
         if phase in _INSIDE:
             self.assumed.add((operator, phase))
         else:
+            if isinstance(default, float) and expected is None:
+                default = self._falling()
             branches = frame is not None and decides(frame.f_code.co_filename, frame.f_lineno)
-            self.guesses.add(_note(place or _place(module), default, branches))
+            self.guesses.add(_note(place or _place(module), _default(dtype, phase, expected), branches))
         return default
+
+    def _falling(self) -> float:
+        """Return a little less than the last time, as a loss that falls: what is done for the best so far is done."""
+        self._last_float = max(0.5, self._last_float - _FALL)
+        return self._last_float
 
     def _count(self, place: str, module: str) -> None:
         self._counts[place] += 1
