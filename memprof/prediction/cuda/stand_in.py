@@ -1,4 +1,4 @@
-"""The least of `torch.cuda` that a script asks before it trains: that there is one device, and how much of it is used."""
+"""The least of `torch.cuda` that a script asks before it trains: there is one device, and so much of it is used."""
 
 from __future__ import annotations
 

@@ -17,7 +17,6 @@ from memprof.prediction.fake.known_values import is_fake
 aten = torch.ops.aten
 _MARK = "_memprof_expected"  # on the storage of a fake tensor: what every entry is expected to be
 _FALSE = {aten.isnan.default, aten.isinf.default, aten.isneginf.default, aten.isposinf.default}
-_ANY = {aten.any.default, aten.any.dim, aten.any.dims}
 _ALL = {aten.all.default, aten.all.dim, aten.all.dims}
 _EQUAL, _DIFFERENT = {aten.eq.Tensor, aten.eq.Scalar}, {aten.ne.Tensor, aten.ne.Scalar}
 
@@ -54,7 +53,7 @@ def _followed(func: Any, args: tuple[Any, ...], output: Tensor) -> bool | int | 
     tensors = [value for value in args if isinstance(value, Tensor)]
     stands = [_stand_in(tensor) for tensor in tensors]
     if any(stand is None for stand in stands):
-        return False if func in _ANY else True if func in _ALL else None
+        return True if func in _ALL else None
     if output.dtype is not torch.bool and all(expected_of(tensor) is None for tensor in tensors):
         return None
     left = iter(stands)

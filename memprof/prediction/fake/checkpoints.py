@@ -83,7 +83,7 @@ def _mapped(load_real: Any, file: Any, kwargs: dict[str, Any]) -> Any:
 
 def _is_ours(file: Any) -> bool:
     place = file.tell()
-    ours = file.read(len(_HEAD)) == _HEAD
+    ours: bool = file.read(len(_HEAD)) == _HEAD
     if not ours:
         file.seek(place)
     return ours

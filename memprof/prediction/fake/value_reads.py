@@ -1,8 +1,9 @@
 """What a fake training answers when the code asks for a value that depends on fake data.
 
 A value that only leaves to Python (a logged loss, a metric, a NaN guard) changes no memory, so nothing is refused: a
-number is 1 (of those that are read one after the other each a little less), and of a condition the answer is the one that keeps the training going. Each place is noted once, and
-where the program branches there the note says so.
+number is 1, those that are read one after the other each a little less, as a loss that falls; of a condition the answer
+is the one that keeps the training going. Each place is noted once, and where the program branches there the note says
+so.
 """
 
 from __future__ import annotations
