@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from memprof.api import advise, compare, fit, predict
+    from memprof.api_run import run
     from memprof.documents.comparison import Comparison
     from memprof.documents.recipe import Recipe
     from memprof.errors import MemprofError, UsageError
@@ -24,9 +25,21 @@ _HOMES = {
     "compare": "memprof.api",
     "fit": "memprof.api",
     "predict": "memprof.api",
+    "run": "memprof.api_run",
 }
 
-__all__ = ["Comparison", "MemprofError", "Recipe", "UsageError", "Workload", "advise", "compare", "fit", "predict"]
+__all__ = [
+    "Comparison",
+    "MemprofError",
+    "Recipe",
+    "UsageError",
+    "Workload",
+    "advise",
+    "compare",
+    "fit",
+    "predict",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -183,7 +183,7 @@ class Study:
             outcome = self._forecast(trial) if self._found.device.simulated else self._launcher.run(trial, on_step)
             assert isinstance(outcome, Outcome)
         except WorkerDiedError as death:
-            outcome = outcome_of(death, trial)
+            outcome = outcome_of(death, trial.optimizer, trial.device)
         tell(stage="done", run=outcome.run)
         return outcome
 

@@ -11,7 +11,10 @@ from collections.abc import Mapping
 _EVERYWHERE = ("2.8.0", "2.13.0", "2.15.0")
 _ON_CUDA = ("2.8.0", "2.15.0")  # against PyTorch's own CUDA code, in its builds for CUDA
 
+_PINNED = ("2.13.0",)
+
 CHECKED_ON: Mapping[str, tuple[str, ...]] = {
+    "torch._C": _PINNED,  # takes `_cuda_getCurrentRawStream`, which builds for the CPU lack
     "torch._C.DisableTorchFunction": _EVERYWHERE,
     "torch._C.DispatchKey": _EVERYWHERE,
     "torch._C.DispatchKeySet": _EVERYWHERE,

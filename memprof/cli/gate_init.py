@@ -85,7 +85,7 @@ def _target(config: str | None) -> Path:
 
 
 def _name_of(comparison: Comparison) -> str:
-    model = comparison.workload.model
+    model = comparison.subject
     tail = model.rpartition(":")[2] if not model.startswith("hf:") else Path(model[3:]).parent.name
     return re.sub(r"[^\w-]+", "-", tail).strip("-_") or "training"
 
@@ -110,10 +110,10 @@ def _write(target: Path, name: str, comparison: Comparison, knobs: Mapping[str, 
     """Write the configuration and the baseline, or neither."""
     from memprof.files import check_writable, write_text
     from memprof.gate.baseline import empty_baseline, load_baseline, update
-    from memprof.gate.init import add_entry, model_from, prefix_of, starter
+    from memprof.gate.init import add_entry, model_from, prefix_of, starter, trained
 
     figures = _finished(name, comparison)
-    workload = comparison.workload
+    workload, _ = trained(comparison)
     moved = workload.model_copy(update={"model": model_from(workload.model, target.resolve().parent)})
     comparison = comparison.model_copy(update={"workload": moved})
     text, config = add_entry(target, name, starter(name, comparison, figures, prefix_of(target), knobs))
@@ -142,5 +142,5 @@ def _finished(name: str, comparison: Comparison) -> list[Figures]:
         if one.status != "ok":
             tell(f"left out: {one.optimizer}: {one.reason}")
     if not good:
-        raise MemprofError(f"no optimizer finished on {comparison.workload.model}, so there is nothing to limit")
+        raise MemprofError(f"no optimizer finished on {comparison.subject}, so there is nothing to limit")
     return good

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from memprof.documents.comparison import Environment, FitAnswer, Lengths, Run, WorkloadInfo
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
+from memprof.documents.script import ScriptSpec, Substitution
 from memprof.documents.vary import Vary
 from memprof.documents.workload_spec import WorkloadSpec
 
@@ -58,6 +59,49 @@ class Forecast(_Message):
     timeline: bool = False
     trace_folder: str | None = None
     steps: int | None = None
+
+
+class ScriptTrial(_Message):
+    """One (script, optimizer, device): what one worker process runs, measured.
+
+    Attributes:
+        steps: training steps to run; None for as many as it takes until two in a row allocate alike.
+        timeout_s: how long the script may take.
+        answers: what values that the prediction does not know are to be, by `FILE:LINE`.
+        output: the file that takes what the script prints; None for stderr.
+        keep_outputs: leave what the script saves where it saves it.
+        limit_bytes: memory that the trial may allocate; of a prediction what the device has. None for no other limit
+            than the device's own.
+        trace_folder: where to write the whole trace; None for not at all.
+    """
+
+    job: Literal["script"] = "script"
+    script: ScriptSpec
+    substitution: Substitution
+    device: str
+    steps: int | None = None
+    timeout_s: float
+    answers: dict[str, bool | int | float] = {}
+    output: str | None = None
+    keep_outputs: bool = False
+    limit_bytes: int | None = None
+    trace_folder: str | None = None
+
+
+class ScriptForecast(ScriptTrial):
+    """The same, predicted for a device that need not be here."""
+
+    job: Literal["script-forecast"] = "script-forecast"  # type: ignore[assignment]
+
+
+class ScriptInquiry(_Message):
+    """Check what can be checked of a script without running it, and describe the machine."""
+
+    job: Literal["script-inquiry"] = "script-inquiry"
+    script: ScriptSpec
+    substitutions: list[Substitution]
+    device: str
+    command: str | None = None
 
 
 class FitForecast(_Message):
@@ -168,6 +212,14 @@ class Findings(_Message):
         )
 
 
+class ScriptFindings(_Message):
+    """The answer to an inquiry about a script; the attributes are those of `Findings`."""
+
+    kind: Literal["script"] = "script"
+    environment: Environment
+    device: DeviceFact
+
+
 class FitFound(_Message):
     """One cell of a fit forecast: its number, optimizers within capacities, and the answer or why there is none."""
 
@@ -251,5 +303,8 @@ class Mistake(_Message):
     exit_code: int
 
 
-Job = Annotated[Trial | Forecast | FitForecast | Weighing | Inquiry, Field(discriminator="job")]
-Answer = Findings | Outcome | Outcomes | FitMatrix | Weights
+Job = Annotated[
+    Trial | Forecast | ScriptTrial | ScriptForecast | ScriptInquiry | FitForecast | Weighing | Inquiry,
+    Field(discriminator="job"),
+]
+Answer = Findings | ScriptFindings | Outcome | Outcomes | FitMatrix | Weights

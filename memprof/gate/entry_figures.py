@@ -36,11 +36,18 @@ class Fingerprint(Document):
 
 
 class Setup(Document):
-    """What was trained; of the recipe only what is not the default."""
+    """What was trained; of the recipe only what is not the default.
+
+    Attributes:
+        model: the MODEL argument, or the script with its arguments.
+        knobs: of the model.
+        batch_size: of each micro-batch; null for a script, which has its own.
+        recipe: how it was trained.
+    """
 
     model: str
-    knobs: dict[str, Any]
-    batch_size: int
+    knobs: dict[str, Any] = Field(default_factory=dict)
+    batch_size: int | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
 
     def differences(self, other: Setup) -> list[str]:
@@ -54,7 +61,8 @@ class Setup(Document):
         ]
 
     def _flat(self) -> dict[str, Any]:
-        return {"model": self.model, "batch_size": self.batch_size, **self.knobs, **self.recipe}
+        size = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        return {"model": self.model, **size, **self.knobs, **self.recipe}
 
 
 class Record(Document):
@@ -113,7 +121,6 @@ def figures_of(entry: str, comparison: Comparison) -> list[Figures]:
 
 
 def _figures(entry: str, comparison: Comparison, run: Run) -> Figures:
-    workload = comparison.workload
     values = {metric.name: metric.read(run) for metric in METRICS.values()}
     return Figures(
         entry=entry,
@@ -123,18 +130,25 @@ def _figures(entry: str, comparison: Comparison, run: Run) -> Figures:
         status=run.status,
         reason=run.reason,
         fingerprint=_fingerprint(comparison.environment, run),
-        setup=Setup(
-            model=workload.model,
-            knobs=workload.knobs,
-            batch_size=workload.batch_size,
-            recipe=comparison.recipe.model_dump(mode="json", exclude_defaults=True),
-        ),
+        setup=_setup(comparison),
         values={name: value for name, value in values.items() if isinstance(value, int)},
         unlimited=[name for name, value in values.items() if value == ANY],
         phase=run.peak.phase if run.peak is not None else None,
         holders=_holders(run),
         capacity_bytes=comparison.capacity.bytes,
         notes=run.notes,
+    )
+
+
+def _setup(comparison: Comparison) -> Setup:
+    workload, recipe = comparison.workload, comparison.recipe
+    if workload is None or recipe is None:
+        return Setup(model=comparison.subject)
+    return Setup(
+        model=workload.model,
+        knobs=workload.knobs,
+        batch_size=workload.batch_size,
+        recipe=recipe.model_dump(mode="json", exclude_defaults=True),
     )
 
 

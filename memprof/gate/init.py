@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memprof.documents.comparison import Comparison
+from memprof.documents.comparison import Comparison, WorkloadInfo
+from memprof.documents.recipe import Recipe
 from memprof.documents.wording import made_where
 from memprof.errors import UsageError
 from memprof.gate.config import Config, read_config
@@ -41,7 +42,7 @@ def starter(
         prefix: of the table's name, `tool.memprof.` in pyproject.toml.
         knobs: those that were asked for; None if a saved comparison does not say: then all are fixed.
     """
-    workload = comparison.workload
+    workload, recipe = trained(comparison)
     lines = [f"# {_origin(comparison, figures)}", *([_ALL_FIXED] if knobs is None and workload.knobs else [])]
     lines += [f"[{prefix}budgets.{name}]"]
     fixed = workload.knobs if knobs is None else knobs
@@ -53,10 +54,21 @@ def starter(
         "target": workload.target,
         "optimizers": [one.optimizer for one in figures],
         "device": figures[0].device,
-        **comparison.recipe.model_dump(mode="json", exclude_defaults=True),
+        **recipe.model_dump(mode="json", exclude_defaults=True),
     }
     lines += [f"{key} = {to_toml(value)}" for key, value in keys.items() if value not in (None, [], {})]
     return "\n".join([*lines, "", *_limits(comparison, figures)]) + "\n"
+
+
+def trained(comparison: Comparison) -> tuple[WorkloadInfo, Recipe]:
+    """Return the workload of a comparison, and its recipe.
+
+    Raises:
+        UsageError: it is of a script.
+    """
+    if comparison.workload is None or comparison.recipe is None:
+        raise UsageError(f"{comparison.subject} is a script, and a budget is made of a model; write the entry by hand")
+    return comparison.workload, comparison.recipe
 
 
 def add_entry(path: Path, name: str, text: str) -> tuple[str, Config]:
@@ -129,7 +141,7 @@ def _limits(comparison: Comparison, figures: Sequence[Figures]) -> list[str]:
         lines += [f"# {line}" for line in _now(figures, "peak_reserved_bytes", "")]
         lines.append(f'# peak_reserved_bytes = "{whole}"')
     lines += [
-        f"# max_batch_size = {comparison.workload.batch_size}  # at least; takes a search",
+        f"# max_batch_size = {trained(comparison)[0].batch_size}  # at least; takes a search",
         '# process_bytes = { limit = "+10%", level = "warn" }',
         '# level = "warn"  # of the whole entry: "error", "warn" or "off"',
         '# message = "whom to ask before this is raised"',

@@ -12,6 +12,7 @@ from memprof.documents.comparison import Comparison
 from memprof.errors import ExitCode, MemprofError
 from memprof.gate.config import Budget
 from memprof.gate.entry_figures import Figures, Fingerprint, Setup, best_of, figures_of
+from memprof.gate.init import trained
 from memprof.gate.measure_fits import add_fits, is_here, largest_batch
 from memprof.workers.launcher import Launcher
 from memprof.workers.progress import OnProgress
@@ -60,7 +61,7 @@ class Gauge:
                 found = self._repeated(budget, found)
             found = self._beyond(budget, found)
             if budget.needs_fit and not is_here(budget.settings.device):
-                found = add_fits(budget, found, comparison.workload.scale, self._launcher, self._on_progress)
+                found = add_fits(budget, found, trained(comparison)[0].scale, self._launcher, self._on_progress)
         except MemprofError as error:
             found = [_broken(budget, optimizer, error) for optimizer in budget.optimizers]
         keep(found)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -66,13 +66,16 @@ class Meter:
         device: to watch.
         before: what happened there before `start`, for the trace to begin in an empty process.
         whole: keep the record of every step for the trace; it grows with the steps.
+        with_build: what comes before the first training step is a phase, and may set the peak.
     """
 
-    def __init__(self, device: torch.device, before: Sequence[Entry] = (), *, whole: bool = False) -> None:
+    def __init__(
+        self, device: torch.device, before: Sequence[Entry] = (), *, whole: bool = False, with_build: bool = False
+    ) -> None:
         self._whole = whole
         self._steps = 0  # in the record
         self._most_steps = _STEPS_AT_FIRST
-        self._peaks = TrainingPeaks()
+        self._peaks = TrainingPeaks(with_build=with_build)
         self._rounded = TraceBuilder()
         # A CUDA allocator hands out more than what was requested of it.
         self._requested = self._rounded if device.type == "cpu" else TraceBuilder()
@@ -131,10 +134,19 @@ class Meter:
         """Return the most memory used so far, for progress."""
         return self._probe.high_water_bytes()
 
-    def finish(self, buckets: Collection[int] = ()) -> Reading:
-        """End recording and analyse the trace; `buckets` are the sizes of those in which DDP reduces gradients."""
+    def finish(
+        self,
+        buckets: Collection[int] = (),
+        tidied: Callable[[list[Entry]], list[Entry]] = list,
+    ) -> Reading:
+        """End recording and analyse the trace.
+
+        Args:
+            buckets: sizes of those in which DDP reduces gradients.
+            tidied: what is done to the stream of events before it is analysed.
+        """
         self._probe.end_phase(self._phase)
-        self._take(self._recorder.stop())
+        self._take(tidied(self._recorder.stop()))
         trace, requested = self._rounded.trace, self._requested.trace
         peaks = self._peaks
         peaks.add(span_peaks(trace))

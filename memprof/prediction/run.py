@@ -107,12 +107,30 @@ def predict_runs(
     made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps or STEPS)
     traces = [trace_of(fake, target) if steps is None else labelled_trace(fake) for fake in made]
     jobs = zip(optimizers, made, traces, strict=True)
-    return [_run(spec, fake, trace, target, timeline, trace_folder) for spec, fake, trace in jobs]
+    return [run_of(spec, fake, trace, target, timeline, trace_folder) for spec, fake, trace in jobs]
 
 
-def _run(
-    spec: OptimizerSpec, fake: FakeRun, trace: Trace, target: Target, timeline: bool, trace_folder: Path | None
+def run_of(
+    spec: OptimizerSpec,
+    fake: FakeRun,
+    trace: Trace,
+    target: Target,
+    timeline: bool,
+    trace_folder: Path | None,
+    *,
+    with_build: bool = False,
 ) -> Run:
+    """Return the run that a fake training amounts to on a target.
+
+    Args:
+        spec: the optimizer.
+        fake: what was trained.
+        trace: of it.
+        target: where the training is to run.
+        timeline: the run is to carry its timeline.
+        trace_folder: where to write the whole trace; None for not at all.
+        with_build: what comes before the first training step is a phase, and may set the peak.
+    """
     info = OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=fake.implementation)
     if fake.failure is not None or fake.state is None or fake.parameters is None:
         return Run(optimizer=info, device=target.name, source="predicted", status="failed", reason=fake.failure)
@@ -126,7 +144,7 @@ def _run(
         settings = target.allocator if target.kind == "cuda" else None
         save_trace(trace, trace_folder, spec.text, settings, replayed.reserved_levels)
     tensors = tensor_peaks(trace, trace.spans[-1].step)
-    spans = [span for span in span_peaks(replayed.trace) if span.step > 0]
+    spans = [span for span in span_peaks(replayed.trace) if span.step > 0 or with_build]
     bounds = None
     if target.kind == "cuda":
         bounds = upper_bounds(trace, replayed, target.allocator, target.capacity_bytes)
@@ -199,7 +217,7 @@ def _phases(
 
 
 def _step_peaks(spans: list[SpanPeak]) -> list[int]:
-    steps = sorted({span.step for span in spans})
+    steps = sorted({span.step for span in spans if span.step > 0})
     return [max(span.peak_bytes for span in spans if span.step == step) for step in steps]
 
 

@@ -75,7 +75,7 @@ class Confirmer:
             outcome = self._launcher.run(trial, on_step)
             assert isinstance(outcome, Outcome)
         except WorkerDiedError as death:
-            outcome = outcome_of(death, trial)
+            outcome = outcome_of(death, trial.optimizer, trial.device)
             if trial.limit_bytes is not None:  # a library may crash when the limit refuses it memory
                 run = outcome.run.model_copy(update={"status": "oom"})
                 outcome = outcome.model_copy(update={"run": run})

@@ -24,28 +24,31 @@ class SpanPeak:
 
 @dataclass
 class TrainingPeaks:
-    """The peaks of the training steps so far; the build is none of them.
+    """The peaks of the training steps so far.
 
     Attributes:
         phases: the largest peak of each phase over all steps, the phases in the order in which they first began.
         steps: the peak of each step, in order.
         top: the largest peak of all, the first of equals.
+        with_build: what comes before the first step is a phase too, though no step.
     """
 
     phases: dict[str, int] = field(default_factory=dict)
     steps: array[int] = field(default_factory=lambda: array("q"))
     top: SpanPeak | None = None
+    with_build: bool = False
     _step: int = 0
 
     def add(self, spans: Iterable[SpanPeak]) -> None:
         """Count in the spans that follow; one that was counted before it was over may be the first of them again."""
         for span in spans:
-            if span.step == 0:
+            if span.step == 0 and not self.with_build:
                 continue
-            if span.step != self._step:
-                self._step = span.step
-                self.steps.append(span.peak_bytes)
-            self.steps[-1] = max(self.steps[-1], span.peak_bytes)
+            if span.step:
+                if span.step != self._step:
+                    self._step = span.step
+                    self.steps.append(span.peak_bytes)
+                self.steps[-1] = max(self.steps[-1], span.peak_bytes)
             self.phases[span.phase] = max(self.phases.get(span.phase, 0), span.peak_bytes)
             if self.top is None or span.peak_bytes > self.top.peak_bytes:
                 self.top = span

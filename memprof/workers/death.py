@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 
 from memprof.documents.comparison import OptimizerInfo, Run
-from memprof.documents.jobs import Outcome, Trial
+from memprof.documents.jobs import Outcome
+from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.errors import MemprofError
 
 
@@ -25,15 +26,14 @@ class WorkerDiedError(MemprofError):
         super().__init__(f"the worker process ended without a result ({name}){reason}")
 
 
-def outcome_of(death: WorkerDiedError, trial: Trial) -> Outcome:
+def outcome_of(death: WorkerDiedError, spec: OptimizerSpec, device: str) -> Outcome:
     """Return the outcome of a trial whose worker died.
 
     The status is `oom` if the kernel killed the worker because memory ran out, and `failed` otherwise.
     """
-    spec = trial.optimizer
     run = Run(
         optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),
-        device=trial.device,
+        device=device,
         status="oom" if death.out_of_memory else "failed",
         reason=str(death),
     )

@@ -9,9 +9,10 @@ from pydantic import BaseModel
 
 from memprof.devices.host import describe_environment
 from memprof.devices.resolve import resolve
-from memprof.documents.jobs import Findings, Inquiry
+from memprof.documents.jobs import Findings, Inquiry, ScriptFindings, ScriptInquiry
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.optimizers.registry import build_optimizer, check_options, find_known
+from memprof.scripts.program import check_program
 from memprof.workloads.loader import load_workload
 
 
@@ -38,6 +39,21 @@ def inquire(inquiry: Inquiry, send: Callable[[BaseModel], None]) -> Findings:
         lengths=loaded.lengths,
         positions=loaded.positions,
     )
+
+
+def inquire_script(inquiry: ScriptInquiry, send: Callable[[BaseModel], None]) -> ScriptFindings:
+    """Return what is known of a script's device and of this machine before the script runs.
+
+    Raises:
+        UsageError: the device, the script or an optimizer is at fault.
+    """
+    device = resolve(inquiry.device)
+    check_program(inquiry.script)
+    for one in inquiry.substitutions:
+        if not one.is_as_is:
+            _check_optimizer(one.spec)
+    environment = describe_environment(inquiry.command, "cpu" if device.simulated else device.name)
+    return ScriptFindings(environment=environment, device=device)
 
 
 def _check_optimizer(spec: OptimizerSpec) -> None:

@@ -9,7 +9,6 @@ import pytest
 from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.errors import UsageError
 from memprof.prediction.fake.training import STEPS, FakeRun, fake_runs
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Event, Trace
@@ -109,7 +108,7 @@ def test_all_optimizers_may_fail() -> None:
     assert "updates matrices only" in str(muon.failure)
 
 
-def test_a_fault_of_the_model_is_the_users(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_model_that_decides_by_its_data_is_predicted_with_a_note(tmp_path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "reading.py"
     path.write_text(
         "import torch\n"
@@ -125,8 +124,8 @@ def test_a_fault_of_the_model_is_the_users(tmp_path) -> None:  # type: ignore[no
         "    return Workload(model=Net, batch=lambda n: torch.randn(n, 4), loss=lambda m, b: m(b).sum())\n",
         encoding="utf-8",
     )
-    with pytest.raises(UsageError, match="reads a value that depends on the data"):
-        train(f"{path}:net", ("sgd",))
+    (run,) = train(f"{path}:net", ("sgd",))
+    assert f"{path}:9 branches on a value that depends on the data: it was taken to be True" in " ".join(run.guesses)
 
 
 def test_a_model_may_read_its_masks(tmp_path) -> None:  # type: ignore[no-untyped-def]

@@ -43,13 +43,13 @@ def test_prediction_alone_is_called_so(launcher: Launcher):
     assert report.evaluations.trained == 0
 
 
-def test_model_that_reads_its_data_is_searched_by_training(launcher: Launcher):
+def test_model_that_cannot_be_predicted_is_searched_by_training(launcher: Launcher):
     options = {"optimizers": ["sgd"], "budget": "64KiB", "vary": "batch_size=1:4096", "launcher": launcher}
-    report = memprof.fit(f"{FAULTY}:reads_data", devices=["cpu"], **options)
+    report = memprof.fit(f"{FAULTY}:made_sparse", devices=["cpu"], **options)
     (cell,) = report.cells
     assert cell.answer.method == "confirmed"
     assert cell.answer.peak_bytes <= 64 << 10 < cell.answer.next_peak_bytes
     assert report.notes[0].startswith("Nothing was predicted: ")
     assert report.evaluations.predicted == 0
-    with pytest.raises(MemprofError, match="depend on the data"):
-        memprof.fit(f"{FAULTY}:reads_data", devices=["1GiB"], **options)
+    with pytest.raises(MemprofError, match="has no fake kernel"):
+        memprof.fit(f"{FAULTY}:made_sparse", devices=["1GiB"], **options)

@@ -12,20 +12,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # From the foundation to the roof: a room imports what stands before it. CONTRIBUTING.md draws it.
 ROOMS = (
-    *(
-        "errors",
-        "torch_private",
-        "units",
-        "files",
-        "user_code",
-        "documents",
-        "workloads",
-        "trace",
-        "allocator",
-        "export",
-    ),
-    *("export", "optimizers", "devices", "training", "workers", "measurement", "prediction", "search", "comparison"),
-    *("callbacks", "report", "api", "doctor", "gate", "reproduce", "pytest_plugin", "cli", "__init__", "__main__"),
+    *("errors", "torch_private", "units", "files", "user_code", "documents", "workloads", "trace", "allocator"),
+    *("export", "optimizers", "devices", "training", "scripts", "workers", "measurement", "prediction", "search"),
+    *("comparison", "script_comparison", "callbacks", "report", "api", "api_run", "doctor", "gate", "reproduce"),
+    *("pytest_plugin", "cli", "__init__", "__main__"),
 )
 SIBLINGS = frozenset({("measurement", "prediction"), ("prediction", "measurement")})  # two sources of one trace
 

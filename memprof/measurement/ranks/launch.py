@@ -56,7 +56,7 @@ def run_ranks(trial: Trial, emit: Callable[[Step], None]) -> Outcome:
     if answer is None:
         code = processes[failed].exitcode
         killed = code == -signal.SIGKILL and kernel_kills() > kills
-        answer = outcome_of(WorkerDiedError(code, out_of_memory=killed), trial)
+        answer = outcome_of(WorkerDiedError(code, out_of_memory=killed), trial.optimizer, trial.device)
     alike = [each for each in answers.values() if isinstance(each, Outcome) and each.run.reason == _reason(answer)]
     return _failure(answer, None if len(alike) == trial.recipe.world_size else failed)
 

@@ -16,11 +16,10 @@ from torch._prims_common import suggest_memory_format
 
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
-from memprof.errors import UsageError
 from memprof.prediction.cpu.kernels import CpuWorkspaces
 from memprof.prediction.fake.device import KernelMemory, PlainDevice
 from memprof.prediction.fake.dispatch import FakeOperators
-from memprof.prediction.fake.known_values import is_fake
+from memprof.prediction.fake.python_values import readable_in_python
 from memprof.prediction.fake.tensors import Correction, Result
 from memprof.workloads.workload import Workload
 
@@ -50,7 +49,7 @@ class CpuSemantics(PlainDevice):
             """The compiled kernel allocates nothing; it would read memory that is not there."""
 
         inner.rounding()  # SM3 asks once in a process, with a computation that is no part of the training
-        with patch.object(native, "_call", skip), _readable_only(mode), _eager(mode), _random_states(mode):
+        with patch.object(native, "_call", skip), readable_in_python(mode), _eager(mode), _random_states(mode):
             yield
 
     def workspaces(self) -> KernelMemory | None:
@@ -137,34 +136,4 @@ def _eager(mode: FakeOperators) -> Iterator[None]:
         compile_(module)
 
     with patch.object(torch, "compile", compile_), patch.object(nn.Module, "compile", compile_module):
-        yield
-
-
-@contextmanager
-def _readable_only(mode: FakeOperators) -> Iterator[None]:
-    """Refuse what reads the memory of a tensor without an operator: there is none behind a fake one."""
-
-    def guarded(name: str) -> Any:
-        original = getattr(torch.Tensor, name)
-
-        def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if is_fake(tensor) and tensor.numel():
-                module = mode.place()[0]
-                where = f"module {module!r}" if module else "the training step"
-                raise UsageError(
-                    f"{where} calls Tensor.{name}(), which reads values that depend on the data, so its memory "
-                    "cannot be predicted: measure it with --device cpu or cuda"
-                )
-            return original(tensor, *args, **kwargs)
-
-        return read
-
-    def shown(tensor: torch.Tensor, **kwargs: Any) -> str:
-        if is_fake(tensor) and tensor.numel():
-            return f"tensor(..., size={tuple(tensor.shape)}, dtype={tensor.dtype})"
-        return str(plain(tensor, **kwargs))
-
-    plain: Any = torch.Tensor.__repr__
-    names = ("numpy", "tolist", "__array__")
-    with patch.multiple(torch.Tensor, __repr__=shown, **{name: guarded(name) for name in names}):
         yield

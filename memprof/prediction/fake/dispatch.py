@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation, in_place_twin
+from memprof.prediction.fake.assumed_values import expect, expected_of
+from memprof.prediction.fake.data_sizes import LARGEST
 from memprof.prediction.fake.device import PlainDevice
 from memprof.prediction.fake.event_log import EventLog
 from memprof.prediction.fake.known_values import (
@@ -62,7 +64,7 @@ class FakeOperators(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
         self.reads = reads
-        self.own_host = device.own_host
+        self.own_host = log.strangers_on_host = device.own_host
         self.phase = "build"
         self._host: bool | None = None  # where what is made now is made; None: where it belongs
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
@@ -70,7 +72,7 @@ class FakeOperators(TorchDispatchMode):
         self.accumulation = accumulation or Accumulation(_exclusive_counts())
         self._tensors = FakeTensors(log, device.corrections, device.results)
         self._workspaces = device.workspaces()
-        self._plans: dict[Any, Plan] = {}
+        self._plans: dict[Any, Plan] = dict.fromkeys(LARGEST, self._largest)
         self._results: dict[Any, Result] = {}
 
     def __torch_dispatch__(
@@ -123,6 +125,14 @@ class FakeOperators(TorchDispatchMode):
         """Make the outputs of an operator that makes tensors of nothing, and know nothing of them."""
         return self._make(func, args, kwargs)
 
+    def run_known(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
+        """Run the kernel of an operator all of whose tensors are known, and know what it returns."""
+        return self._run(func, args, kwargs, tensors)
+
+    def run_as(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
+        """Make the outputs of an operator as somebody says that they are."""
+        return self._made(func, args, kwargs, result)
+
     def _choose(self, func: Any) -> Plan:
         """Return how to run an operator, from what its schema says of its outputs."""
         special = self._special(func)
@@ -154,6 +164,15 @@ class FakeOperators(TorchDispatchMode):
         self._watch(args[0], self.own_host)
         return func(*args, **kwargs)
 
+    def _largest(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run an operator whose output depends on the data: with the largest output, unless all values are known."""
+        tensors = tensors_in(args)
+        if not any(map(is_fake, tensors)):
+            return self.run_known(func, args, kwargs, tensors)
+        what = f"runs {name_of(func)}, whose output depends on the data: its largest is counted"
+        self.reads.guess_here(self.place()[0], what)
+        return self.run_as(func, args, kwargs, LARGEST[func](args, kwargs))
+
     def _write(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run an operator whose outputs are all arguments that it writes to."""
         tensors = tensors_in((*args, *kwargs.values()))
@@ -173,7 +192,12 @@ class FakeOperators(TorchDispatchMode):
         result = self._result(func, args, kwargs)
         if result.aliases:
             return func(*args, **kwargs)
-        return self._made(func, args, kwargs, result) if result.storages else result.shape
+        if not result.storages:
+            return result.shape
+        made = self._made(func, args, kwargs, result)
+        if result.kind == "booleans" or result.entries == 1:
+            expect(made, func, args)
+        return made
 
     def _compute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Make fake outputs, or real ones where every input is known and the outputs are small."""
@@ -195,7 +219,7 @@ class FakeOperators(TorchDispatchMode):
         """Read a value: the real one, or what `reads` says."""
         if not is_fake(args[0]):
             return func(*args, **kwargs)
-        return self.reads.value(args[0].dtype, name_of(func), self.place()[0], self.phase)
+        return self.reads.value(args[0].dtype, name_of(func), self.place()[0], self.phase, expected_of(args[0]))
 
     def _equal(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         if not any(map(is_fake, args)):
@@ -203,13 +227,16 @@ class FakeOperators(TorchDispatchMode):
         return self.reads.value(torch.bool, name_of(func), self.place()[0], self.phase)
 
     def _index(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Index by tensors; a known mask becomes the positions it stands for, which decide the shape."""
+        """Index by tensors; a mask becomes the positions it stands for, which decide the shape: all of them at most."""
         indices: list[Tensor | None] = []
         for index in args[1]:
-            if index is not None and index.dtype in (torch.bool, torch.uint8) and not is_fake(index):
-                indices += index.nonzero().unbind(1)
-            else:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
                 indices.append(index)
+            elif is_fake(index):
+                with self:  # the positions take memory, too
+                    indices += aten.nonzero(index).unbind(1)
+            else:
+                indices += index.nonzero().unbind(1)
         plan = self._write if func is aten.index_put_.default else self._compute
         return plan(func, (args[0], indices, *args[2:]), kwargs)
 

@@ -55,6 +55,7 @@ class EventLog:
         self.stream = 0  # on which work is enqueued, and for which memory is taken
         self.live_bytes = 0
         self.peak_bytes = 0
+        self.strangers_on_host = False  # where storages are that no operator made: files, NumPy's arrays
 
     def new_address(self) -> int:
         """Return an address that no storage has had before."""
@@ -128,7 +129,7 @@ class EventLog:
     def is_host(self, address: int) -> bool:
         """Say whether the storage at an address is in the host's memory."""
         watch = self._watches.get(address)
-        return watch is not None and watch.host
+        return self.strangers_on_host if watch is None else watch.host
 
     @contextmanager
     def owned_by(self, owner: int) -> Iterator[None]:
@@ -143,6 +144,10 @@ class EventLog:
         """Return the stream without what belongs to other optimizers."""
         pairs = zip(self._entries, self._owners, strict=True)
         return [entry for entry, whose in pairs if whose is None or whose == owner]
+
+    def since(self, number: int) -> list[Entry]:
+        """Return the stream from an entry on, of all optimizers."""
+        return self._entries[number:]
 
     def _died(self, watch: weakref.ref[torch.UntypedStorage]) -> None:
         assert isinstance(watch, _Watch)

@@ -30,18 +30,22 @@ class RunningModules:
     made the autograd node: both know the node's sequence number.
 
     Args:
-        model: whose modules give the names.
+        model: whose modules give the names; None where models are added as they are found.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._names = {id(module): name for name, module in model.named_modules()}
-        self._owners = {
-            id(parameter): name
-            for name, module in model.named_modules()
-            for parameter in module.parameters(recurse=False)
-        }
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._names: dict[int, str] = {}
+        self._owners: dict[int, str] = {}
+        if model is not None:
+            self.add(model)
         self._stack: list[str] = []
         self._module_of_node: dict[int, str] = {}
+
+    def add(self, model: nn.Module, prefix: str = "") -> None:
+        """Take in the names of a model's modules, behind a prefix."""
+        for name, module in model.named_modules(prefix=prefix):
+            self._names[id(module)] = name
+            self._owners.update({id(parameter): name for parameter in module.parameters(recurse=False)})
 
     @contextmanager
     def followed(self) -> Iterator[None]:

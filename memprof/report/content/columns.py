@@ -207,11 +207,15 @@ def _fit_columns(comparison: Comparison) -> list[Column]:
     def model(run: Run) -> FitAnswer | None:
         return run.fit.model if run.fit is not None else None
 
-    knob = next((answer.knob for answer in map(model, comparison.runs) if answer), comparison.workload.scale)
+    knob = next((answer.knob for answer in map(model, comparison.runs) if answer), _scale(comparison))
     return [
         _fit_column("largest_batch_size", "largest batch", 6, batch),
         _fit_column("largest_model", f"largest {knob}", 7, model),
     ]
+
+
+def _scale(comparison: Comparison) -> str | None:
+    return comparison.workload.scale if comparison.workload is not None else None
 
 
 def _fit_column(key: str, title: str, rank: int, answer: Callable[[Run], FitAnswer | None]) -> Column:

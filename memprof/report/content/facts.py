@@ -12,13 +12,9 @@ from memprof.units import format_size
 
 def facts(comparison: Comparison) -> list[tuple[str, str]]:
     """Return what a reader must know to make the figures again, without what is not known."""
-    workload, environment = comparison.workload, comparison.environment
-    knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items())
-    inputs = ", ".join([*workload.inputs, *([f"target {workload.target}"] if workload.target else [])])
+    environment = comparison.environment
     lines = {
-        "Model": f"{workload.model}, {batch_words(comparison)}{f', {knobs}' if knobs else ''}",
-        "Inputs": inputs,
-        "Recipe": _recipe(comparison.recipe),
+        **_subject(comparison),
         "Capacity": f"{format_size(comparison.capacity.bytes)} ({comparison.capacity.source})",
         "GPU": _gpu(environment),
         "Processor": processor_words(environment),
@@ -44,6 +40,19 @@ def caveats(comparison: Comparison) -> list[str]:
             "Values with ~ lie on straight lines through few trained ones; a kernel chosen by size bends them."
         )
     return found
+
+
+def _subject(comparison: Comparison) -> dict[str, str]:
+    workload, script = comparison.workload, comparison.script
+    if workload is None or comparison.recipe is None:
+        steps = str(script.steps) if script is not None and script.steps is not None else ""
+        return {"Script": comparison.subject, "Steps": steps}
+    knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items())
+    return {
+        "Model": f"{workload.model}, {batch_words(comparison)}{f', {knobs}' if knobs else ''}",
+        "Inputs": ", ".join([*workload.inputs, *([f"target {workload.target}"] if workload.target else [])]),
+        "Recipe": _recipe(comparison.recipe),
+    }
 
 
 def _recipe(recipe: Recipe) -> str:

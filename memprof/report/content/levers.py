@@ -52,7 +52,7 @@ def _sentence(category: str, shares: list[float], shown: _Shown, comparison: Com
     elif category == "temporaries":
         change = _fewer_temporaries([found.phase for _, found in shown])
     else:
-        change = _change(category, comparison.recipe)
+        change = _change(category, comparison.recipe) if comparison.recipe is not None else ""
     return f"{category_title(category)}, {extent}{f': {change}' if change else ''}."
 
 

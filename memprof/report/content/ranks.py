@@ -10,7 +10,9 @@ from memprof.units import ABSENT, format_size
 
 
 def batch_words(comparison: Comparison) -> str:
-    """Return the batch size, and of several ranks or micro-batches that of the whole step."""
+    """Return the batch size, and of several ranks or micro-batches that of the whole step; empty for a script."""
+    if comparison.workload is None or comparison.recipe is None:
+        return ""
     each, recipe = comparison.workload.batch_size, comparison.recipe
     if recipe.world_size == 1:
         return f"batch size {each}"
@@ -19,8 +21,7 @@ def batch_words(comparison: Comparison) -> str:
 
 def strategy_words(comparison: Comparison) -> str:
     """Return how many ranks share the training, and how: `fsdp over 4 ranks`; empty for a single one."""
-    recipe = comparison.recipe
-    return f"{recipe.strategy} over {recipe.world_size} ranks" if recipe.world_size > 1 else ""
+    return f"{comparison.strategy} over {comparison.world_size} ranks" if comparison.world_size > 1 else ""
 
 
 def devices(comparison: Comparison) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from memprof.documents.comparison import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
+from memprof.documents.recipe import Recipe
 from memprof.documents.timeline import fold_blocks
 from memprof.documents.wording import category_title
 from memprof.report.blocks import Table, number_table
@@ -18,6 +19,8 @@ _ALIKE = 1.005  # peaks of steps that differ by less are not told apart
 def heading(comparison: Comparison) -> str:
     """Return what was trained, where and how: one line."""
     recipe, workload = comparison.recipe, comparison.workload
+    if recipe is None or workload is None:
+        return " · ".join([comparison.subject, ", ".join(devices(comparison))])
     knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items() if key != "batch_size")
     parts = [
         workload.name,
@@ -26,7 +29,7 @@ def heading(comparison: Comparison) -> str:
         ", ".join(devices(comparison)),
         strategy_words(comparison),
         recipe.precision,
-        *_options(comparison),
+        *_options(recipe),
     ]
     return " · ".join(part for part in parts if part)
 
@@ -44,7 +47,7 @@ def model_size(comparison: Comparison) -> str | None:
         return None
     frozen = parameters.count - parameters.trainable
     suffix = f", {format_count(frozen)} of them frozen" if frozen else ""
-    share = " of them on each rank" if comparison.recipe.strategy == "fsdp" else ""
+    share = " of them on each rank" if comparison.strategy == "fsdp" else ""
     return f"{format_count(parameters.count)} parameters, {format_size(parameters.bytes)}{share}{suffix}"
 
 
@@ -164,7 +167,7 @@ def fit_remark(comparison: Comparison) -> str | None:
     if not answers:
         return None
     knobs = " and ".join(dict.fromkeys(answer.knob for answer in answers))
-    shared = comparison.recipe.world_size > 1 and devices(comparison) == ["cpu"]
+    shared = comparison.world_size > 1 and devices(comparison) == ["cpu"]
     device = "each rank's share of this machine's memory" if shared else "all of the device's memory"
     whose = "the budget" if comparison.capacity.source == "budget" else device
     methods = {answer.method for answer in answers if answer.value and not is_open(answer)}
@@ -175,13 +178,12 @@ def fit_remark(comparison: Comparison) -> str | None:
         frozenset({"extrapolated", "confirmed"}): "; ~ is extrapolated, the others were trained",
     }.get(frozenset(methods), "")
     ended = "; + is where the values to try end" if any(map(is_open, answers)) else ""
-    declared = comparison.workload.lengths == "longest_batch"
+    declared = comparison.workload is not None and comparison.workload.lengths == "longest_batch"
     longest = ", with the longest batches that the workload declares" if declared else ""
     return f"Largest {knobs} within {format_size(comparison.capacity.bytes)}, {whose}{longest}{how}{ended}."
 
 
-def _options(comparison: Comparison) -> Iterable[str]:
-    recipe = comparison.recipe
+def _options(recipe: Recipe) -> Iterable[str]:
     if recipe.accumulate > 1:
         yield f"{recipe.accumulate} micro-batches"
     if recipe.checkpoint_activations:

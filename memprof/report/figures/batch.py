@@ -43,7 +43,7 @@ class _Batches:
         self._ticks = byte_ticks(max([*peaks, self._capacity]))
         values = [value for series in shown for value, _, _ in series.points]
         self._last = max([*values, *(value for series in shown for value in series.failed), 1])
-        title = f"Peak against batch size: {comparison.workload.name}"
+        title = f"Peak against batch size: {comparison.name}"
         self._text = f"{title}, capacity {format_size(self._capacity)}. {' '.join(_words(series) for series in shown)}"
         self._drawing = Drawing(title, self._text)
 

@@ -47,7 +47,7 @@ class _Peaks:
             self._right += _RESERVED
         self._near = self._capacity <= _FAR * self._most
         self._ticks = byte_ticks(max(self._most, self._capacity) if self._near else self._most)
-        title = f"Who holds the memory at the peak: {comparison.workload.name}"
+        title = f"Who holds the memory at the peak: {comparison.name}"
         self._text = f"{title}. {' '.join(_words(run) for run in comparison.runs)}"
         self._drawing = Drawing(title, self._text)
 

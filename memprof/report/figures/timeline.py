@@ -18,7 +18,7 @@ def draw_steps(comparison: Comparison) -> tuple[str, str] | None:
     shown = [(run, run.timeline) for run in comparison.runs if run.timeline is not None]
     if not shown:
         return None
-    title = f"Memory through one training step: {comparison.workload.name}"
+    title = f"Memory through one training step: {comparison.name}"
     text = f"{title}, allocation by allocation. {' '.join(_words(run, timeline) for run, timeline in shown)}"
     drawing = Drawing(title, text)
     drawing.legend(_entries(shown), _LEFT, 22, WIDTH - _RIGHT)

@@ -87,8 +87,8 @@ def _row(comparison: Comparison, run: Run) -> dict[str, Any]:
 
 def _identity(comparison: Comparison, run: Run | None) -> dict[str, Any]:
     return {
-        "model": comparison.workload.model,
-        "batch_size": comparison.workload.batch_size,
+        "model": comparison.subject,
+        "batch_size": comparison.workload and comparison.workload.batch_size,
         "device": run and run.device,
         "source": run and run.source,
         "optimizer": run and run.optimizer.spec,
@@ -107,15 +107,21 @@ def _details(comparison: Comparison, run: Run | None) -> dict[str, Any]:
         "parameter_bytes": parameters and parameters.bytes,
         **{f"peak_{layer}_upper_bytes": _upper(run, layer) for layer in ("allocated", "reserved", "process")},
         **{f"at_peak_{category}_bytes": held.get(category) for category in CATEGORIES},
-        "strategy": comparison.recipe.strategy,
-        "world_size": comparison.recipe.world_size,
-        "global_batch_size": comparison.recipe.global_batch(comparison.workload.batch_size),
+        "strategy": comparison.strategy,
+        "world_size": comparison.world_size,
+        "global_batch_size": _global_batch(comparison),
         "rank": run and run.rank,
         "state_of_all_ranks_bytes": run and run.job_state_bytes,
         "capacity_bytes": comparison.capacity.bytes,
         **_fit_details("largest_batch_size", fit.batch_size if fit is not None else None),
         **_fit_details("largest_model", fit.model if fit is not None else None),
     }
+
+
+def _global_batch(comparison: Comparison) -> int | None:
+    if comparison.workload is None or comparison.recipe is None:
+        return None
+    return comparison.recipe.global_batch(comparison.workload.batch_size)
 
 
 def _upper(run: Run | None, layer: str) -> int | None:

@@ -56,7 +56,7 @@ def to_step_summary(comparison: Comparison) -> str:
 def _rungs(comparison: Comparison) -> Iterator[str]:
     """Yield the whole, without the details, with few rows, and the headline alone."""
     table = main_table(comparison)
-    head = [MARKER, f"### Training memory of {escape(comparison.workload.name)}", _headline(comparison)]
+    head = [MARKER, f"### Training memory of {escape(comparison.name)}", _headline(comparison)]
     broken = _list(sections.problems(comparison))
     bars = text_bars(comparison)
     advice = _list(levers(comparison))

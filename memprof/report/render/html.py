@@ -30,7 +30,7 @@ def to_page(comparison: Comparison) -> str:
     size = sections.model_size(comparison)
     about = [sections.heading(comparison), *([f"{size}; {sections.sources(comparison)}"] if size else [])]
     return Template(_read("page.html")).substitute(
-        title=f"Training memory of {escape(comparison.workload.name)}",
+        title=f"Training memory of {escape(comparison.name)}",
         style=_read("page.css"),
         headline=escape(" ".join(summarize(comparison))),
         heading="<br>".join(map(escape, about)),
@@ -88,7 +88,7 @@ def _data(comparison: Comparison) -> str:
     """Return what the scripts read; `<` is escaped, so that no text can end the element that it stands in."""
     document = {
         "capacity": comparison.capacity.bytes,
-        "batchSize": comparison.workload.batch_size,
+        "batchSize": comparison.workload.batch_size if comparison.workload is not None else None,
         "categories": [{"name": name, "colour": COLOURS[name]} for name in CATEGORIES],
         "runs": [_run(run) for run in comparison.runs],
     }

@@ -28,7 +28,7 @@ def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, d
     """
     drawn = figures or {}
     parts = [
-        f"# Training memory of {escape(comparison.workload.name)}",
+        f"# Training memory of {escape(comparison.name)}",
         _headline(comparison),
         render_table(main_table(comparison)),
         _list(sections.problems(comparison)),
