@@ -154,4 +154,8 @@ class _TraceBuilder:
             number = self._live.get(address)
             if number is not None:
                 block = self._blocks[number]
-                block.tensor, block.category, block.module = True, mark.category, module
+                block.tensor = True
+                if mark.category:
+                    block.category, block.module = mark.category, module
+                elif block.category == "unattributed":
+                    block.category = "temporaries"

@@ -280,9 +280,13 @@ def test_the_user_may_say_what_a_value_is() -> None:
 def test_a_loop_that_waits_for_a_value_is_ended() -> None:
     with fakes():
         x = made(8)
-        with pytest.raises(UsageError, match=r"may never end: say what it is with --assume .*:\d+=VALUE"):
+
+        def wait() -> None:
             while not (x > 0).any():
                 pass
+
+        with pytest.raises(UsageError, match=r"may never end: say what it is with --assume .*:\d+=VALUE"):
+            wait()
 
 
 def test_a_copy_of_a_fake_tensor_shares_what_the_original_shares() -> None:

@@ -9,7 +9,6 @@ import pytest
 from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.errors import UsageError
 from memprof.prediction.fake.training import STEPS, FakeRun, fake_runs
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Event, Trace
