@@ -30,6 +30,7 @@ from memprof.trace.events import Mark, PhaseMark
 from memprof.trace.modules import compiled_graphs, followed_modules
 from memprof.training.counts import count_parameters, state_figures
 from memprof.user_code import is_out_of_memory
+from sm3.kernels import inner
 
 Emit = Callable[[Any], None]
 
@@ -59,6 +60,7 @@ class _MeasuredScript:
         self._reading: Reading | None = None
         self._attributing = ExitStack()
         self._seconds: list[float] = []
+        self._phase = "build"
         self._began = time.perf_counter()
 
     def run(self) -> Outcome:
@@ -81,6 +83,7 @@ class _MeasuredScript:
 
     @contextmanager
     def _recorded(self, limit: Callable[[], object]) -> Iterator[None]:
+        inner.rounding()  # SM3 asks once in a process, with a computation that is no part of the training
         limit()
         self._meter.start()
         yield
@@ -89,6 +92,9 @@ class _MeasuredScript:
 
     def mark(self, mark: Mark) -> None:
         if isinstance(mark, PhaseMark):
+            if self._session.labelling and self._phase in ("save", "load", "other"):
+                self._session.label_what_lives()
+            self._phase = mark.phase
             self._meter.begin_phase(mark.step, mark.phase)
         else:
             self._meter.mark(mark)

@@ -153,7 +153,12 @@ def _tensor_of(item: Any) -> torch.Tensor:
 
 def _disguised(real: type[Any], script: type[Any]) -> type[Any]:
     """Return a class that is the substitute's and says to `isinstance` that it is the script's."""
+
+    def initialised(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: Python asks for it once more where the substitute is of the script's class."""
+
     names = {
+        "__init__": initialised,
         "__class__": property(lambda self: script),
         "__module__": real.__module__,
         "__qualname__": real.__qualname__,

@@ -96,12 +96,10 @@ def _sentence(spec: ScriptSpec, error: BaseException) -> str:
     place = _where(error)
     if isinstance(error, EOFError) and "reading a line" in str(error):
         return f"{spec.name} asks for input{place}, and here is nobody to answer; pass it as an argument"
+    if isinstance(error, ImportError) and spec.module is not None and f"No module named {spec.module}" in str(error):
+        return f"there is no module {spec.module!r} to run; start in the folder that has it, or install it"
     if isinstance(error, ModuleNotFoundError) and error.name:
-        if spec.module is not None and error.name.partition(".")[0] == spec.module.partition(".")[0]:
-            return f"there is no module {error.name!r} to run; start in the folder that has it, or install it"
         return f"{spec.name} needs the package {error.name!r}{place}, which is not installed here"
-    if isinstance(error, ImportError) and spec.module is not None and error.__traceback__ is None:
-        return f"{spec.name} cannot be run: {error}"
     return f"{spec.name} raised {describe(error)}"
 
 

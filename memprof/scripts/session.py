@@ -219,9 +219,9 @@ class ScriptSession:
         self._observer.model_found(name, module)
 
     def label_what_lives(self) -> None:
-        """Label every tensor that Python holds as a tensor, for the time before anybody watched."""
+        """Say of every tensor that Python holds that it is one: no operator made those that are loaded or copied."""
         held = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
-        self._observer.mark(label_tensors("temporaries", held))
+        self._observer.mark(label_tensors("", held))
 
     def _labels(self) -> Labeller:
         return Labeller(self.whole_model())

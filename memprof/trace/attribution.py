@@ -184,7 +184,11 @@ class TraceBuilder:
             number = self._live.get(address)
             if number is not None:
                 block = self._blocks[number]
-                block.tensor, block.category, block.module = True, mark.category, module
+                block.tensor = True
+                if mark.category:
+                    block.category, block.module = mark.category, module
+                elif block.category == "unattributed":
+                    block.category = "temporaries"
 
 
 def label_workspaces(trace: Trace, requested: Trace, size: int | None) -> None:

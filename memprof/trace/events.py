@@ -89,7 +89,10 @@ class ProfiledOperator(NamedTuple):
 
 
 class LabelMark(NamedTuple):
-    """The live blocks at these addresses hold `category`; values are module names."""
+    """The live blocks at these addresses hold `category`; values are module names.
+
+    Without a category they are tensors, of whatever kind they were taken for.
+    """
 
     category: str
     modules: Mapping[int, str]

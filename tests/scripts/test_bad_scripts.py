@@ -63,8 +63,9 @@ def test_one_sentence_with_the_place(launcher: Launcher, tmp_path: Path, source:
     ],
 )
 def test_arguments(launcher: Launcher, options: dict[str, object], sentence: str) -> None:
-    with pytest.raises(memprof.UsageError, match=sentence):
+    with pytest.raises(MemprofError, match=sentence) as caught:
         memprof.run(device="cpu", launcher=launcher, **options)
+    assert caught.value.exit_code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("device", ["cpu", "rtx-4090"])
@@ -81,7 +82,7 @@ def test_a_script_that_catches_everything_is_ended_all_the_same(
 def test_a_place_without_an_optimizer(launcher: Launcher, tmp_path: Path) -> None:
     path = tmp_path / "script.py"
     path.write_text(TRAIN + "for _ in range(9):\n    step()\n")
-    with pytest.raises(memprof.UsageError, match=r"no optimizer of the script is 1: 0 is SGD \(.*script\.py:4\)"):
+    with pytest.raises(MemprofError, match=r"no optimizer of the script is 1: 0 is SGD \(.*script\.py:4\)"):
         memprof.run(path, device="cpu", optimizers=["sm3@1"], launcher=launcher)
 
 

@@ -45,11 +45,11 @@ def test_prediction_alone_is_called_so(launcher: Launcher):
 
 def test_model_that_cannot_be_predicted_is_searched_by_training(launcher: Launcher):
     options = {"optimizers": ["sgd"], "budget": "64KiB", "vary": "batch_size=1:4096", "launcher": launcher}
-    report = memprof.fit(f"{FAULTY}:made_sparse", devices=["cpu"], **options)
+    report = memprof.fit(f"{FAULTY}:without_kernel", devices=["cpu"], **options)
     (cell,) = report.cells
     assert cell.answer.method == "confirmed"
     assert cell.answer.peak_bytes <= 64 << 10 < cell.answer.next_peak_bytes
     assert report.notes[0].startswith("Nothing was predicted: ")
     assert report.evaluations.predicted == 0
     with pytest.raises(MemprofError, match="has no fake kernel"):
-        memprof.fit(f"{FAULTY}:made_sparse", devices=["1GiB"], **options)
+        memprof.fit(f"{FAULTY}:without_kernel", devices=["1GiB"], **options)

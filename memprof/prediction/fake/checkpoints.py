@@ -23,6 +23,7 @@ from memprof.scripts.imports import after_import
 if TYPE_CHECKING:
     from memprof.prediction.fake.dispatch import FakeOperators
 
+_FEW = 1 << 12  # entries whose values are kept, as those of a step counter
 _HEAD = b"memprof tensors without memory\n"
 
 
@@ -102,10 +103,11 @@ class _Writer(pickle.Pickler):
         if not isinstance(obj, Tensor) or type(obj) not in (Tensor, nn.Parameter):
             return None
         values = None
-        if not is_fake(obj):
-            with _disable_current_modes():
-                values = obj.detach().tolist() if obj.numel() <= 1 << 12 else None
         storage = obj.untyped_storage()
+        whole = obj.is_contiguous() and obj.numel() * obj.element_size() == storage.nbytes()
+        if whole and obj.numel() <= _FEW and not is_fake(obj):
+            with _disable_current_modes():
+                values = obj.detach().flatten().tolist()
         geometry = (tuple(obj.shape), obj.stride(), obj.storage_offset(), obj.dtype)
         kind = (isinstance(obj, nn.Parameter), obj.requires_grad, bool(obj.is_cuda))
         return storage._cdata, storage.nbytes(), geometry, kind, values
@@ -121,14 +123,14 @@ class _Reader(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Tensor:
         key, size, (shape, stride, offset, dtype), (parameter, trained, on_device), values = pid
         device = "cuda" if on_device else None
-        if values is not None:
-            made = torch.tensor(values, dtype=dtype, device=device).reshape(shape)
-        else:
-            whole = self._storages.get((key, dtype))
-            if whole is None:
+        whole = self._storages.get((key, dtype))
+        if whole is None:
+            if values is not None:
+                whole = torch.tensor(values, dtype=dtype, device=device)
+            else:
                 whole = torch.empty(size // dtype.itemsize, dtype=dtype, device=device)
-                self._storages[key, dtype] = whole
-            made = whole.as_strided(shape, stride, offset)
+            self._storages[key, dtype] = whole
+        made = whole.as_strided(shape, stride, offset)
         return nn.Parameter(made, requires_grad=trained) if parameter else made.requires_grad_(trained)
 
 

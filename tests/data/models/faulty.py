@@ -24,7 +24,7 @@ def good(width: int = 8) -> Workload:
     return _linear_workload()
 
 
-def made_sparse() -> Workload:
+def without_kernel() -> Workload:
     return _linear_workload(loss=lambda model, batch: model(batch).to_sparse().to_dense().square().mean())
 
 
