@@ -112,7 +112,7 @@ def parse_alloc_conf(text: str) -> AllocatorSettings:
             settings = _READERS[option](settings, option, value)
         elif option not in WITHOUT_EFFECT:
             known = [*_READERS, *WITHOUT_EFFECT]
-            raise UsageError(f"{option!r} is no option of PYTORCH_ALLOC_CONF{did_you_mean(option, known)}")
+            raise UsageError(f"{option!r} is not an option of PYTORCH_ALLOC_CONF{did_you_mean(option, known)}")
     _check_against_segment(settings)
     return settings
 
@@ -232,7 +232,7 @@ def _divisions(settings: AllocatorSettings, option: str, value: str) -> Allocato
 def _power(option: str, text: str, smallest: int) -> int:
     number = int(text) if text.isdecimal() else -1
     if number < smallest or number & (number - 1):
-        raise UsageError(f"{option}: {text!r} is no power of two; write for example {option}:[256:1,512:2,>:4]")
+        raise UsageError(f"{option}: {text!r} is not a power of two; write for example {option}:[256:1,512:2,>:4]")
     return number
 
 
