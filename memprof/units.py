@@ -1,4 +1,4 @@
-"""Sizes, shares, durations and counts as text. Sizes are `int` bytes inside and IEC units when printed."""
+"""Sizes, shares, durations and counts as text. Sizes are `int` bytes inside memprof and IEC units when printed."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*")
 def parse_size(text: str) -> int:
     """Return the bytes that a size such as `24GiB`, `1.5 MB` or `4096` means.
 
-    `GiB` is 2**30 bytes, `GB` is 10**9; a bare number is bytes; case does not matter.
+    `GiB` is 2**30 bytes and `GB` is 10**9 bytes. A number without a unit is in bytes. Case does not matter.
+
+    Args:
+        text: the size.
 
     Raises:
-        UsageError: the text is no size, or its unit is unknown.
+        UsageError: the text is not a size, or its unit is unknown.
     """
     match = _SIZE.fullmatch(text)
     factor = _UNITS.get(match[2].lower()) if match else None
@@ -38,7 +41,12 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size_bytes: int | None, decimals: int = 2) -> str:
-    """Return bytes in the largest IEC unit that keeps the number at 1 or more; `-` for an absent figure."""
+    """Return a size in the largest IEC unit that keeps the number at 1 or more; `-` if there is no figure.
+
+    Args:
+        size_bytes: the size in bytes, or None.
+        decimals: the number of decimals from 1 KiB on.
+    """
     if size_bytes is None:
         return ABSENT
     if abs(size_bytes) < 1024:
@@ -52,7 +60,11 @@ def format_size(size_bytes: int | None, decimals: int = 2) -> str:
 
 
 def format_share(share: float | None) -> str:
-    """Return a share as a percentage of two significant digits below 10 %: `0.13 %`, `8.4 %`, `100 %`."""
+    """Return a share as a percentage, below 10 % with two significant digits: `0.13 %`, `8.4 %`, `100 %`.
+
+    Args:
+        share: the share, where 1 is the whole, or None.
+    """
     if share is None:
         return ABSENT
     percent = 100 * share
@@ -64,12 +76,20 @@ def format_share(share: float | None) -> str:
 
 
 def tick_size(size_bytes: int) -> str:
-    """Return a size at an axis without needless digits: `1.5 GiB`, `512 MiB`, `0`."""
+    """Return a size for an axis, without needless digits: `1.5 GiB`, `512 MiB`, `0`.
+
+    Args:
+        size_bytes: the size in bytes.
+    """
     return format_size(size_bytes, 1).replace(".0 ", " ") if size_bytes else "0"
 
 
 def format_seconds(seconds: float | None) -> str:
-    """Return a duration in three significant digits: `845 us`, `12.3 ms`, `1.23 s`."""
+    """Return a duration with three significant digits: `845 us`, `12.3 ms`, `1.23 s`.
+
+    Args:
+        seconds: the duration in seconds, or None.
+    """
     if seconds is None:
         return ABSENT
     for unit, factor in (("us", 1e6), ("ms", 1e3)):
@@ -79,7 +99,11 @@ def format_seconds(seconds: float | None) -> str:
 
 
 def format_count(count: int | None) -> str:
-    """Return a count in three significant digits with the field's letters: `350M`, `1.24B`."""
+    """Return a count with three significant digits and the usual letters: `350M`, `1.24B`.
+
+    Args:
+        count: the count, or None.
+    """
     if count is None:
         return ABSENT
     for letter, factor in (("", 1), ("K", 1e3), ("M", 1e6), ("B", 1e9)):
@@ -89,7 +113,11 @@ def format_count(count: int | None) -> str:
 
 
 def format_loss(loss: float | None) -> str:
-    """Return a loss in four significant digits."""
+    """Return a loss with four significant digits.
+
+    Args:
+        loss: the loss, or None.
+    """
     return ABSENT if loss is None else f"{loss:#.4g}"
 
 

@@ -108,7 +108,7 @@ def _flat_indices(members: Tensor | Sequence[int], shape: tuple[int, ...]) -> Te
     indices = torch.as_tensor(members)
     if indices.dtype == torch.bool:
         if indices.shape != shape:
-            raise ValueError(f"a mask of shape {tuple(indices.shape)} is no set of a cover of shape {shape}")
+            raise ValueError(f"a mask of shape {tuple(indices.shape)} is not a set of a cover of shape {shape}")
         return indices.flatten().nonzero().flatten()
     flat: Tensor = torch.unique(indices.to(torch.int64))
     return flat

@@ -1,4 +1,4 @@
-"""What a `--device` means: one of this machine's devices or a simulated GPU, its memory, what a prediction needs."""
+"""The meaning of a `--device` name: a device of this machine or a simulated GPU, and its memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ from memprof.errors import UsageError
 
 
 def is_real(device: str) -> bool:
-    """Whether a resolved device is one of this machine's."""
+    """Return whether a resolved device belongs to this machine.
+
+    Args:
+        device: `cpu`, `cuda:N`, or the name of a simulated GPU.
+    """
     return device == "cpu" or device.startswith("cuda:")
 
 
 def resolve(name: str, world_size: int = 1) -> DeviceFact:
-    """Return what a `--device` name means, with its memory by the driver or the catalog.
+    """Return the device that a `--device` name means, with its memory from the driver or the catalog.
 
     Args:
-        name: `auto`, `cpu`, `cuda` and `cuda:N` are this machine's; any other name or a size is a simulated GPU's.
-        world_size: ranks; they share the CPU's memory and have a GPU of their own each.
+        name: `auto`, `cpu`, `cuda` and `cuda:N` are devices of this machine. Any other name, or a size, is a simulated
+            GPU.
+        world_size: the number of ranks. They share the CPU's memory, but each has its own GPU.
 
     Raises:
-        UsageError: this machine has no such device, or the catalog no such GPU.
+        UsageError: this machine has no such device, or the catalog has no such GPU.
     """
     device, memory = _name_and_memory(name)
     share = world_size if device == "cpu" else 1
@@ -41,11 +46,14 @@ def resolve(name: str, world_size: int = 1) -> DeviceFact:
 
 
 def find_target(device: str, conf: str | None = None) -> Target:
-    """Return what a prediction for a resolved device is for.
+    """Return the target of a prediction for a resolved device.
 
     Args:
-        device: `cpu`, `cuda:N`, or a simulated GPU's name.
-        conf: the caching allocator's settings; those of the environment if not given.
+        device: `cpu`, `cuda:N`, or the name of a simulated GPU.
+        conf: the caching allocator's settings; None for those of the environment.
+
+    Raises:
+        UsageError: the settings cannot be read, or the catalog has no such GPU.
     """
     if device == "cpu":
         return Target()
@@ -57,12 +65,12 @@ def find_target(device: str, conf: str | None = None) -> Target:
 def target_of(
     device: SimulatedDevice, allocator: AllocatorSettings | None = None, torch_version: str | None = None
 ) -> Target:
-    """Return the target for a GPU of the catalog.
+    """Return the target of a prediction for a GPU.
 
     Args:
         device: the GPU.
-        allocator: settings of the caching allocator; PyTorch's defaults if not given.
-        torch_version: of the PyTorch that is to run there; this one if not given.
+        allocator: the settings of the caching allocator; None for PyTorch's defaults.
+        torch_version: the version of PyTorch that is to run there; None for the version of this process.
     """
     return Target(
         name=device.name,
@@ -98,7 +106,7 @@ def _name_and_memory(name: str) -> tuple[str, int]:
 
 
 def _kernels(device: str) -> str:
-    """Return what decides which kernels run and what they take; the size of the memory has no part in it."""
+    """Return a text that identifies which kernels run and what they take. The size of the memory does not count."""
     target = find_target(device)
     if target.kind == "cpu":
         return target.kind
@@ -106,7 +114,7 @@ def _kernels(device: str) -> str:
 
 
 def _free_bytes(device: str) -> int:
-    """Return what can be allocated now: the CUDA context is there once the driver is asked."""
+    """Return the bytes that can be allocated now. Asking the driver creates the CUDA context, so it is included."""
     if device == "cpu":
         return int(psutil.virtual_memory().available)
     return int(torch.cuda.mem_get_info(device)[0])

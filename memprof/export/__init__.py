@@ -1,4 +1,4 @@
-"""A trial's trace as files, for PyTorch's memory viewer and for Perfetto."""
+"""Writes a trial's trace to files for PyTorch's memory viewer and for Perfetto."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def save_trace(
     """Write a trial's trace in both formats.
 
     Args:
-        trace: at the sizes that were asked for.
-        folder: where to; it exists.
-        spec: of the optimizer; it names the files.
-        settings: of the caching allocator, for a simulated GPU.
+        trace: the events of the trial, with the sizes that were requested.
+        folder: the folder of the files, which exists.
+        spec: the optimizer spec, which gives the files their names.
+        settings: the settings of the caching allocator, for a simulated GPU.
         reserved: the bytes reserved after each event, for a simulated GPU.
     """
     snapshot, perfetto = trace_paths(folder, spec)
@@ -37,6 +37,11 @@ _ODD = re.compile(r"[^A-Za-z0-9.=_-]+")
 
 
 def trace_paths(folder: Path, spec: str) -> tuple[Path, Path]:
-    """Return the snapshot's and the Perfetto trace's file of an optimizer."""
+    """Return the paths of an optimizer's snapshot and of its Perfetto trace.
+
+    Args:
+        folder: the folder of the files.
+        spec: the optimizer spec.
+    """
     name = _ODD.sub("_", spec).strip("._") or "trace"
     return folder / f"{name}.pickle", folder / f"{name}.perfetto.json"

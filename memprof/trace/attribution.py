@@ -1,23 +1,24 @@
-"""From a stream of events and marks to a trace: who asked for each block, and what it holds.
+"""Turns a stream of events and marks into a trace: who asked for each block, and what the block holds.
 
-The rules, in the words of `memprof.documents.comparison.CATEGORIES`:
+The rules use the words of `memprof.documents.comparison.CATEGORIES`:
 
-- parameters, buffers, gradients, inputs and optimizer state are known by address, from label marks;
-- a tensor made in the forward pass that lives when the backward pass begins is an activation, and so is what the
-  backward pass recomputes of the forward pass;
-- other tensors, and scratch that a kernel takes and gives back, are temporaries;
-- what is made outside of any operator while operators are followed (a random state that checkpointing keeps, a copy of
-  a storage, what compiled code makes) is a tensor like what an operator returns: its maker bypassed the dispatcher;
-- a block that no operator returned and that outlives the operator it was taken in is unattributed, and so is what was
-  there before operators were followed and has no label.
+- Parameters, buffers, gradients, inputs and optimizer state are known by their address, from label marks.
+- A tensor that is made in the forward pass and is alive when the backward pass begins is an activation. So is what the
+  backward pass recomputes of the forward pass.
+- Other tensors are temporaries, and so is the scratch memory that a kernel takes and gives back.
+- While operators are followed, a block that is made outside of every operator counts as a tensor, like one that an
+  operator returns, because its maker bypassed the dispatcher. Examples are a random state that checkpointing keeps, a
+  copy of a storage, and what compiled code makes.
+- A block is unattributed if no operator returned it and it outlives the operator in which it was taken. So is a block
+  without a label that existed before operators were followed.
 
-Of several ranks, what FSDP allocates within its range "FSDP::all_gather_copy_out" are parameters: those of a whole
-group, as long as it is gathered. Within "FSDP::all_gather" and "FSDP::post_backward_reduce" it is communication, unless
-it is labelled later on (a reduced gradient). What the latter frees and has not made are the gradients that it reduces.
-The names are the same from PyTorch 2.8.0 to 2.15.0.
+With several ranks, what FSDP allocates within its range "FSDP::all_gather_copy_out" is parameters: those of a whole
+group, for as long as it is gathered. What it allocates within "FSDP::all_gather" and "FSDP::post_backward_reduce" is
+communication, unless it is labelled later on (a reduced gradient). What the last range frees and has not made is the
+gradients that it reduces. The names of the ranges are the same from PyTorch 2.8.0 to 2.15.0.
 
-A Python number that is passed to an operator becomes a block of a few bytes outside of any operator: no tensor that
-the training step can see, and a temporary, or an activation where the backward pass needs it.
+A Python number that is passed to an operator becomes a block of a few bytes outside of any operator. The training step
+cannot see it as a tensor. It is a temporary, or an activation if the backward pass needs it.
 """
 
 from __future__ import annotations
@@ -50,17 +51,21 @@ _RANGES = {
 
 
 def build_trace(entries: Iterable[Entry]) -> Trace:
-    """Return the trace of a stream that starts in an empty process."""
+    """Return the trace of a stream of events and marks.
+
+    Args:
+        entries: the stream, which starts in an empty process.
+    """
     builder = TraceBuilder()
     builder.take(entries)
     return builder.trace
 
 
 class TraceBuilder:
-    """Makes the trace of a stream that starts in an empty process and arrives piece by piece.
+    """Builds a trace from a stream that starts in an empty process and arrives piece by piece.
 
     Attributes:
-        trace: of the stream so far.
+        trace: the trace of the stream so far.
     """
 
     def __init__(self) -> None:
@@ -76,7 +81,11 @@ class TraceBuilder:
         self._reducing = False
 
     def take(self, entries: Iterable[Entry]) -> None:
-        """Go on with the next piece of the stream."""
+        """Add the next piece of the stream to the trace.
+
+        Args:
+            entries: the events and marks, in order.
+        """
         takers = self._takers()
         for entry in entries:
             take = takers.get(type(entry))
@@ -84,10 +93,10 @@ class TraceBuilder:
                 take(entry)
 
     def forget(self) -> None:
-        """Keep of what is over the blocks that live, as if the build had allocated them one after the other.
+        """Drop the past of the trace, but keep the blocks that are alive.
 
-        The phase that is running goes on, from the level that there is now. Blocks that are over and the spans of
-        phases that have ended are gone from the trace.
+        The trace then looks as if the build had allocated these blocks one after the other. The phase that is running
+        continues at the present level. Blocks that were freed and the spans of phases that have ended are removed.
         """
         living = sorted(self._live.values())
         renumbered = {number: index for index, number in enumerate(living)}
@@ -102,7 +111,7 @@ class TraceBuilder:
         )
 
     def _takers(self) -> Mapping[type[Any], Callable[[Any], None]]:
-        """Return what takes in each kind of entry; the others say nothing of blocks."""
+        """Return the function that handles each kind of entry. Other kinds say nothing about blocks."""
         return {
             Allocation: self._allocate,
             Free: self._free,
@@ -128,7 +137,7 @@ class TraceBuilder:
             self._note_forward(number)
         if self._ranges:
             block.category, block.module = self._ranges[-1]
-            block.tensor = operator is None  # a storage that is resized
+            block.tensor = operator is None  # outside of operators, only a storage that is resized is allocated here
             self._exchanged.add(number)
         self._blocks.append(block)
         self._events.append(Event(number, allocation.size))
@@ -192,12 +201,14 @@ class TraceBuilder:
 
 
 def label_workspaces(trace: Trace, requested: Trace, size: int | None) -> None:
-    """Name what libraries keep: blocks of their workspaces' size that nobody has, and that are never given back.
+    """Label the workspaces that libraries keep.
+
+    These are the unattributed blocks of a workspace's size that are never given back.
 
     Args:
-        trace: whose blocks to name.
-        requested: the same trace with sizes as requested.
-        size: of a workspace; None where there is none.
+        trace: the trace whose blocks are labelled.
+        requested: the same trace with the sizes that were requested.
+        size: the bytes of a workspace; None if there is none.
     """
     for number in _kept(requested, {size}):
         if trace.blocks[number].category == "unattributed":
@@ -205,12 +216,15 @@ def label_workspaces(trace: Trace, requested: Trace, size: int | None) -> None:
 
 
 def label_buckets(trace: Trace, requested: Trace, sizes: Collection[int]) -> None:
-    """Name the buckets in which DDP's reducer, which is in C++, keeps gradients for the others: nobody else has them.
+    """Label the buckets in which DDP's reducer keeps gradients for the other ranks.
+
+    The reducer is written in C++, so no operator returns its buckets. They are the blocks of a bucket's size that are
+    never given back and belong to nobody else.
 
     Args:
-        trace: whose blocks to name.
-        requested: the same trace with sizes as requested.
-        sizes: of the buckets.
+        trace: the trace whose blocks are labelled.
+        requested: the same trace with the sizes that were requested. Its blocks are labelled too.
+        sizes: the bytes of the buckets.
     """
     for number in _kept(requested, sizes):
         for block in (trace.blocks[number], requested.blocks[number]):
@@ -219,7 +233,7 @@ def label_buckets(trace: Trace, requested: Trace, sizes: Collection[int]) -> Non
 
 
 def _kept(requested: Trace, sizes: Collection[int | None]) -> list[int]:
-    """Return the blocks of certain sizes that are never given back."""
+    """Return the numbers of the blocks that have one of the sizes and are never given back."""
     if not any(sizes):
         return []
     freed = {number for number, change in requested.events if change < 0}

@@ -46,5 +46,5 @@ def test_an_own_device_is_predicted_for_and_a_broken_file_is_one_sentence(mempro
     (tmp_path / "mine.json").write_text("[")
     done = memprof(*SMALL, "--device", "mine-9gb", MEMPROF_DEVICES="mine.json")
     assert done.returncode == 2
-    assert "mine.json (MEMPROF_DEVICES) is no list of devices" in done.stderr
+    assert "mine.json (MEMPROF_DEVICES) is not a valid list of devices" in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memprof.allocator.blocks import Block
+from memprof.allocator.block_pools import AllocatorBlock
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
 from memprof.allocator.driver import Memory
 from memprof.allocator.settings import AllocatorSettings
@@ -49,8 +49,8 @@ class Pair:
     def __init__(self, conf: AllocatorSettings) -> None:
         rising = Memory(CAPACITY, falling=False)  # as in the slow one
         self.fast, self.slow = CachingAllocator(CAPACITY, conf, driver=rising), SlowAllocator(CAPACITY, conf)
-        self.live: list[Block] = []
-        self.waiting: list[Block] = []
+        self.live: list[AllocatorBlock] = []
+        self.waiting: list[AllocatorBlock] = []
 
     def do(self, operation: str, number: int, stream: int) -> None:
         if operation == "allocate":

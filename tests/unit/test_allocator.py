@@ -6,7 +6,7 @@ import pytest
 
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
 from memprof.allocator.driver import Memory
-from memprof.allocator.replay_events import Timeline, replay
+from memprof.allocator.replay_events import AllocatorTimeline, replay
 from memprof.allocator.settings import AllocatorSettings
 from memprof.trace.events import Block, Event, Trace
 
@@ -220,7 +220,7 @@ def test_streams_of_a_trace_are_kept_apart() -> None:
 @pytest.mark.parametrize("n_events", [1, 10, 511, 513, 20_000])
 def test_the_timeline_keeps_the_peaks(n_events: int) -> None:
     allocator = CachingAllocator()
-    timeline = Timeline(n_events)
+    timeline = AllocatorTimeline(n_events)
     high = n_events // 3
     for event in range(n_events):
         block = allocator.allocate(100 * MIB if event == high else MIB * (1 + event % 7))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from memprof.allocator.blocks import Block
+from memprof.allocator.block_pools import AllocatorBlock
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
 from memprof.allocator.driver import Memory
 from memprof.allocator.replay_history import HistoryReport, replay_history
@@ -71,7 +71,7 @@ def test_with_the_capacity_given_the_model_runs_out_of_memory_on_its_own(name: s
     program = PROGRAMS[name]
     allocator = CachingAllocator(CAPACITY, settings_of(program), driver=Memory(CAPACITY, falling=False))
     history = [unpack(event) for event in program["events"]]
-    live: dict[int, Block] = {}
+    live: dict[int, AllocatorBlock] = {}
     for index, event in enumerate(history):
         for _ in range(program["emptied"].count(index)):
             allocator.empty_cache()

@@ -84,7 +84,7 @@ def test_a_size_is_a_generic_device() -> None:
     [
         ("rtx-4095", "the nearest are rtx-4090"),
         ("a100-60gb", "the nearest are a100-80gb, a100-40gb"),
-        ("abacus", "is no GPU that can be simulated; `memprof devices` lists them"),
+        ("abacus", "is not a GPU that can be simulated; `memprof devices` lists them"),
         ("24", "a size such as 24GiB"),
     ],
 )
@@ -136,10 +136,10 @@ def test_the_users_file_adds_devices_and_replaces_those_of_the_same_name(own_fil
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", "is no list of devices: the whole: Invalid JSON"),
-        (MINE % "Not A Name", "is no list of devices: devices.0.name"),
+        ("{", "is not a valid list of devices: the whole: Invalid JSON"),
+        (MINE % "Not A Name", "is not a valid list of devices: devices.0.name"),
         (MINE.replace("120", "0") % "a", "devices.0.sm_count: Input should be greater than 0"),
-        (MINE.replace("devices/1", "devices/9") % "a", "is no list of devices: schema"),
+        (MINE.replace("devices/1", "devices/9") % "a", "is not a valid list of devices: schema"),
     ],
 )
 def test_a_broken_file_is_one_sentence(own_file: Callable[[str], None], text: str, sentence: str) -> None:

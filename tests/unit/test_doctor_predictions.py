@@ -69,10 +69,10 @@ def test_the_committed_figures_can_be_read() -> None:
 
 def test_a_broken_file_of_devices_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
-        raise UsageError("devices.json is no list of devices")
+        raise UsageError("devices.json is not a valid list of devices")
 
     monkeypatch.setattr("memprof.devices.catalog.catalog", broken)
-    assert checks.check_devices() == checks.Check("catalog", "fail", "devices.json is no list of devices")
+    assert checks.check_devices() == checks.Check("catalog", "fail", "devices.json is not a valid list of devices")
 
 
 def test_what_cudnn_takes_is_said_to_be_its_own_choice() -> None:

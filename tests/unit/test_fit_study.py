@@ -18,7 +18,7 @@ FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
     [
         ({"vary": "n_layer"}, "mlp has no knob 'n_layer'; did you mean 'n_layers'?"),
         ({"devices": []}, "there is no device to fill"),
-        ({"devices": ["gtx-9000"]}, "is no GPU that can be simulated"),
+        ({"devices": ["gtx-9000"]}, "is not a GPU that can be simulated"),
         ({"devices": ["1GiB", "1GiB"]}, "a device is given twice"),
         ({"budget": 0}, "it must be more than nothing"),
         ({"margin": "all"}, "write a share such as 5%"),

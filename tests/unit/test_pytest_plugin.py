@@ -159,7 +159,7 @@ def test_mistakes_at_tests_are_one_sentence(tmp_path: Path) -> None:
         "test_a_fixture takes the fixture 'tmp_path', which workers do not have: name the workload with model=",
         "the parameter x of test_a_parameter[x0] is of type object; workers take numbers and texts",
         "test_a_method is a method, which workers cannot call",
-        "'rtx-3061' is no GPU that can be simulated; the nearest are",
+        "'rtx-3061' is not a GPU that can be simulated; the nearest are",
     ):
         assert sentence in done.stdout
     assert "Traceback" not in done.stdout
