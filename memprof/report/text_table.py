@@ -1,4 +1,4 @@
-"""Tables of text, and how they fold into a narrow terminal."""
+"""Tables of text, and how they are split to fit into a narrow terminal."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from dataclasses import dataclass
 from rich.cells import cell_len
 
 GAP = 2
-# Columns of this rank or above are left out where they would need a table of their own.
+# Columns of this rank or above are left out if they would need one more table.
 MINOR = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells of text: the first column names the row, ranks give the order in which the others get a place."""
+    """A table of text whose first column names the rows.
+
+    Attributes:
+        titles: The headings of the columns.
+        rows: The cells of each row.
+        ranks: The priority of each column when the terminal is narrow; the lowest rank gets a place first.
+        right: Whether each column is aligned to the right.
+    """
 
     titles: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -22,7 +29,7 @@ class Table:
     right: tuple[bool, ...]
 
     def select(self, indices: Iterable[int]) -> Table:
-        """Return the table of these columns, in this order."""
+        """Return a table with only the columns of these indices, in this order."""
         chosen = tuple(indices)
         return Table(
             titles=tuple(self.titles[index] for index in chosen),
@@ -33,7 +40,13 @@ class Table:
 
 
 def number_table(key: str, titles: Iterable[str], rows: Iterable[tuple[str, list[str]]]) -> Table:
-    """Return a table of a name and numbers per row, whose columns get their places from left to right."""
+    """Return a table with a name and numbers in each row; its columns get their places from left to right.
+
+    Args:
+        key: The heading of the names.
+        titles: The headings of the numbers.
+        rows: The name and the formatted numbers of each row.
+    """
     heads = (key, *titles)
     return Table(
         titles=heads,
@@ -44,7 +57,14 @@ def number_table(key: str, titles: Iterable[str], rows: Iterable[tuple[str, list
 
 
 def column_widths(table: Table, name_width: int) -> list[int]:
-    """Return the terminal cells each column needs; headings break at spaces, names after `name_width`."""
+    """Return the width that each column needs, in terminal cells.
+
+    Headings may be broken at spaces.
+
+    Args:
+        table: The table.
+        name_width: The largest width of the first column, whose names are wrapped after it.
+    """
     cells = zip(*table.rows, strict=True) if table.rows else ((),) * len(table.titles)
     widths = [
         max(cell_len(text) for text in (*title.split(), *column, ""))
@@ -54,10 +74,15 @@ def column_widths(table: Table, name_width: int) -> list[int]:
 
 
 def fold(table: Table, widths: Sequence[int], width: int) -> list[Table]:
-    """Split a table into tables that fit into `width` terminal cells, each beginning with the names.
+    """Split a table into tables that fit into a terminal; each of them begins with the column of names.
 
-    Columns get their places by rank and stand in their original order. A column too wide for any table stands
-    alone beside the names. None is lost, but for minor columns that would need one more table.
+    Columns are chosen by rank and shown in their original order. A column that is too wide for any table is shown alone
+    next to the names. No column is lost, except minor columns that would need one more table.
+
+    Args:
+        table: The table.
+        widths: The width of each column, in terminal cells.
+        width: The width of the terminal, in cells.
     """
     waiting = sorted(range(1, len(table.titles)), key=lambda index: table.ranks[index])
     tables: list[Table] = []
@@ -68,10 +93,10 @@ def fold(table: Table, widths: Sequence[int], width: int) -> list[Table]:
     return tables or [table]
 
 
-def _fill(waiting: Sequence[int], widths: Sequence[int], room: int) -> list[int]:
+def _fill(waiting: Sequence[int], widths: Sequence[int], width: int) -> list[int]:
     chosen = []
     for index in waiting:
-        if widths[index] + GAP <= room:
+        if widths[index] + GAP <= width:
             chosen.append(index)
-            room -= widths[index] + GAP
+            width -= widths[index] + GAP
     return chosen
