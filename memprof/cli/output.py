@@ -22,8 +22,8 @@ def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: S
         rows: the cells.
         numbers: the titles of the columns that are aligned right.
     """
-    from memprof.report.blocks import Table
     from memprof.report.render.terminal import make_console, render_words
+    from memprof.report.text_table import Table
 
     table = Table(
         titles=tuple(titles),

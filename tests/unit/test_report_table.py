@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memprof.report.blocks import GAP, MINOR, Table, column_widths, fold, number_table
+from memprof.report.text_table import GAP, MINOR, Table, column_widths, fold, number_table
 
 
 def make_table(widths: list[int], ranks: list[int]) -> Table:

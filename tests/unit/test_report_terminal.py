@@ -8,9 +8,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from memprof.documents.comparison import Comparison
-from memprof.report.blocks import Table
 from memprof.report.render.parts import render_parts
 from memprof.report.render.terminal import PLAIN_WIDTH, bar, make_console, render
+from memprof.report.text_table import Table
 from tests.comparisons import COUNT, default_runs, make_broken_run, make_comparison, make_run
 
 ODD_NAMES = [

@@ -8,9 +8,9 @@ from rich.text import Text
 from memprof.gate.diff import Difference, FigureChange, RunChange
 from memprof.gate.metrics import METRICS
 from memprof.gate.wording import share
-from memprof.report.blocks import Table
 from memprof.report.render.markdown import escape, render_table
 from memprof.report.render.terminal import render_words
+from memprof.report.text_table import Table
 
 _TITLES = ("optimizer", "figure", "old", "new", "change", "")
 

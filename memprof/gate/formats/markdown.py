@@ -12,9 +12,9 @@ from memprof.documents.wording import made_where
 from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, counts
 from memprof.gate.wording import bound, change, details, figure, headline, mark
-from memprof.report.blocks import Table
 from memprof.report.render.github import COMMENT_BYTES, trim
 from memprof.report.render.markdown import escape, render_table
+from memprof.report.text_table import Table
 
 MARKER = "<!-- memprof-gate -->"
 _SIGNS = {"error": "❌", "warning": "⚠️", "note": "🆕", "ok": "✅"}

@@ -14,8 +14,8 @@ from memprof.gate.metrics import METRICS
 from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, Weight, metric_of
 from memprof.gate.wording import details, headline, mark, moved, share, subject
-from memprof.report.blocks import Table
 from memprof.report.render.terminal import render_words
+from memprof.report.text_table import Table
 
 _COLOURS: dict[Weight, str] = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
 _TITLES = ("verdict", "budget/optimizer figure", "value", "limit", "change")

@@ -1,4 +1,4 @@
-"""Where and how a comparison's figures were made, as pairs of a name and a sentence."""
+"""The facts under which the figures of a comparison were made, and the caveats about them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from memprof.units import format_size
 
 
 def facts(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return what a reader must know to make the figures again, without what is not known."""
+    """Return the facts that a reader needs to reproduce the figures, as pairs of a name and a text.
+
+    Facts that are not known are left out.
+    """
     environment = comparison.environment
     lines = {
         **_subject(comparison),
@@ -28,7 +31,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def caveats(comparison: Comparison) -> list[str]:
-    """Return what a reader must not take the figures for: the runs' notes, and what holds for all of their kind."""
+    """Return the caveats: the notes of the runs, and what a reader must not conclude from each kind of figure."""
     found = sections.notes(comparison)
     if any(run.source == "measured" and run.device == "cpu" for run in comparison.runs):
         found.append(

@@ -1,4 +1,4 @@
-"""Predicted beside measured: the signed error of every figure, as tables."""
+"""Compares predicted with measured figures: the signed error of every figure, as tables."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable
 from memprof.documents.comparison import CATEGORIES, Comparison, Run
 from memprof.documents.confidence import Deviation, Validation
 from memprof.documents.wording import category_title, processor_words
-from memprof.report.blocks import Table, number_table
+from memprof.report.text_table import Table, number_table
 from memprof.units import ABSENT, format_share, format_size
 
 _LAYERS = ("state", "tensors", "allocated", "reserved", "process")
 
 
 def validated(comparison: Comparison) -> list[tuple[Run, Validation]]:
-    """Return the runs whose prediction stands beside them."""
+    """Return the measured runs for which a prediction was attempted, with the outcome."""
     return [(run, run.validation) for run in comparison.runs if run.validation is not None]
 
 
 def reasons(comparison: Comparison) -> list[str]:
-    """Return why there is no prediction to compare with, once for all that it is about."""
+    """Return the reasons why runs have no prediction to compare with, each once with the optimizers it is about."""
     about: dict[str, list[str]] = {}
     for run, found in validated(comparison):
         if found.reason is not None:
@@ -39,7 +39,10 @@ def remark(comparison: Comparison) -> str:
 
 
 def layer_table(comparison: Comparison) -> Table:
-    """Return a row per optimizer: the error of its state and of the peak in each layer, and whether the bound held."""
+    """Return a table with a row for each optimizer: the errors of its state and of its peak in each layer of memory.
+
+    The last column says whether the upper bound held, if there are upper bounds.
+    """
     shown = _compared(comparison)
     layers = [layer for layer in _LAYERS if any(_at_peak(found, layer) for _, found in shown)]
     bounded = any(found.upper_held is not None for _, found in shown)
@@ -55,7 +58,7 @@ def layer_table(comparison: Comparison) -> Table:
 
 
 def phase_table(comparison: Comparison) -> Table:
-    """Return a row per optimizer and layer: the error of the peak within each phase."""
+    """Return a table with a row for each optimizer and layer of memory: the error of the peak within each phase."""
     shown = _compared(comparison)
     phases = _in_order(one.phase for _, found in shown for one in found.deviations)
     rows = (
@@ -68,7 +71,7 @@ def phase_table(comparison: Comparison) -> Table:
 
 
 def category_table(comparison: Comparison) -> Table:
-    """Return a row per optimizer: the error of each category at the peak."""
+    """Return a table with a row for each optimizer: the error of each category at the peak."""
     shown = _compared(comparison)
     names = _in_order(one.category for _, found in shown for one in found.deviations)
     names.sort(key=[*CATEGORIES, *names].index)
@@ -81,7 +84,7 @@ def category_table(comparison: Comparison) -> Table:
 
 
 def error_text(one: Deviation | None) -> str:
-    """Return a signed error: `exact`, `+1.2 %`, or in bytes where a share says nothing."""
+    """Return a signed error as text: `exact`, a share such as `+1.2 %`, or bytes if the share is too small to show."""
     if one is None:
         return ABSENT
     if not one.error_bytes:

@@ -1,4 +1,4 @@
-"""Figure: the peak against the batch size, a line for each optimizer, with the capacity and what ran out of memory."""
+"""The figure of the peak against the batch size: a line for each optimizer, the capacity, and failed batch sizes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ _ENTRY = 240
 
 @dataclass(frozen=True)
 class _Series:
-    """One optimizer's points: (batch size, peak, whether it was tried), and the batch sizes that ran out of memory."""
+    """The points of one optimizer.
+
+    Attributes:
+        name: The optimizer spec.
+        points: The batch sizes with their peak in bytes, and whether each was tried or extrapolated.
+        failed: The batch sizes that ran out of memory.
+    """
 
     name: str
     points: list[tuple[int, int, bool]]
@@ -22,7 +28,11 @@ class _Series:
 
 
 def draw_batches(comparison: Comparison) -> tuple[str, str] | None:
-    """Return the figure's description and its SVG; None where no batch size was looked for."""
+    """Draw the figure.
+
+    Returns:
+        The description of the figure and its SVG; None if no largest batch size was searched for.
+    """
     shown = [
         _series(run.optimizer.spec, run.fit.batch_size)
         for run in comparison.runs
@@ -35,7 +45,7 @@ def draw_batches(comparison: Comparison) -> tuple[str, str] | None:
 
 
 class _Batches:
-    """The figure as it grows."""
+    """Draws the figure step by step."""
 
     def __init__(self, comparison: Comparison, shown: list[_Series]) -> None:
         self._shown, self._capacity = shown, comparison.capacity.bytes

@@ -1,4 +1,4 @@
-"""Figure: the memory through one training step, a panel for each optimizer, all on one scale."""
+"""The figure of the memory during one training step: a panel for each optimizer, all at the same scale."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ _PANEL, _GAP = 92, 26
 
 
 def draw_steps(comparison: Comparison) -> tuple[str, str] | None:
-    """Return the figure's description and its SVG; None where no run has a timeline."""
+    """Draw the figure.
+
+    Returns:
+        The description of the figure and its SVG; None if no run has a timeline.
+    """
     shown = [(run, run.timeline) for run in comparison.runs if run.timeline is not None]
     if not shown:
         return None
@@ -32,7 +36,7 @@ def draw_steps(comparison: Comparison) -> tuple[str, str] | None:
 
 
 class _Scale:
-    """Both axes, common to all panels."""
+    """The scales of both axes, which all panels share."""
 
     def __init__(self, shown: list[tuple[Run, Timeline]]) -> None:
         self.ticks = byte_ticks(max(_top(timeline) for _, timeline in shown), 4)
@@ -81,7 +85,7 @@ def _bands(drawing: Drawing, scale: _Scale, timeline: Timeline, y: float) -> Non
 
 
 def _phase_names(drawing: Drawing, scale: _Scale, timeline: Timeline, y: float) -> None:
-    """Name the phases that are wide enough."""
+    """Write the names of the phases that are wide enough."""
     for phase, start, end in _spans(timeline):
         if scale.x(end) - scale.x(start) > text_width(phase) + 6:
             drawing.text((scale.x(start) + scale.x(end)) / 2, y, phase, "onpaper", "middle")

@@ -1,4 +1,4 @@
-"""A comparison as a pandas frame, CSV, and HTML for notebooks."""
+"""Renders a comparison as a pandas data frame, as CSV, and as HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _REALS = {"state_bytes_per_parameter", "state_relative_to_reference", "step_seco
 
 
 def to_frame(comparison: Comparison) -> pd.DataFrame:
-    """Return one row per run: exact figures, sizes in bytes, absent figures as NA.
+    """Return a data frame with a row for each run. Figures are exact, sizes are in bytes, and absent figures are NA.
 
-    The columns and their types do not depend on which figures are there, so that frames can be joined.
+    The columns and their types do not depend on which figures are present, so that frames can be joined.
     """
     import pandas as pd
 
@@ -36,15 +36,19 @@ def to_frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """Return the frame as CSV with a heading; absent figures are empty."""
+    """Return the data frame as CSV with a header line; absent figures are empty."""
     return to_frame(comparison).to_csv(index=False, lineterminator="\n")
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as a Parquet file.
+    """Write a data frame to a Parquet file.
+
+    Args:
+        frame: The data frame.
+        path: The file to write.
 
     Raises:
-        UsageError: nothing that writes Parquet is installed, or the file cannot be written.
+        UsageError: No package that writes Parquet is installed, or the file cannot be written.
     """
     try:
         frame.to_parquet(path, index=False)
@@ -55,7 +59,7 @@ def write_parquet(frame: pd.DataFrame, path: Path) -> None:
 
 
 def to_html(comparison: Comparison) -> str:
-    """Return the main table and the summary for a notebook; every text of the user is escaped."""
+    """Return the main table and the summary as HTML for a notebook. All text from the user is escaped."""
     table = main_table(comparison)
     body = "".join(_html_row("td", row, table.right) for row in table.rows)
     summary = html.escape(" ".join(summarize(comparison)))

@@ -1,7 +1,8 @@
-"""A comparison as one HTML page to explore: nothing is loaded from elsewhere, and its own policy forbids to.
+"""Renders a comparison as a single interactive HTML page.
 
-The page's parts are in the folder `page`: small JavaScript by hand, without a framework. What users named reaches the
-page as escaped text or as JSON data, never as markup.
+The page loads nothing from elsewhere, and its content security policy forbids it to. Its parts are in the folder
+`page`: small scripts in plain JavaScript, without a framework. Names that users chose get into the page as escaped text
+or as JSON data, never as markup.
 """
 
 from __future__ import annotations
@@ -15,18 +16,19 @@ from typing import Any
 
 from memprof.documents.comparison import CATEGORIES, Comparison, FitAnswer, Run
 from memprof.documents.timeline import Timeline
-from memprof.report.blocks import Block, Bullets, Command, Figure, Folded, Table
+from memprof.report.blocks import Block, Bullets, Command, Figure, Folded
 from memprof.report.content import sections
 from memprof.report.content.columns import fit_text, main_table
 from memprof.report.content.outline import Section, outline
 from memprof.report.content.summary import summarize
 from memprof.report.figures.peak import COLOURS
+from memprof.report.text_table import Table
 
 _SCRIPTS = ("page.js", "capacity.js", "timeline.js", "tree.js")
 
 
 def to_page(comparison: Comparison) -> str:
-    """Return the page; the same comparison gives the same bytes."""
+    """Return the page as HTML. The same comparison always gives the same bytes."""
     size = sections.model_size(comparison)
     about = [sections.heading(comparison), *([f"{size}; {sections.sources(comparison)}"] if size else [])]
     return Template(_read("page.html")).substitute(
@@ -85,7 +87,7 @@ def _list(lines: Sequence[str], look: str = "") -> str:
 
 
 def _data(comparison: Comparison) -> str:
-    """Return what the scripts read; `<` is escaped, so that no text can end the element that it stands in."""
+    """Return the JSON data for the scripts. `<` is escaped, so that no text can close the element around the data."""
     document = {
         "capacity": comparison.capacity.bytes,
         "batchSize": comparison.workload.batch_size if comparison.workload is not None else None,
@@ -133,7 +135,7 @@ def _timeline(timeline: Timeline) -> dict[str, Any]:
 
 
 def _points(answer: FitAnswer | None) -> list[list[int]]:
-    """Return the batch sizes whose peak is known, smallest first, with that peak."""
+    """Return the batch sizes whose peak is known with their peaks in bytes, the smallest batch size first."""
     if answer is None:
         return []
     known = {point.value: point.peak_bytes for point in answer.points if point.peak_bytes is not None}

@@ -1,4 +1,4 @@
-"""A comparison as Markdown for GitHub: the same document gives the same bytes."""
+"""Renders a comparison as Markdown for GitHub. The same document always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -7,24 +7,26 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from memprof.documents.comparison import Comparison
-from memprof.report.blocks import Block, Bullets, Command, Figure, Folded, Table
+from memprof.report.blocks import Block, Bullets, Command, Figure, Folded
 from memprof.report.content import sections
 from memprof.report.content.columns import main_table
 from memprof.report.content.outline import Section, outline
 from memprof.report.content.summary import summarize
+from memprof.report.text_table import Table
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~])")
-# An underscore inside a word is no markup, so names like seq_len stay readable in the source.
+# An underscore inside a word is not markup and is not escaped, so that names like seq_len stay readable in the source.
 _UNDERSCORE = re.compile(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
 
 def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, document: str | None = None) -> str:
-    """Return the report: headline, tables, what would lower the peaks, caveats, environment and the command.
+    """Return the report: the headline, tables, what would lower the peaks, caveats, the environment and the command.
 
     Args:
-        comparison: what to report.
-        figures: by name the Markdown that shows a figure (`image`); without, there are tables only.
-        document: the path of the saved comparison, relative to the report, to link to.
+        comparison: The comparison to report.
+        figures: The Markdown that shows each figure (see `image`), by the figure's name. Without it, the report has
+            only tables.
+        document: The path of the saved comparison relative to the report, which the report links to.
     """
     drawn = figures or {}
     parts = [
@@ -39,24 +41,29 @@ def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, d
 
 
 def image(path: str, text: str) -> str:
-    """Return the Markdown that shows an image file, with words for those who do not see it."""
+    """Return the Markdown that shows an image file.
+
+    Args:
+        path: The path of the file, relative to the report.
+        text: A description in words, for readers who cannot see the image.
+    """
     return f"![{escape(text)}]({quote(path)})"
 
 
 def link_to(document: str) -> str:
-    """Return the sentence that leads to the saved document."""
+    """Return the sentence with the link to the saved document."""
     return f"Every number: [{escape(document)}]({quote(document)})"
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line, also within a cell of a table."""
+    """Escape a text, so that Markdown shows it as it is, on one line and also inside the cell of a table."""
     line = " ".join(text.split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _UNDERSCORE.sub(r"\\_", _SPECIAL.sub(r"\\\1", line))
 
 
 def render_table(table: Table) -> str:
-    """Return a table in GitHub's dialect; empty for a table without rows."""
+    """Return a table in GitHub's dialect of Markdown; empty for a table without rows."""
     if not table.rows:
         return ""
     rule = ["---:" if right else "---" for right in table.right]

@@ -1,4 +1,4 @@
-"""A comparison on the terminal: folded to its width, never with a cut number."""
+"""Prints a comparison on the terminal. Tables are split to fit into its width, and no number is cut off."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from rich.text import Text
 
 from memprof.documents.comparison import Comparison
 from memprof.documents.wording import category_title
-from memprof.report.blocks import GAP, Table, column_widths, fold
 from memprof.report.content import sections, validation
 from memprof.report.content.columns import main_table
 from memprof.report.content.outline import BASIS, HOLDERS, RANKS, VALIDATION
 from memprof.report.content.ranks import rank_remark, rank_table
 from memprof.report.content.summary import summarize
+from memprof.report.text_table import GAP, Table, column_widths, fold
 from memprof.units import format_size
 
-# Wide enough for every column of the main table, so that logs of CI machines get one piece.
+# Wide enough for every column of the main table, so that the logs of CI machines show it as one table.
 PLAIN_WIDTH = 160
-_NARROWEST = 16  # cells of a column of words
+_NARROWEST = 16  # the smallest width of a column of words, in terminal cells
 _LETTERS = {
     "parameters": ("P", "blue"),
     "gradients": ("G", "cyan"),
@@ -42,32 +42,38 @@ _LETTERS = {
 
 
 def make_console(file: TextIO | None = None) -> Console:
-    """Return a console for a stream, by default stdout: a terminal's width, or a fixed one for all else."""
+    """Return a console that writes to a stream.
+
+    Its width is that of the terminal, or that of the environment variable COLUMNS, or else 160 cells.
+
+    Args:
+        file: The stream; by default stdout.
+    """
     stream = file if file is not None else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS", "").isdigit() else PLAIN_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def render(comparison: Comparison, console: Console) -> None:
-    """Print a comparison: the table, who holds the peaks, what went wrong, notes, and last the summary."""
+    """Print a comparison: the main table, failures, the breakdown at the peaks, notes, and last the summary."""
     for part in _parts(comparison, console.width):
         console.print(part)
 
 
 def captured(show: Callable[[Console], None]) -> str:
-    """Return what is printed to a console as plain text."""
+    """Call a function that prints to a console, and return what it printed as plain text."""
     stream = io.StringIO()
     show(Console(file=stream, width=PLAIN_WIDTH, highlight=False, markup=False, emoji=False, color_system=None))
     return stream.getvalue()
 
 
 def category_letter(category: str) -> str:
-    """Return the letter that stands for a category in a bar."""
+    """Return the letter that represents a category in a bar."""
     return _LETTERS.get(category, ("?", "red"))[0]
 
 
 def render_words(table: Table, console: Console) -> None:
-    """Print a table of words: its cells wrap where the terminal is narrow, but for names and numbers."""
+    """Print a table of words. In a narrow terminal its cells are wrapped, except names and numbers."""
     drawn = _plain_table()
     for index, title in enumerate(table.titles):
         right = table.right[index]
@@ -78,7 +84,12 @@ def render_words(table: Table, console: Console) -> None:
 
 
 def render_checks(checks: Iterable[tuple[str, str, str]], console: Console) -> None:
-    """Print findings, a line each: level, name and sentence."""
+    """Print findings, one on each line.
+
+    Args:
+        checks: The level (`pass`, `warn` or `fail`), the name and the sentence of each finding.
+        console: The terminal.
+    """
     colours = {"pass": "green", "warn": "yellow", "fail": "bold red"}
     grid = RichTable.grid(padding=(0, GAP, 0, 0))
     grid.add_column(no_wrap=True)
@@ -89,9 +100,15 @@ def render_checks(checks: Iterable[tuple[str, str, str]], console: Console) -> N
 
 
 def bar(sizes: dict[str, int], total: int, width: int) -> Text:
-    """Return a bar of `width` cells: a letter per cell, each category's cells in proportion to its bytes.
+    """Return a stacked bar in which each category has cells in proportion to its bytes, drawn with its letter.
 
-    Cells go to the largest remainders, so they always add up; a category too small for a cell gets none.
+    Cells that remain after rounding down go to the categories with the largest remainders, so that the sum is always
+    right. A category that is too small for a cell gets none.
+
+    Args:
+        sizes: The bytes of each category.
+        total: The bytes of all categories.
+        width: The number of terminal cells.
     """
     exact = {name: width * size / total for name, size in sizes.items()} if total else {}
     cells = {name: int(share) for name, share in exact.items()}
@@ -170,7 +187,11 @@ def _rich_table(table: Table, width: int) -> RichTable:
 
 
 def _shrink(table: Table, widths: list[int], width: int) -> int:
-    """Make the widest column of words so narrow that all fits, and return it; 0 where nothing has to give way."""
+    """Narrow the widest column of words until the table fits.
+
+    Returns:
+        The index of that column; 0 if the table fits already or has no column of words.
+    """
     excess = sum(widths) + GAP * (len(widths) - 1) - width
     words = [index for index in range(1, len(widths)) if not table.right[index]]
     if excess <= 0 or not words:
@@ -206,13 +227,13 @@ def _bars(comparison: Comparison, width: int) -> RichTable:
     shown, names = sections.breakdowns(comparison), sections.present_categories(comparison)
     largest = max(found.total_bytes for _, found in shown)
     name_width = min(max(cell_len(run.optimizer.spec) for run, _ in shown), max(16, width // 3))
-    room = max(10, min(72, width - name_width - 14))
+    bar_width = max(10, min(72, width - name_width - 14))
     grid = RichTable.grid(padding=(0, GAP, 0, 0))
     grid.add_column(width=name_width, overflow="fold")
-    grid.add_column(width=room, no_wrap=True)
+    grid.add_column(width=bar_width, no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     for run, found in shown:
-        cells = round(room * found.total_bytes / largest) if largest else 0
+        cells = round(bar_width * found.total_bytes / largest) if largest else 0
         held = {name: found.by_category.get(name, 0) for name in names}
         drawn = bar(held, found.total_bytes, cells)
         grid.add_row(Text(run.optimizer.spec), drawn, format_size(found.total_bytes))
