@@ -12,7 +12,7 @@ from memprof.report.write import report_paths
 from tests import children
 from tests.cli.conftest import ROOT, Command
 from tests.comparisons import make_broken_run, make_comparison, make_run
-from tests.unit.test_figures import make_fit, make_timeline
+from tests.unit.report.test_figures import make_fit, make_timeline
 
 SAVED = ROOT / "tests" / "data" / "comparisons" / "gpt2.json"
 

@@ -26,7 +26,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 
 from sm3 import SM3, Blocks, IndexSets, Slices, Union
 from tests import children
-from tests.unit.test_sm3_memory import peak_bytes
+from tests.unit.sm3.test_sm3_memory import peak_bytes
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 SHAPES = [(7, 5), (16, 8), (3, 9), (11,), (1,), (4, 6, 5), (1, 10)]

@@ -24,7 +24,7 @@ from memprof.workers.launcher import Launcher
 from memprof.workers.pool import Workers
 from tests import children
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FILE = ROOT / "tests" / "data" / "models" / "lengths.py"
 SMALL_AND_LARGE = ("1GiB", "8GiB")
 MARGIN = "470MiB"  # of 498 MiB beside the CUDA context

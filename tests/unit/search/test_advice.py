@@ -22,7 +22,7 @@ from memprof.search.advise.changes import FOREACH, FUSED, TrainingSetup, combina
 from memprof.search.advise.suggestions import why_nothing
 from memprof.workers.launcher import Launcher
 
-FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
+FAULTY = Path(__file__).parents[2] / "data" / "models" / "faulty.py"
 SMALL = {"n_layers": 2, "d_model": 128, "n_heads": 2, "vocab_size": 2000, "seq_len": 128}
 MIB, GIB = 1 << 20, 1 << 30
 

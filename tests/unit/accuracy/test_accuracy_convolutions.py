@@ -10,7 +10,7 @@ from memprof.devices.target import Target
 from memprof.trace.events import Allocation
 from tests.accuracy.xmem.convolutions import Convolution, convolutions_take
 from tests.accuracy.xmem.plans import answers
-from tests.unit.test_cuda_semantics import AMPERE, cuda
+from tests.unit.prediction.test_cuda_semantics import AMPERE, cuda
 
 
 def taken() -> list[int]:

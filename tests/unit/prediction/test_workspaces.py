@@ -14,7 +14,7 @@ from memprof.devices.target import Target
 from memprof.prediction.cuda.kernels.convolution import _tensor_core_bytes
 from memprof.prediction.cuda.kernels.reductions import reduction_buffers, threads_per_multiprocessor
 from memprof.trace.events import Allocation
-from tests.unit.test_cuda_semantics import AMPERE, TURING, cuda
+from tests.unit.prediction.test_cuda_semantics import AMPERE, TURING, cuda
 
 A100 = replace(AMPERE, sm_count=108)
 SOURCE = "cuDNN convolution workspaces"

@@ -16,7 +16,7 @@ from memprof.workloads.loader import LoadedWorkload, load_workload
 
 transformers = pytest.importorskip("transformers")
 
-DATA = Path(__file__).parent.parent / "data" / "hf"
+DATA = Path(__file__).parents[2] / "data" / "hf"
 MODELS = ["gpt2", "bert", "t5", "llama", "vit"]
 
 

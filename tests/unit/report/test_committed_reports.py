@@ -15,7 +15,7 @@ from memprof.report.write import write_report
 from memprof.reproduce.published import find_published
 from memprof.workers.launcher import Launcher
 
-REPORTS = Path(__file__).parents[2] / "reports"
+REPORTS = Path(__file__).parents[3] / "reports"
 SAVED = [one.path for one in find_published(REPORTS) if isinstance(one.document, Comparison)]
 
 

@@ -18,7 +18,7 @@ from memprof.workers.death import WorkerDiedError
 from memprof.workers.launcher import Launcher
 from tests import children
 
-FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
+FAULTY = Path(__file__).parents[2] / "data" / "models" / "faulty.py"
 
 
 def trial(attribute: str = "good", optimizer: str = "sgd", **options) -> Trial:

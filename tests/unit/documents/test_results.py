@@ -14,7 +14,7 @@ from memprof.documents.recipe import Recipe
 from memprof.errors import UsageError
 from tests.comparisons import make_broken_run, make_comparison, make_run
 
-DATA = Path(__file__).parents[1] / "data" / "comparisons"
+DATA = Path(__file__).parents[2] / "data" / "comparisons"
 COMPARISONS = {
     "full": make_comparison(),
     "empty": make_comparison(runs=[]),

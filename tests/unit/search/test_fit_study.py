@@ -10,7 +10,7 @@ import memprof
 from memprof.errors import ExitCode, MemprofError
 from memprof.workers.launcher import Launcher
 
-FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
+FAULTY = Path(__file__).parents[2] / "data" / "models" / "faulty.py"
 
 
 @pytest.mark.parametrize(

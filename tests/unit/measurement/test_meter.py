@@ -36,7 +36,7 @@ from tests.children import run
 from tests.data.allocator.programs import CAPACITY, HERE
 from tests.data.allocator.record import unpack
 from tests.property.test_trace import streams
-from tests.unit.test_cuda_history import rounded
+from tests.unit.measurement.test_cuda_history import rounded
 
 STEPS = 7
 MLP = WorkloadSpec(model="mlp", knobs={"d_model": 32})

@@ -12,7 +12,7 @@ from memprof.errors import UsageError
 from memprof.reproduce.agreement import agreement
 from memprof.reproduce.published import Published, _root, choose, find_published, replace
 from tests.comparisons import COUNT, GIB, make_answer, make_comparison, make_environment, make_run
-from tests.unit.test_fit_report import answer, make_report
+from tests.unit.search.test_fit_report import answer, make_report
 
 MEASURED = make_run("adam", 8 * COUNT)
 PREDICTED = make_run("adam", 8 * COUNT, source="predicted", device="rtx-4090")

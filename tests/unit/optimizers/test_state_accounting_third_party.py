@@ -1,6 +1,6 @@
 """State of other libraries' optimizers, where they are installed, against the committed table of figures.
 
-Remake the table, with all libraries installed: `python -m tests.unit.test_state_accounting_third_party`.
+Remake the table, with all libraries installed: `python -m tests.unit.optimizers.test_state_accounting_third_party`.
 SOAP takes eigenvectors: its larger matrix is measured with `MEMPROF_EVERYTHING=1`, its smaller one always.
 """
 
@@ -21,10 +21,10 @@ from torch import nn
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state_bytes import measure_state
-from tests.unit.test_state_accounting_contract import kept_by_allocator
+from tests.unit.optimizers.test_state_accounting_contract import kept_by_allocator
 
 pytestmark = pytest.mark.usefixtures("imports_left_out_of_collections")
-DATA = Path(__file__).parents[1] / "data" / "optimizers"
+DATA = Path(__file__).parents[2] / "data" / "optimizers"
 TABLE = DATA / "third_party_state.json"
 FIGURES: list[dict[str, Any]] = json.loads(TABLE.read_text())["figures"]
 QUICK = [row for row in FIGURES if "SOAP" not in row["spec"] or max(row["shape"]) <= 1024]
@@ -104,7 +104,7 @@ def remake() -> None:
         print(identity(row), rows[-1]["bytes_per_parameter"], flush=True)
     head = {
         "about": "float32, two steps, CPU; naive_bytes looks at the tensor values of optimizer.state only",
-        "command": "python -m tests.unit.test_state_accounting_third_party",
+        "command": "python -m tests.unit.optimizers.test_state_accounting_third_party",
         "torch": torch.__version__,
     }
     lines = ",\n  ".join(json.dumps(row) for row in rows)

@@ -23,7 +23,7 @@ from memprof.workers.launcher import Launcher
 from memprof.workloads.loader import LoadedWorkload, load_workload
 from tests.data.models.lengths import LONGEST
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[2] / "data"
 FILE = DATA / "models" / "lengths.py"
 BUDGET = 16 << 20
 OPTIONS: dict[str, Any] = {"optimizers": ["sgd"], "devices": ["cpu"], "budget": BUDGET, "confirm": False}

@@ -19,7 +19,7 @@ from memprof.export.memory_viz import make_snapshot
 from memprof.prediction.replay_trace import replay_blocks
 from memprof.trace.events import Block, Event, PhaseSpan, Trace
 from memprof.trace.peaks import span_peaks
-from tests.unit.test_timeline import traces
+from tests.unit.trace.test_timeline import traces
 
 MODES = [None, AllocatorSettings(), parse_alloc_conf("expandable_segments:True")]
 

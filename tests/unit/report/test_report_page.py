@@ -17,7 +17,7 @@ from memprof.trace.timeline import make_timeline
 from memprof.units import format_size
 from tests.browser import Browser, find_browser
 from tests.comparisons import COUNT, GIB, make_answer, make_broken_run, make_comparison, make_run
-from tests.unit.test_figures import make_timeline as make_small_timeline
+from tests.unit.report.test_figures import make_timeline as make_small_timeline
 
 EVIL = "</script><img src=x onerror=alert(1)> `|` [b] 🔥"
 needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")

@@ -22,7 +22,7 @@ from memprof.gate.wording import share
 from memprof.report.render.github import COMMENT_BYTES
 from tests.gates import GIB, MIB, budget_of, make_figures, report_of, with_values
 
-XSD = xmlschema.XMLSchema(Path(__file__).parents[1] / "data" / "gate" / "junit.xsd")
+XSD = xmlschema.XMLSchema(Path(__file__).parents[2] / "data" / "gate" / "junit.xsd")
 # actions/toolkit, docs/commands.md: ::command parameter1={data},parameter2={data}::{command value}
 ANNOTATION = re.compile(r"::(error|warning|notice) (?:[a-z]+=[^:,\r\n]*)(?:,[a-z]+=[^:,\r\n]*)*::[^\r\n]+")
 POINTS = {
