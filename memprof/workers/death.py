@@ -29,6 +29,10 @@ def outcome_of(death: WorkerDiedError, trial: Trial) -> Outcome:
     """Return the outcome of a trial whose worker died.
 
     The status is `oom` if the kernel killed the worker because memory ran out, and `failed` otherwise.
+
+    Args:
+        death: The error that the launcher raised.
+        trial: The trial that the worker ran.
     """
     spec = trial.optimizer
     run = Run(
