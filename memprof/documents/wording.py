@@ -26,7 +26,12 @@ def phase_words(phase: str) -> str:
 
 
 def made_where(source: str, device: str) -> str:
-    """Return how figures were made, for example `measured on cpu` or `predicted for rtx-4090`."""
+    """Return how figures were made, for example `measured on cpu` or `predicted for rtx-4090`.
+
+    Args:
+        source: `measured` or `predicted`.
+        device: The name of the device.
+    """
     return f"{source} {'on' if source == 'measured' else 'for'} {device}"
 
 

@@ -129,7 +129,7 @@ class Bracket:
 
     @property
     def _stride(self) -> int:
-        """How far to step past the edge of the bracket when the guess says that the boundary is at that edge.
+        """The distance to step past the edge of the bracket when the guess says that the boundary is at that edge.
 
         The stride doubles each time the guess is wrong again at the same edge. Upwards it starts to grow one guess
         later than downwards, because the next upward guess can use a trace that lies closer to the boundary.

@@ -68,7 +68,12 @@ class TracedBlocks:
 
     @classmethod
     def of(cls, value: int, trace: Trace) -> TracedBlocks:
-        """Return the blocks of a trace that was made at a value of the knob."""
+        """Return the blocks of a trace.
+
+        Args:
+            value: The value of the knob at which the trace was made.
+            trace: The trace.
+        """
         order = np.array([event.block for event in trace.events], dtype=np.int64)
         first = np.zeros(len(order), dtype=np.bool_)
         first[np.unique(order, return_index=True)[1]] = True
@@ -121,7 +126,12 @@ class TracedBlocks:
         return self._replayed(target, capacity_bytes)  # near the limit, the allocator releases its unused segments
 
     def fits(self, target: Target, capacity_bytes: int) -> bool:
-        """Return whether the training fits into a device with a memory of `capacity_bytes`."""
+        """Return whether the training fits into a device.
+
+        Args:
+            target: The device.
+            capacity_bytes: The memory of the device, in bytes.
+        """
         if target.kind == "cpu":
             return self.allocated_bytes() <= capacity_bytes
         least = self.allocated_bytes(SMALLEST_BLOCK)

@@ -28,7 +28,14 @@ _FURTHEST = 16
 
 
 def with_value(workload: WorkloadSpec, batch_size: int, knob: str, value: int) -> tuple[WorkloadSpec, int]:
-    """Return the workload and the batch size when the knob is set to a value."""
+    """Return the workload and the batch size when the knob is set to a value.
+
+    Args:
+        workload: The workload that is trained.
+        batch_size: The batch size, where it is not the knob.
+        knob: The name of the knob.
+        value: The value of the knob.
+    """
     if knob == BATCH:
         return workload, value
     return workload.model_copy(update={"knobs": {**workload.knobs, knob: value}}), batch_size
@@ -95,14 +102,25 @@ class TraceCache:
             self.blocks.setdefault(number, {})[value] = TracedBlocks.of(value, trace_of(fake, self.target))
 
     def peak(self, optimizer: int, value: int) -> DevicePeak:
-        """Return the peak of a traced training on a device whose memory has no limit."""
+        """Return the peak of a traced training on a device whose memory has no limit.
+
+        Args:
+            optimizer: The index of the optimizer.
+            value: The value of the knob, which must have been traced.
+        """
         key = optimizer, value
         if key not in self._peaks:
             self._peaks[key] = self.blocks[optimizer][value].peak(self.target)
         return self._peaks[key]
 
     def peak_within(self, optimizer: int, value: int, capacity_bytes: int) -> DevicePeak:
-        """Return the peak of a traced training on a device with a memory of `capacity_bytes`."""
+        """Return the peak of a traced training on a device with a limited memory.
+
+        Args:
+            optimizer: The index of the optimizer.
+            value: The value of the knob, which must have been traced.
+            capacity_bytes: The memory of the device, in bytes.
+        """
         key = optimizer, value, capacity_bytes
         if key not in self._within:
             unlimited = self.peak(optimizer, value)

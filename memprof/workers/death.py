@@ -30,6 +30,10 @@ def outcome_of(death: WorkerDiedError, spec: OptimizerSpec, device: str) -> Outc
     """Return the outcome of a trial whose worker died.
 
     The status is `oom` if the kernel killed the worker because memory ran out, and `failed` otherwise.
+
+    Args:
+        death: The error that the launcher raised.
+        trial: The trial that the worker ran.
     """
     run = Run(
         optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),

@@ -68,7 +68,12 @@ def sentences(report: AdviceReport) -> list[str]:
 
 
 def show(report: AdviceReport, console: Console) -> None:
-    """Print a report to a terminal."""
+    """Print a report: the suggestions, their effects, the notes, and last the sentences.
+
+    Args:
+        report: The document to print.
+        console: The terminal.
+    """
     parts: list[Part] = [table(report), effects(report), [*no_use(report), *report.notes], *sentences(report)]
     render_parts(heading(report), parts, console)
 

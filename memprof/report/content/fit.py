@@ -79,7 +79,12 @@ def notes(report: FitReport) -> list[str]:
 
 
 def show(report: FitReport, console: Console) -> None:
-    """Print a report: the matrix, a row for every cell, the notes, and last the sentences."""
+    """Print a report: the matrix, a row for every cell, the notes, and last the sentences.
+
+    Args:
+        report: The document to print.
+        console: The terminal.
+    """
     parts: list[Part] = [matrix(report)] if len(report.devices) > 1 else []
     parts += [details(report), notes(report), *sentences(report)]
     render_parts(heading(report), parts, console)

@@ -57,7 +57,17 @@ class Drawing:
     def rectangle(
         self, x: float, y: float, width: float, height: float, look: str, tip: str = "", opacity: float = 1.0
     ) -> None:
-        """Draw a rectangle. Browsers show `tip` under the mouse if the file is opened on its own."""
+        """Draw a rectangle.
+
+        Args:
+            x: The left edge.
+            y: The upper edge.
+            width: The width.
+            height: The height.
+            look: The CSS classes.
+            tip: A text that browsers show under the mouse if the file is opened on its own.
+            opacity: The opacity of the filling, from 0 to 1.
+        """
         area = f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" class="{look}"'
         area += f' fill-opacity="{opacity:.2f}"' if opacity < 1 else ""
         self._parts.append(f"{area}><title>{escape(tip)}</title></rect>" if tip else f"{area}/>")
@@ -67,13 +77,27 @@ class Drawing:
         self._parts.append(f'<path d="M{_n(x1)} {_n(y1)}L{_n(x2)} {_n(y2)}" class="{look}"/>')
 
     def curve(self, points: Iterable[tuple[float, float]], look: str, dash: str = "") -> None:
-        """Draw a line through points, or fill the area that they enclose, as the classes in `look` say."""
+        """Draw a line through points, or fill the area that they enclose.
+
+        Args:
+            points: The points, as pairs of x and y.
+            look: The CSS classes, which decide between a line and an area.
+            dash: The SVG dash pattern of the line; empty for a solid line.
+        """
         path = "L".join(f"{_n(x)} {_n(y)}" for x, y in points)
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         self._parts.append(f'<path d="M{path}" class="{look}"{dashed}/>')
 
     def mark(self, x: float, y: float, shape: str, look: str, radius: float = 4) -> None:
-        """Draw a circle, square, triangle, diamond or cross around a point."""
+        """Draw a mark around a point.
+
+        Args:
+            x: The horizontal position of the point.
+            y: The vertical position of the point.
+            shape: `circle`, `square`, `triangle`, `diamond` or `cross`.
+            look: The CSS classes.
+            radius: The size of the mark, from its centre to its edge.
+        """
         r, d = radius, radius + 1
         paths = {
             "square": f"M{_n(x - r)} {_n(y - r)}h{_n(2 * r)}v{_n(2 * r)}h{_n(-2 * r)}z",
@@ -144,7 +168,12 @@ def text_width(text: str) -> float:
 
 
 def clip(text: str, pixels: float) -> str:
-    """Return a text cut to about that many pixels, with an ellipsis if it was cut."""
+    """Return a text that is cut, with an ellipsis at its end, if it is too wide.
+
+    Args:
+        text: The text.
+        pixels: The largest width, in pixels.
+    """
     most = max(1, int(pixels / LETTER))
     whole = clean(text)
     return whole if len(whole) <= most else whole[: most - 1] + "…"

@@ -55,7 +55,12 @@ def make_console(file: TextIO | None = None) -> Console:
 
 
 def render(comparison: Comparison, console: Console) -> None:
-    """Print a comparison: the main table, failures, the breakdown at the peaks, notes, and last the summary."""
+    """Print a comparison: the main table, failures, the breakdown at the peaks, notes, and last the summary.
+
+    Args:
+        comparison: The comparison to print.
+        console: The terminal.
+    """
     for part in _parts(comparison, console.width):
         console.print(part)
 
@@ -73,7 +78,12 @@ def category_letter(category: str) -> str:
 
 
 def render_words(table: Table, console: Console) -> None:
-    """Print a table of words. In a narrow terminal its cells are wrapped, except names and numbers."""
+    """Print a table of words. In a narrow terminal its cells are wrapped, except names and numbers.
+
+    Args:
+        table: The table to print.
+        console: The terminal.
+    """
     drawn = _plain_table()
     for index, title in enumerate(table.titles):
         right = table.right[index]

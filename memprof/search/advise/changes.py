@@ -180,9 +180,11 @@ def _implementations(setup: TrainingSetup, cuda: bool) -> Iterator[SetupChange]:
 
 def _optimizers(setup: TrainingSetup) -> Iterator[SetupChange]:
     spec = setup.optimizer
-    again = "another optimizer: its learning rate is to be found again"
+    again = "another optimizer: its learning rate has to be tuned again"
     if spec.name == "sm3" and spec.options.get("momentum"):
-        yield _optimizer_change("sm3 without momentum", "sm3", "no momentum: the learning rate is to be found again", 3)
+        yield _optimizer_change(
+            "sm3 without momentum", "sm3", "no momentum: the learning rate has to be tuned again", 3
+        )
     elif spec.name != "sm3":
         yield _optimizer_change("sm3", "sm3", again, 3)
         yield _optimizer_change("sm3 with momentum", "sm3,momentum=0.9", again, 3)

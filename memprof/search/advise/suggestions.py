@@ -20,7 +20,12 @@ NEGLIGIBLE = 0.01
 
 
 def saves_nothing(now: PredictedFigures, saves_bytes: int) -> bool:
-    """Return whether a saving is too small to be worth the change."""
+    """Return whether a saving is too small to be worth the change.
+
+    Args:
+        now: The predicted memory of the present training.
+        saves_bytes: The saving, in bytes.
+    """
     return saves_bytes < NEGLIGIBLE * now.peak_bytes
 
 
@@ -35,7 +40,7 @@ def why_nothing(now: PredictedFigures, then: PredictedFigures, parts: set[str]) 
     total = sum(now.held.values()) or 1
     less = total - sum(then.held.values())
     if less >= NEGLIGIBLE * now.peak_bytes:
-        return f"{format_size(less)} less are allocated, but as much has to be reserved: it is fragmentation that stays"
+        return f"{format_size(less)} less is allocated, but fragmentation keeps the reserved memory as high as before"
     category, size = max(now.held.items(), key=lambda item: item[1], default=("nothing", 0))
     what = f"{category_title(category)} ({format_share(size / total)}) in {phase_words(now.held_phase)} set the peak"
     if "optimizer" in parts:
@@ -84,11 +89,11 @@ class SetupEvaluator:
         def on_finish(number: int) -> None:
             nonlocal done
             done += 1
-            self.reporter.report("weighing changes", "predict", stage="step", step=done, steps=len(jobs))
+            self.reporter.report("predicting changes", "predict", stage="step", step=done, steps=len(jobs))
 
-        self.reporter.begin("weighing changes", "predict")
+        self.reporter.begin("predicting changes", "predict")
         answers = self.workers.run(jobs, _ignore, on_finish)
-        self.reporter.report(f"{len(jobs)} recipes weighed", "predict", stage="done")
+        self.reporter.report(f"{len(jobs)} recipes predicted", "predict", stage="done")
         self.evaluations += len(jobs)
         for group, job, answer in zip(groups, jobs, answers, strict=True):
             assert isinstance(answer, Weights)

@@ -125,7 +125,7 @@ def test_memory_that_is_freed_and_stays_reserved_is_told_as_fragmentation():
     )
     then = now.model_copy(update={"held": {"activations": 19 * GIB}})
     assert why_nothing(now, then, {"optimizer"}) == (
-        "1.00 GiB less are allocated, but as much has to be reserved: it is fragmentation that stays"
+        "1.00 GiB less is allocated, but fragmentation keeps the reserved memory as high as before"
     )
     assert why_nothing(now, now, {"optimizer"}).endswith("set the peak; the optimizer's state is 0 % of it")
 
