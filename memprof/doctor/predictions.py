@@ -1,4 +1,4 @@
-"""How far predictions can be trusted here: versions of what they rest on, accuracy on real runs, what stays open."""
+"""Checks how far predictions can be trusted here: tested versions, accuracy on real runs, and known uncertainties."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VERSION = re.compile(r"\d+\.\d+")
 
 
 def private_modules() -> dict[str, list[tuple[int, int]]]:
-    """Return the modules that use private parts of PyTorch, with the versions they say that they were checked on."""
+    """Return the modules that use private APIs of PyTorch, each with the versions that its docstring names."""
     root = Path(__file__).parent.parent
     found = {}
     for path in sorted(root.rglob("*.py")):
@@ -26,7 +26,7 @@ def private_modules() -> dict[str, list[tuple[int, int]]]:
 
 
 def check_private_apis() -> Check:
-    """Were the private parts of PyTorch that memprof uses checked on this version, or on one before and one after?"""
+    """Check that this version of PyTorch lies within the versions on which its private APIs were checked."""
     import torch
 
     here = _release(torch.__version__)
@@ -41,7 +41,7 @@ def check_private_apis() -> Check:
 
 
 def check_accuracy() -> Check:
-    """How far were predictions for GPUs off on real runs?"""
+    """Report how far predictions for GPUs were off on real runs."""
     from memprof.prediction.accuracy import accuracy, in_words
 
     found = accuracy()
@@ -51,7 +51,7 @@ def check_accuracy() -> Check:
 
 
 def check_convolutions() -> Check:
-    """What is open about convolutions, whose workspaces cuDNN chooses as it runs?"""
+    """Report what is uncertain about convolutions, because cuDNN chooses their workspaces at run time."""
     import torch
 
     version = torch.backends.cudnn.version() if torch.cuda.is_available() else None
@@ -61,7 +61,7 @@ def check_convolutions() -> Check:
 
 
 def check_devices() -> Check:
-    """Which GPUs can be predicted for, and is the user's own file of them in order?"""
+    """Report how many GPUs can be predicted for, and check the user's own file of devices."""
     from memprof.devices.catalog import OWN_DEVICES, catalog
     from memprof.errors import UsageError
 
@@ -74,7 +74,7 @@ def check_devices() -> Check:
 
 
 def prediction_checks() -> Iterator[Check]:
-    """Yield the checks that need torch."""
+    """Yield the findings of the checks of this module; they need torch."""
     yield check_private_apis()
     yield check_accuracy()
     yield check_convolutions()
