@@ -111,9 +111,7 @@ def gate(
     ] = None,
     export_gha_benchmark: Annotated[
         str | None,
-        _option(
-            "--export-gha-benchmark", panel=OUTPUT, text="Save the figures for github-action-benchmark.", metavar="FILE"
-        ),
+        _option("--export-gha-benchmark", panel=OUTPUT, text="Save the figures for benchmark-action.", metavar="FILE"),
     ] = None,
     force: ForceOption = False,
     debug: DebugOption = False,

@@ -24,9 +24,9 @@ def reproduce(
         str | None,
         typer.Argument(metavar="[NAME|RESULT.json]", help="The result to reproduce; without it, all are listed."),
     ] = None,
-    folder: Annotated[
-        Path, typer.Option("--folder", help="The folder with the published results.", metavar="DIR")
-    ] = Path("reports"),
+    folder: Annotated[Path, typer.Option("--folder", help="The folder of published results.", metavar="DIR")] = Path(
+        "reports"
+    ),
     write: Annotated[
         bool, typer.Option("--write", help="Overwrite the published result and its report with the new ones.")
     ] = False,
