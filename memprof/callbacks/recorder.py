@@ -1,4 +1,4 @@
-"""Records the first steps of a training run that somebody else drives, and saves them as a comparison of one run."""
+"""Records the first steps of a training that another library runs, and saves them as a comparison with one run."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _ONE_RANK = "Recorded on one rank; what the others hold is not known."
 def _harmless(
     method: Callable[Concatenate[TrainingRecorder, _P], None],
 ) -> Callable[Concatenate[TrainingRecorder, _P], None]:
-    """Let no fault of the recorder end the training: it warns, and records no more."""
+    """Keep an error of the recorder from ending the training: the recorder warns and stops recording."""
 
     @wraps(method)
     def run(self: TrainingRecorder, /, *args: _P.args, **keywords: _P.kwargs) -> None:
@@ -59,9 +59,9 @@ def _harmless(
 
 
 def sharing(model: nn.Module) -> dict[str, Any]:
-    """Return the recipe's strategy and world size: `fsdp` where parameters are in shards, else `ddp`.
+    """Return the strategy and the world size of the recipe: `fsdp` if the parameters are sharded, otherwise `ddp`.
 
-    Ranks that share the model in another way (pipelines, DeepSpeed's ZeRO) count as `ddp`: they are not told apart.
+    Other ways to distribute a training (pipelines, DeepSpeed's ZeRO) are not recognised and count as `ddp`.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return {"strategy": "single", "world_size": 1}
@@ -71,22 +71,23 @@ def sharing(model: nn.Module) -> dict[str, Any]:
 
 
 class TrainingRecorder:
-    """What the callbacks share: they say when a step, its phases and the training begin and end.
+    """The recorder that the callbacks share. They tell it when the training, a step or a phase begins and ends.
 
-    Recorded are the first `steps` optimizer steps, the last of them operator by operator; then the training goes on
-    undisturbed. Nothing is put between the training and its tensors, so what is recorded is what happens without.
+    It records the first `steps` optimizer steps, and the last of them operator by operator. Then the training continues
+    undisturbed. The recorder only observes: the tensors of the training are the same as without it.
 
     Args:
-        path: of the document.
-        steps: how many steps to record, at least 3: one creates the optimizer's state, one is timed, one followed.
-        force: overwrite a file that exists.
+        path: The path of the document.
+        steps: The number of steps to record, at least 3: one creates the optimizer's state, one is timed, and one is
+            recorded operator by operator.
+        force: Whether to overwrite an existing file.
 
     Raises:
-        UsageError: the path cannot be written, or `steps` is below 3.
+        UsageError: The path cannot be written, or `steps` is below 3.
 
     Attributes:
-        recording: the training has begun, and the last step to record has not yet ended.
-        hooks: what is to be undone when the recording ends.
+        recording: Whether the training has begun and the last step to record has not ended.
+        hooks: The hooks to remove when the recording ends.
     """
 
     def __init__(self, path: str | Path, steps: int = 3, *, force: bool = False) -> None:
@@ -101,13 +102,13 @@ class TrainingRecorder:
 
     @_harmless
     def begin(self, model: nn.Module, optimizer: Any, recipe: Recipe, batch_size: int) -> None:
-        """The training begins.
+        """Begin the recording with the training.
 
         Args:
-            model: on its device.
-            optimizer: over its parameters; a wrapper's own is found in its attribute `optimizer`.
-            recipe: how it is trained.
-            batch_size: of each micro-batch.
+            model: The model, on its device.
+            optimizer: The optimizer of its parameters. If it is a wrapper, its attribute `optimizer` is used.
+            recipe: How the model is trained.
+            batch_size: The number of samples in each micro-batch.
         """
         while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
             optimizer = optimizer.optimizer
@@ -128,7 +129,7 @@ class TrainingRecorder:
 
     @_harmless
     def begin_step(self) -> None:
-        """An optimizer step begins: what follows, up to the model's forward, makes the batch."""
+        """Begin an optimizer step with the batch phase, which lasts until the model's forward is called."""
         self._session.number += 1
         self._meter.begin_step()
         if self._session.number == self._steps:
@@ -138,13 +139,13 @@ class TrainingRecorder:
 
     @_harmless
     def begin_phase(self, phase: str) -> None:
-        """One of `memprof.training.step.PHASES` begins."""
+        """Begin a phase, one of `memprof.training.step.PHASES`."""
         if self._session.phase != phase:
             self._session.begin_phase(phase)
 
     @_harmless
     def end_step(self) -> None:
-        """The step has ended; the last one ends the recording and saves the document."""
+        """End a step. The end of the last step to record ends the recording and saves the document."""
         self._meter.synchronize()
         if 1 < self._session.number < self._steps:
             self._seconds.append(time.perf_counter() - self._began)
@@ -154,7 +155,7 @@ class TrainingRecorder:
 
     @_harmless
     def end(self) -> None:
-        """The training has ended: save what there is, if it was too short for all steps."""
+        """Save the recording if the training ended before all steps were recorded."""
         self._finish()
 
     def _on_forward(self, model: nn.Module, args: Any, keywords: Any) -> None:
@@ -168,7 +169,7 @@ class TrainingRecorder:
             self.begin_phase("backward")
 
     def _follow(self) -> None:
-        """The last step: operators and modules are recorded, and marks say who holds what."""
+        """Begin to record operators, modules and the labels of tensors, for the last step."""
         self._meter.begin_attribution()
         self._session.follow()
         if not compiled_graphs():

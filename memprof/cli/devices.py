@@ -1,4 +1,4 @@
-"""`memprof devices`."""
+"""The command `memprof devices`."""
 
 from __future__ import annotations
 

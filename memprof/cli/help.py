@@ -1,6 +1,6 @@
-"""Prepares the help: without Rich's Markdown and tracebacks, which Typer's help imports and this one never shows.
+"""Makes the help fast: it leaves out Rich's Markdown and tracebacks, which Typer's help imports but does not use here.
 
-They bring a Markdown parser and Pygments along, which took a third of the time of `memprof --help`.
+They import a Markdown parser and Pygments, which took a third of the time of `memprof --help`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 UNUSED = (("rich.markdown", "Markdown"), ("rich.traceback", "Traceback"))
 
 
-class _Later(type):
-    """The type of a class that stands for another one, and imports that when it is used."""
+class _LazyClass(type):
+    """The type of a class that stands in for another one, and imports that class when it is first used."""
 
     def __call__(cls, *arguments: Any, **options: Any) -> Any:
         return cls._real()(*arguments, **options)
@@ -27,11 +27,11 @@ class _Later(type):
 
 
 def prepare_help() -> None:
-    """Import Typer's help without the modules that it does not use here; afterwards they can be imported as ever."""
+    """Import Typer's help without the modules that it does not use; afterwards they can be imported normally."""
     stood_in = [(home, name) for home, name in UNUSED if home not in sys.modules]
     for home, name in stood_in:
         module = ModuleType(home)
-        setattr(module, name, _Later(name, (), {"__module__": home}))
+        setattr(module, name, _LazyClass(name, (), {"__module__": home}))
         sys.modules[home] = module
     try:
         import_module("typer.rich_utils")

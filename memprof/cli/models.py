@@ -1,4 +1,4 @@
-"""`memprof models`."""
+"""The command `memprof models`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far predictions can be trusted here: versions of what they rest on, accuracy on real runs, what stays open."""
+"""Checks how far predictions can be trusted here: tested versions, accuracy on real runs, and known uncertainties."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memprof.torch_private import CHECKED_ON
 
 
 def check_private_apis() -> Check:
-    """Were the private parts of PyTorch that memprof uses checked on this version, or on one before and one after?"""
+    """Check that this version of PyTorch lies within the versions on which its private APIs were checked."""
     import torch
 
     here = _release(torch.__version__)
@@ -25,7 +25,7 @@ def check_private_apis() -> Check:
 
 
 def check_accuracy() -> Check:
-    """How far were predictions for GPUs off on real runs?"""
+    """Report how far predictions for GPUs were off on real runs."""
     from memprof.prediction.accuracy import accuracy, in_words
 
     found = accuracy()
@@ -35,7 +35,7 @@ def check_accuracy() -> Check:
 
 
 def check_convolutions() -> Check:
-    """What is open about convolutions, whose workspaces cuDNN chooses as it runs?"""
+    """Report what is uncertain about convolutions, because cuDNN chooses their workspaces at run time."""
     import torch
 
     version = torch.backends.cudnn.version() if torch.cuda.is_available() else None
@@ -45,7 +45,7 @@ def check_convolutions() -> Check:
 
 
 def check_devices() -> Check:
-    """Which GPUs can be predicted for, and is the user's own file of them in order?"""
+    """Report how many GPUs can be predicted for, and check the user's own file of devices."""
     from memprof.devices.catalog import OWN_DEVICES, catalog
     from memprof.errors import UsageError
 
@@ -58,7 +58,7 @@ def check_devices() -> Check:
 
 
 def prediction_checks() -> Iterator[Check]:
-    """Yield the checks that need torch."""
+    """Yield the findings of the checks of this module; they need torch."""
     yield check_private_apis()
     yield check_accuracy()
     yield check_convolutions()

@@ -1,4 +1,4 @@
-"""`memprof gate init`: budgets to start from, written from a comparison, with the figures that they rest on."""
+"""Writes the first budgets for `memprof gate init` from a comparison, with the figures that they are based on."""
 
 from __future__ import annotations
 
@@ -32,15 +32,19 @@ def starter(
 ) -> str:
     """Return an entry in TOML.
 
-    Ceilings leave a tenth of headroom, and none is above what the device has. Knobs that were left to the model stay
-    so: a change of their defaults is one of the program, which the gate is to see.
+    A ceiling leaves 10 % of headroom, but it is never above the memory of the device. Knobs that the user did not set
+    are not written: if their defaults change, the program has changed, and the gate should notice that.
 
     Args:
-        name: of the entry.
-        comparison: what was run.
-        figures: its finished runs.
-        prefix: of the table's name, `tool.memprof.` in pyproject.toml.
-        knobs: those that were asked for; None if a saved comparison does not say: then all are fixed.
+        name: The name of the entry.
+        comparison: The comparison that the limits are based on.
+        figures: The figures of its finished runs.
+        prefix: What the table's name begins with: `tool.memprof.` in pyproject.toml.
+        knobs: The knobs that the user set. A saved comparison does not tell them apart from the defaults; then this is
+            None and all knobs are written.
+
+    Returns:
+        The text of the entry.
     """
     workload, recipe = trained(comparison)
     lines = [f"# {_origin(comparison, figures)}", *([_ALL_FIXED] if knobs is None and workload.knobs else [])]
@@ -72,10 +76,18 @@ def trained(comparison: Comparison) -> tuple[WorkloadInfo, Recipe]:
 
 
 def add_entry(path: Path, name: str, text: str) -> tuple[str, Config]:
-    """Return a configuration with an entry added at its end, and what it then says; nothing is written.
+    """Add an entry at the end of a configuration, without writing the file.
+
+    Args:
+        path: The path of the configuration file, which need not exist.
+        name: The name of the entry.
+        text: The entry in TOML.
+
+    Returns:
+        The new text of the file, and the configuration that it contains.
 
     Raises:
-        UsageError: the entry is there already, or the file takes no further table.
+        UsageError: The file already has an entry of that name, or the new text is not valid.
     """
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     prefix = prefix_of(path)
@@ -91,12 +103,12 @@ def add_entry(path: Path, name: str, text: str) -> tuple[str, Config]:
 
 
 def prefix_of(path: Path) -> str:
-    """Return what memprof's tables begin with in that file."""
+    """Return what the names of memprof's tables begin with in that file."""
     return "tool.memprof." if path.name == PROJECT_FILE else ""
 
 
 def model_from(model: str, folder: Path) -> str:
-    """Return a MODEL whose file is named relative to another folder than the current one."""
+    """Return the model text with its file named relative to `folder` instead of the current folder."""
     file, colon, attr = model.rpartition(":")
     if not colon or not file.endswith(".py") or Path(file).is_absolute():
         return model
@@ -104,7 +116,7 @@ def model_from(model: str, folder: Path) -> str:
 
 
 def to_toml(value: Any) -> str:
-    """Return a value as TOML writes it: its strings are JSON's, and tables stand inline."""
+    """Return a value in TOML. Strings are written as in JSON, and tables are written inline."""
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{key} = {to_toml(item)}' for key, item in value.items())} }}"
     if isinstance(value, (list, tuple)):
@@ -156,7 +168,7 @@ def _now(figures: Sequence[Figures], name: str, lead: str = "# ") -> list[str]:
 
 
 def _rounded_up(size: float) -> str:
-    """Return a size rounded up to two digits of its unit: `1.3 GiB`, `130 MiB`."""
+    """Return a size rounded up to two digits, such as `1.3 GiB` or `130 MiB`."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         value = size / factor
         if value >= 1:
@@ -166,5 +178,5 @@ def _rounded_up(size: float) -> str:
 
 
 def _rounded_down(size: int) -> str:
-    """Return a size of a device, rounded down to two decimals of a GiB, so that it fits when it is read back."""
+    """Return a device's memory in GiB, rounded down to two decimals so that the limit is not above the memory."""
     return f"{int(100 * size / 2**30) / 100:g} GiB"

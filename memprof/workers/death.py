@@ -32,8 +32,9 @@ def outcome_of(death: WorkerDiedError, spec: OptimizerSpec, device: str) -> Outc
     The status is `oom` if the kernel killed the worker because memory ran out, and `failed` otherwise.
 
     Args:
-        death: The error that the launcher raised.
-        trial: The trial that the worker ran.
+        death: How the worker died.
+        spec: The optimizer of the trial.
+        device: The name of the trial's device.
     """
     run = Run(
         optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),

@@ -37,15 +37,15 @@ DEAD = make_figures("adam", status="failed", values={}, reason="the worker proce
 INTERRUPTED = """
 import sys
 from memprof.cli import main
-from memprof.gate.measure import Gauge
+from memprof.gate.measure import BudgetRunner
 from tests.cli.test_gate import ADAM, SM3
 
 def measure(self, budget, keep):
     keep([SM3])
     raise {error}
 
-Gauge.__enter__ = lambda self: self
-Gauge.measure = measure
+BudgetRunner.__enter__ = lambda self: self
+BudgetRunner.measure = measure
 sys.argv = ["memprof", "gate", *sys.argv[1:]]
 sys.exit(main())
 """
