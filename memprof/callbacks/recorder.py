@@ -33,10 +33,11 @@ from memprof.user_code import describe
 _P = ParamSpec("_P")
 _FEWEST = 3
 _NOTE = (
-    "Recorded in a running training: of what lived before it, only the model's and the optimizer's tensors are known."
+    "Recorded in a running training: of the memory allocated before the recording, only the tensors of the model and "
+    "of the optimizer are known."
 )
 
-_ONE_RANK = "Recorded on one rank; what the others hold is not known."
+_ONE_RANK = "Recorded on one rank; the memory of the others is not known."
 
 
 def _harmless(

@@ -142,7 +142,7 @@ def _refuse_options(context: typer.Context) -> None:
     given = [name for name, value in context.params.items() if value and not changed.get(name)]
     if given:
         flag = {"saved": "from", "shown": "format"}.get(given[0], given[0]).replace("_", "-")
-        raise UsageError(f"--{flag} is an option of `memprof gate`; those of `memprof gate init` stand behind init")
+        raise UsageError(f"--{flag} is an option of `memprof gate`; put those of `memprof gate init` after init")
 
 
 def _open(

@@ -74,8 +74,8 @@ def _show(published: Published, found: Agreement) -> None:
     for remark in found.remarks:
         print(f"({remark})")
     how = (
-        f"{differing} of {found.compared} figures came out otherwise"
+        f"{differing} of {found.compared} figures differ"
         if differing
-        else (f"all {found.compared} figures came out again")
+        else (f"all {found.compared} figures were reproduced")
     )
     print(f"{published.name}: {how} ({published.origin})")

@@ -109,7 +109,7 @@ def check_nvml() -> Check:
     """Check that NVML answers. It gives the memory of a process on the GPU and the version of the driver."""
     with nvml() as library:
         if library is None:
-            found = "no answer: the process's memory on a GPU and the driver's version stay empty"
+            found = "it does not answer, so the process's memory on a GPU and the driver's version are missing"
             return Check("NVML", "warn", found)
         driver, count = library.nvmlSystemGetDriverVersion(), library.nvmlDeviceGetCount()
         return Check("NVML", "pass", f"driver {driver}, {count} GPU(s)")

@@ -40,8 +40,8 @@ def check_convolutions() -> Check:
 
     version = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     here = f"cuDNN {version} is here" if version else "no cuDNN is here"
-    open_ = "a prediction takes what it surely needs and has the rest in its upper bound"
-    return Check("convolutions", "pass", f"{here}; what it takes for a convolution is its own choice: {open_}")
+    counted = "a prediction counts the part that is certain, and its upper bound includes the rest"
+    return Check("convolutions", "pass", f"{here}; it chooses the workspace of a convolution itself: {counted}")
 
 
 def check_devices() -> Check:

@@ -20,7 +20,7 @@ from memprof.gate.metrics import METRICS
 
 SCHEMA: Literal["memprof.baseline/1"] = "memprof.baseline/1"
 _VERSION = re.compile(r"memprof\.baseline/(\d+)")
-_REMAKE = "make it anew with `memprof gate --update-baseline`, or restore it from version control"
+_REMAKE = "remake it with `memprof gate --update-baseline`, or restore it from version control"
 
 Entries = dict[str, dict[str, Record]]
 
@@ -101,7 +101,7 @@ def load_baseline(path: Path) -> Baseline | None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no figure")
+    raise ValueError(f"{name} is not a figure")
 
 
 def _as_baseline(path: Path, document: Any) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _as_baseline(path: Path, document: Any) -> dict[str, Any]:
         newer = _VERSION.fullmatch(str(schema))
         if newer is not None and int(newer[1]) > 1:
             raise UsageError(f"the baseline {path} was written by a newer memprof ({schema}); upgrade memprof")
-        raise UsageError(f"{path} is no baseline: its schema is {schema!r}, not {SCHEMA!r}; {_REMAKE}")
+        raise UsageError(f"{path} is not a baseline: its schema is {schema!r}, not {SCHEMA!r}; {_REMAKE}")
     return dict(document)
 
 
@@ -217,7 +217,7 @@ def record_changes(made: Figures, old: Record | None) -> list[BaselineChange]:
         if before != after and not within_noise(before, after, float(metric.noise_of(made.source))):
             changes.append(change(metric=name, old=before, new=after))
     if sorted(old.unlimited) != sorted(made.unlimited) and not changes:
-        changes.append(change(remark="what has no upper end changed"))
+        changes.append(change(remark="the searches without a largest value changed"))
     return changes
 
 

@@ -139,10 +139,16 @@ class Config:
 
 
 def read_config(file: ConfigFile) -> Config:
-    """Return what a configuration file says, checked.
+    """Check the content of a configuration file.
+
+    Args:
+        file: The parsed file.
+
+    Returns:
+        The configuration.
 
     Raises:
-        UsageError: a key is unknown, or a value is none; the sentence has file and line.
+        UsageError: A key is unknown, or a value is not valid. The message names the file and the line.
     """
     table = file.table
     unknown = next((key for key in table if key not in _TOP), None)

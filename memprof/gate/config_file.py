@@ -146,7 +146,7 @@ def _malformed(path: Path, text: str, message: str) -> str:
     found = _LINE.search(message)
     line = (found[1] if found else None) or len(text.splitlines())
     said = message[: found.start()] if found else message
-    hint = " (an entry or a key stands there twice)" if _DUPLICATE.search(said) else ""
+    hint = " (the file has an entry or a key twice)" if _DUPLICATE.search(said) else ""
     return f"{path.name}:{line}: not TOML: {said}{hint}"
 
 

@@ -81,14 +81,14 @@ def _judge_run(
 
 def _lost_optimizers(budget: Budget, baseline: Baseline) -> list[Verdict]:
     lost = [spec for spec in baseline.entries.get(budget.name, {}) if spec not in budget.optimizers]
-    reason = "the baseline has it and the entry no longer names it"
+    reason = "the baseline has this optimizer, but the entry no longer names it"
     return [_run_verdict(budget, spec, "missing", reason) for spec in lost]
 
 
 def _lost_entries(baseline: Baseline, expected: Sequence[str] | None) -> list[Verdict]:
     if expected is None:
         return []
-    reason = "the baseline has this entry and the configuration no longer does: was it renamed?"
+    reason = "the baseline has this entry, but the configuration no longer does: was it renamed?"
     return [
         Verdict(entry=entry, optimizer=optimizer, status="missing", weight="error", reason=reason)
         for entry, records in baseline.entries.items()
@@ -145,7 +145,7 @@ def _judge_change(verdict: Verdict, limit: Limit, made: Figures, base: Record, p
         return _failing(verdict, limit, made, status="other-environment", reason=reason)
     if accepted == ANY or value == ANY:
         verdict = verdict.model_copy(update={"base": accepted if isinstance(accepted, int) else None})
-        return verdict if value == ANY else _failing(verdict, limit, made, reason="it had no upper end before")
+        return verdict if value == ANY else _failing(verdict, limit, made, reason="before, every value fitted")
     assert isinstance(accepted, int)
     assert isinstance(value, int)
     allowed, widened = allowance(limit, made, accepted)
@@ -165,7 +165,7 @@ def _failing(
 ) -> Verdict:
     warns = limit.level == "warn" or limit.metric.only_warns(made.source, made.device)
     if warns and limit.level != "warn" and reason is None:
-        reason = "NVML's figure only warns: other processes have a part in it"
+        reason = "NVML's figure only warns: other processes influence it"
     return verdict.model_copy(
         update={
             "status": status,
@@ -204,7 +204,7 @@ def allowance(limit: Limit, made: Record, accepted: int) -> tuple[int, str | Non
     noise = int(accepted * share)
     if noise <= asked:
         return asked, None
-    return noise, f"widened to ±{float(100 * share):g} %, which it moves by itself"
+    return noise, f"widened to ±{float(100 * share):g} %, the noise of the figure"
 
 
 def incomparable(metric: Metric, made: Record, base: Record) -> list[str]:

@@ -97,14 +97,14 @@ def _own_words(metric: Metric, table: dict[str, Any], level: Level, message: str
 def _parse(metric: Metric, item: Any, level: Level, message: str | None) -> Limit:
     text = item.strip() if isinstance(item, str) else str(item)
     if not isinstance(item, (str, int)) or isinstance(item, bool) or not text:
-        raise UsageError(f"{metric.name} = {item!r} is no limit; {_example(metric)}")
+        raise UsageError(f"{metric.name} = {item!r} is not a limit; {_example(metric)}")
     worse = "-" if metric.higher_is_better else "+"
     if text[0] in "+-":
         if text[0] != worse:
             better = "rise" if metric.higher_is_better else "fall"
             raise UsageError(
-                f"{metric.name} = {text!r}: a limit says how far it may get worse, and it may {better} "
-                f"as it likes; write {worse}{text[1:].strip()}"
+                f"{metric.name} = {text!r}: a limit says how far it may get worse, and it may always "
+                f"{better}; write {worse}{text[1:].strip()}"
             )
         return _change(metric, text, level, message)
     if text.endswith("%"):
@@ -125,14 +125,14 @@ def _change(metric: Metric, text: str, level: Level, message: str | None) -> Lim
 def _amount(metric: Metric, text: str) -> int:
     if not metric.in_bytes:
         if not text.isdecimal():
-            raise UsageError(f"{metric.name} = {text!r} is no whole number; {_example(metric)}")
+            raise UsageError(f"{metric.name} = {text!r} is not a whole number; {_example(metric)}")
         return int(text)
     if text.replace(".", "", 1).isdecimal():
         raise UsageError(f'{metric.name} = {text} has no unit; write "{text} GiB", or "{text} B" for bytes')
     try:
         return parse_size(text)
     except UsageError:
-        raise UsageError(f"{metric.name} = {text!r} is no limit; {_example(metric)}") from None
+        raise UsageError(f"{metric.name} = {text!r} is not a limit; {_example(metric)}") from None
 
 
 def _example(metric: Metric) -> str:

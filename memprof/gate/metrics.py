@@ -51,7 +51,7 @@ class Metric:
     in_bytes: bool = True
     portable: bool = False
     noise: Fraction = _EXACT
-    absent: str = "this run does not say"
+    absent: str = "this run does not have it"
 
     def text(self, value: Value, exact: bool = False) -> str:
         """Return a figure as text. `exact` gives the number of bytes instead of a rounded size."""
@@ -99,7 +99,7 @@ def _largest(field: Literal["batch_size", "model"]) -> Callable[[Run], Value]:
 _NO_POOL = "the CPU has no caching allocator, so nothing is reserved; limit peak_allocated_bytes"
 _NO_BOUND = "only predictions have an upper bound, and this run has none; limit the figure itself"
 _NO_TENSORS = "on a GPU the allocator's blocks are rounded, so tensors are not counted; limit peak_allocated_bytes"
-_NO_PROCESS = "nothing says what the process takes there; `memprof doctor` says why"
+_NO_PROCESS = "the memory of the process cannot be measured there; `memprof doctor` says why"
 _NO_FIT = "the search found no answer; does the workload take this knob?"
 
 METRICS: dict[str, Metric] = {

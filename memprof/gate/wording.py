@@ -108,7 +108,7 @@ def _percent(old: int, new: int) -> float:
 def _without_figures(verdict: Verdict, metric: Metric | None) -> str:
     what = f"{metric.name}, limit {verdict.limit}: " if metric is not None else ""
     if verdict.status == "new":
-        return f"{what}nothing was accepted yet to compare with"
+        return f"{what}the baseline has no figure yet to compare with"
     words = {"failed": "the trial failed", "does-not-fit": "does not fit", "missing": "missing"}
     reason = " ".join((verdict.reason or "").split())
     return f"{what}{': '.join(part for part in (words.get(verdict.status), reason) if part)}"

@@ -43,7 +43,7 @@ def constructor_arguments(factory: Callable[..., Any], spec: OptimizerSpec) -> d
             hint = did_you_mean(name, list(named))
             raise UsageError(f"optimizer {spec.name!r} has no option {name!r}{hint}")
     arguments = {name: _argument(value, named.get(name), name, spec) for name, value in spec.options.items()}
-    return {**_demanded(named, spec), **arguments}
+    return {**_required(named, spec), **arguments}
 
 
 def takes_names(factory: Callable[..., Any]) -> bool:
@@ -61,13 +61,13 @@ def _signature(factory: Callable[..., Any]) -> dict[str, inspect.Parameter] | No
         return None
 
 
-def _demanded(named: dict[str, inspect.Parameter], spec: OptimizerSpec) -> dict[str, object]:
+def _required(named: dict[str, inspect.Parameter], spec: OptimizerSpec) -> dict[str, object]:
     """Return the default `lr` if the constructor requires one; raise a UsageError if another option is missing."""
     missing = [name for name, item in named.items() if item.default is item.empty and name not in spec.options]
     others = [name for name in missing if name != "lr"]
     if others:
         example = ",".join(f"{name}=..." for name in others)
-        raise UsageError(f"optimizer {spec.text!r} demands {', '.join(others)}; write {spec.text},{example}")
+        raise UsageError(f"optimizer {spec.text!r} requires {', '.join(others)}; write {spec.text},{example}")
     return {"lr": DEFAULT_LR} if missing else {}
 
 

@@ -199,7 +199,7 @@ def _refuse_class(factory: object, spec: OptimizerSpec) -> None:
     if not isinstance(factory, type):
         return  # it is a function, whose return value is checked when it is called
     if not issubclass(factory, Optimizer):
-        raise UsageError(f"optimizer {spec.text!r}: {factory.__name__} is no subclass of torch.optim.Optimizer")
+        raise UsageError(f"optimizer {spec.text!r}: {factory.__name__} is not a subclass of torch.optim.Optimizer")
     if issubclass(factory, LBFGS):
         raise UsageError(_CLOSURE)
 

@@ -76,7 +76,7 @@ def agreement(old: AnyReport, new: AnyReport) -> Agreement:
     elif isinstance(old, AdviceReport) and isinstance(new, AdviceReport):
         _exactly(found, old.optimizer, old, new, {"environment"})
     else:
-        found.differences.append("another kind of document was made")
+        found.differences.append("the command made another kind of document")
     return found
 
 
@@ -89,8 +89,8 @@ def _compare_runs(found: Agreement, old: Comparison, new: Comparison) -> None:
     made = {run.optimizer.spec: run for run in new.runs}
     same_capacity = old.capacity == new.capacity
     if not same_capacity:
-        sizes = f"{format_size(new.capacity.bytes)} to fill instead of {format_size(old.capacity.bytes)}"
-        found.remarks.append(f"there are {sizes}: the largest batch and model are not compared")
+        sizes = f"{format_size(new.capacity.bytes)} instead of {format_size(old.capacity.bytes)}"
+        found.remarks.append(f"the capacity is {sizes}: the largest batch and model are not compared")
     for run in old.runs:
         again = made.get(run.optimizer.spec)
         if again is None:

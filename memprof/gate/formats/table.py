@@ -116,7 +116,7 @@ def _ending(report: Report) -> list[str]:
     entries = dict.fromkeys(v.entry for v in report.failures if v.status == "exceeded" and v.base is None)
     places = [report.places[entry] for entry in entries if entry in report.places]
     where = ", ".join(f"{place.file}:{place.line}" if place.line else place.file for place in places)
-    raising = [f"A ceiling is raised in {where}."] if where else []
+    raising = [f"To raise a ceiling, edit {where}."] if where else []
     if report.updated or not report.acceptable:
         return raising
     return [*raising, "To accept these figures as the baseline:", f"  {report.accept}"]

@@ -174,7 +174,7 @@ def _is_settable(name: str, value: Any) -> bool:
 
 
 def _follow_depth(raw: Mapping[str, Any], config: Any, changed: Mapping[str, KnobValue]) -> dict[str, Any]:
-    """Return the fields that change with the number of layers: layer kinds, and the depth of an equal decoder."""
+    """Return the fields that change with the number of layers: the layer kinds, and an equally deep decoder."""
     scale, fields = scale_knob(config), integers(config)
     if scale is None or scale not in changed:
         return {}

@@ -124,7 +124,7 @@ def test_mistakes_have_file_line_and_a_suggestion(text: str, sentence: str) -> N
 
 
 def test_two_entries_of_one_name_are_named_as_such() -> None:
-    with pytest.raises(UsageError, match="stands there twice"):
+    with pytest.raises(UsageError, match="has an entry or a key twice"):
         config_of(f"{ENTRY}{ENTRY}")
 
 

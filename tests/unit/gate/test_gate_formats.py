@@ -155,7 +155,7 @@ def test_the_table_ends_with_the_command_that_accepts() -> None:
     assert "x e0/adam: peak_allocated_bytes is 13.00 GiB, 1.00 GiB over the limit of 12.00 GiB" in text
     assert "5 checks: 3 failed, 1 warned, 1 passed" in text
     assert text.count("activations +3.00 GiB") == 3  # once for the peak's two limits, for the state and for the run
-    assert "A ceiling is raised in memprof.toml:5." in text
+    assert "To raise a ceiling, edit memprof.toml:5." in text
     passing = shown(report_of([budget_of("optimizers = ['adam']")], [make_figures()]))
     assert passing.rstrip().endswith("1 check: 1 passed")
 
@@ -180,7 +180,7 @@ def test_no_other_baseline_is_offered_where_only_a_ceiling_is_exceeded() -> None
     made = make_figures()
     report = report_of([budget_of('peak_allocated_bytes = ["1 GiB", "+2%"]', "optimizers = ['adam']")], [made], [made])
     assert len(report.failures) == 1
-    assert shown(report).rstrip().endswith("A ceiling is raised in memprof.toml:5.")
+    assert shown(report).rstrip().endswith("To raise a ceiling, edit memprof.toml:5.")
     assert "--update-baseline" not in FORMATS["markdown"](report)
 
 

@@ -57,11 +57,11 @@ def test_a_table_has_its_own_level_and_message() -> None:
         ("+64", "has no unit"),
         ("1.5", "has no unit"),
         ("2%", "lacks its sign; write +2%"),
-        ("-2%", "it may fall as it likes; write +2%"),
-        ("20 GiBB", "is no limit; write"),
-        ("", "is no limit"),
-        (True, "is no limit"),
-        (1.5, "is no limit"),
+        ("-2%", "it may always fall; write +2%"),
+        ("20 GiBB", "is not a limit; write"),
+        ("", "is not a limit"),
+        (True, "is not a limit"),
+        (1.5, "is not a limit"),
         (["20 GiB", "21 GiB"], "two absolute limits, '20 GiB' and '21 GiB'; keep one"),
         (["+2%", "+1 MiB"], "two limits on the change"),
         ({"level": "warn"}, "lacks its limit"),
@@ -79,7 +79,7 @@ def test_what_is_no_limit_is_said_in_one_sentence(value: Any, sentence: str) -> 
 
 @pytest.mark.parametrize(
     ("value", "sentence"),
-    [("+5%", "it may rise as it likes; write -5%"), ("16 GiB", "no whole number"), ("1.5", "no whole number")],
+    [("+5%", "it may always rise; write -5%"), ("16 GiB", "not a whole number"), ("1.5", "not a whole number")],
 )
 def test_what_is_no_floor_is_said_in_one_sentence(value: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):

@@ -59,7 +59,7 @@ def test_what_is_predicted_is_exact_and_what_is_measured_may_move_by_its_noise()
     base, grown = (figures.model_copy(update=MEASURED) for figures in (base, grown))
     verdict = one('peak_allocated_bytes = "+0%"', grown, base)
     assert verdict.weight == "ok"
-    assert details(verdict) == [("note", "widened to ±2 %, which it moves by itself")]
+    assert details(verdict) == [("note", "widened to ±2 %, the noise of the figure")]
     beyond = with_values(base, peak_allocated_bytes=int(10.21 * GIB))
     assert one('peak_allocated_bytes = "+0%"', beyond, base).weight == "error"
     state = with_values(base, state_bytes=GIB + 1)
@@ -165,7 +165,7 @@ def test_nvml_only_warns_and_resident_memory_fails() -> None:
     made = with_values(make_figures(**MEASURED), process_bytes=2 * GIB)
     verdict = one('process_bytes = "1 GiB"', made)
     assert verdict.weight == "warning"
-    assert ("note", "NVML's figure only warns: other processes have a part in it") in details(verdict)
+    assert ("note", "NVML's figure only warns: other processes influence it") in details(verdict)
     assert one('process_bytes = "1 GiB"', made.model_copy(update={"device": "cpu"})).weight == "error"
     assert one('process_bytes = "1 GiB"', make_figures(values={"process_bytes": 2 * GIB})).weight == "error"
 
@@ -188,6 +188,6 @@ def test_exit_codes_by_what_failed() -> None:
 
 def test_the_headline_of_new_says_so() -> None:
     assert headline(one('state_bytes = "+64 MiB"', make_figures())) == (
-        "pretrain/adam: state_bytes, limit +64 MiB: nothing was accepted yet to compare with"
+        "pretrain/adam: state_bytes, limit +64 MiB: the baseline has no figure yet to compare with"
     )
     assert 64 * MIB == 67108864

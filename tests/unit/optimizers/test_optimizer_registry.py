@@ -93,7 +93,7 @@ def test_lbfgs_is_refused_under_both_names() -> None:
         ("no_such_package.optim:X", "there is no module 'no_such_package.optim'"),
         ("torch.no_such_part:X", "there is no module 'torch.no_such_part'"),
         ("torch.optim:Adem", "torch.optim has no attribute 'Adem'"),
-        ("torch.nn:Linear", "no subclass of torch.optim.Optimizer"),
+        ("torch.nn:Linear", "not a subclass of torch.optim.Optimizer"),
         ("torch.optim:__all__", "is a list, not an optimizer class"),
         ("missing_file.py:X", "no file missing_file.py"),
     ],
@@ -212,7 +212,7 @@ def test_lr_default_dtypes_names_and_open_ended_options() -> None:
 
 
 def test_demanded_options_and_dtype_mistakes() -> None:
-    assert "demands rank; write" in message(HERE)
+    assert "requires rank; write" in message(HERE)
     assert "did you mean 'bfloat16'?" in message(f"{HERE},rank=1,momentum_dtype=bfloat")
     assert "comes from the model" in message(f"{HERE},rank=1,named_parameters=1")
 

@@ -58,7 +58,7 @@ def test_a_run_that_failed_or_is_not_there_is_a_difference() -> None:
     assert differences(MEASURED, make_run("sgd", 0)) == ["adam: it was not run"]
     failed = Run(optimizer=MEASURED.optimizer, device="cpu", status="failed", reason="x")
     assert "adam: status was ok and is failed" in differences(MEASURED, failed)
-    assert agreement(make_comparison(), make_report({})).differences == ["another kind of document was made"]
+    assert agreement(make_comparison(), make_report({})).differences == ["the command made another kind of document"]
 
 
 def test_another_machine_is_remarked_and_fills_another_memory() -> None:
@@ -74,7 +74,7 @@ def test_another_machine_is_remarked_and_fills_another_memory() -> None:
     assert found.differences == []
     assert found.remarks == [
         "cores was 2 and is 8",
-        "there are 1.00 GiB to fill instead of 24.00 GiB: the largest batch and model are not compared",
+        "the capacity is 1.00 GiB instead of 24.00 GiB: the largest batch and model are not compared",
     ]
 
 
