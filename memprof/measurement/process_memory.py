@@ -10,8 +10,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -93,6 +95,8 @@ def device_limit(device: torch.device, limit_bytes: int | None) -> Callable[[], 
         device: of the trial.
         limit_bytes: for its tensors; None for no limit.
     """
+    import torch  # the doctor asks this module about machines where torch may be broken
+
     if limit_bytes is None:
         return lambda: None
     if device.type == "cuda":

@@ -27,8 +27,8 @@ def is_recording() -> bool:
 def kernel_events(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int] | None:
     """Run an operator and return the bytes that it took (positive) and gave back (negative), in order.
 
-    It runs on zeros; where it will not (a factorisation wants other matrices, a draw wants probabilities), on identity
-    matrices, and on ones. Blocks that it never gives back are its outputs. PyTorch's random state stays as it is.
+    It runs on zeros; where it will not (a factorisation wants other matrices, a draw wants probabilities, a mask has to
+    choose), on identity matrices, and on ones. Blocks that it never gives back are its outputs. PyTorch's random state stays as it is.
 
     Args:
         func: the operator's overload.
@@ -82,7 +82,8 @@ def _made(value: Any, fill: Callable[[Tensor], object] | None) -> Any:
             return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
         last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
         made = torch.zeros(last + 1, dtype=value.dtype).as_strided(value.shape, value.stride())
-        if fill is not None and (made.is_floating_point() or made.is_complex()):
+        numbers = made.is_floating_point() or made.is_complex()
+        if fill is not None and (numbers or made.dtype is torch.bool):  # a mask has to choose as many as are given
             fill(made)
         return made
     if isinstance(value, (list, tuple)):
