@@ -120,7 +120,7 @@ def test_an_entry_that_was_not_run_and_one_that_was_renamed_exit_1(inside: Comma
     prepare(tmp_path, SM3, ADAM, accepted=(SM3, ADAM, make_figures(entry="before")))
     renamed = inside("gate", "--from", "saved.json")
     assert renamed.returncode == 1
-    assert "before/adam: missing: the baseline has this entry and the configuration no longer does" in renamed.stdout
+    assert "before/adam: missing: the baseline has this entry, but the configuration no longer does" in renamed.stdout
     assert inside("gate", "--from", "saved.json", "--only", "pretrain").returncode == 0
 
 

@@ -28,7 +28,8 @@ def kernel_events(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> l
     """Run an operator and return the bytes that it took (positive) and gave back (negative), in order.
 
     It runs on zeros; where it will not (a factorisation wants other matrices, a draw wants probabilities, a mask has to
-    choose), on identity matrices, and on ones. Blocks that it never gives back are its outputs. PyTorch's random state stays as it is.
+    choose), on identity matrices, and on ones. Blocks that it never gives back are its outputs. PyTorch's random state
+    stays as it is.
 
     Args:
         func: the operator's overload.

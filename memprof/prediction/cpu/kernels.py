@@ -70,8 +70,8 @@ _ELEMENTWISE = frozenset(
     )
 )
 
-# These read a workspace that only their forward kernel can make, and its meta kernel says that it is empty: on a made-up
-# one they read memory that is not there (aten/src/ATen/native/mkldnn/RNN.cpp).
+# These read a workspace that only their forward kernel can make, and its meta kernel says that it is empty: given a
+# made-up one, they read memory that is not there (aten/src/ATen/native/mkldnn/RNN.cpp).
 _UNSAFE = frozenset((aten.mkldnn_rnn_layer_backward.default,))
 
 # Places of the tensors whose first dimension is the batch, where others may be as long by chance.
