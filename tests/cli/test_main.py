@@ -166,4 +166,5 @@ def test_terminals_without_unicode_get_question_marks(memprof: Command) -> None:
 def test_schema_is_json_schema(memprof: Command) -> None:
     document = json.loads(memprof("schema").stdout)
     assert document["properties"]["schema"]["const"] == "memprof.comparison/1"
-    assert {"runs", "environment", "workload", "recipe"} <= set(document["required"])
+    assert {"runs", "environment", "capacity"} <= set(document["required"])
+    assert {"workload", "recipe", "script"} <= set(document["properties"])  # a script has no recipe of memprof's
