@@ -7,7 +7,6 @@ under the same variables tries every model, recipe and optimizer.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -20,6 +19,7 @@ from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.measurement.trial import run_trial
+from tests import children
 from tests.accuracy.test_contract import SMALL, check_contract
 from tests.accuracy.test_prediction_cpu import check_against, predicted
 
@@ -76,6 +76,6 @@ def _capability_here() -> str:
     return _run("import torch; print(torch.backends.cpu.get_cpu_capability())", env).stdout.strip()
 
 
-def _run(code: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def _run(code: str, env: dict[str, str]) -> children.Done:
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    return children.run(command, cwd=ROOT, env=env, check=False)

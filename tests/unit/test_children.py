@@ -26,6 +26,7 @@ time.sleep(600)
 # Programs that are run by hand on a GPU's machine, and a benchmark that forks as memprof's server does.
 OWN_WAY = {
     "children.py",
+    "independent_count.py",  # runs in a child, and forks within its group
     "record.py",
     "record_models.py",
     "record_operators.py",

@@ -229,6 +229,8 @@ class FakeOperators(TorchDispatchMode):
     def _index(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Index by tensors; a mask becomes the positions it stands for, which decide the shape: all of them at most."""
         indices: list[Tensor | None] = []
+        if func is aten.index_put_.default and self._fills(*args):
+            return self._write(func, args, kwargs)
         for index in args[1]:
             if index is None or index.dtype not in (torch.bool, torch.uint8):
                 indices.append(index)
@@ -239,6 +241,15 @@ class FakeOperators(TorchDispatchMode):
                 indices += index.nonzero().unbind(1)
         plan = self._write if func is aten.index_put_.default else self._compute
         return plan(func, (args[0], indices, *args[2:]), kwargs)
+
+    def _fills(self, tensor: Tensor, indices: list[Tensor | None], value: Tensor, accumulate: bool = False) -> bool:
+        """Say whether a number is written where one mask says so, which takes no positions.
+
+        As `canDispatchToMaskedFill` in aten/src/ATen/native/TensorAdvancedIndexing.cpp.
+        """
+        given = [index for index in indices if index is not None]
+        one_mask = len(given) == 1 and given[0].dtype in (torch.bool, torch.uint8)
+        return one_mask and not accumulate and value.numel() == 1 and (not self.own_host or self._on_host([value]))
 
     def _resize(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Give a tensor another size: within its storage where that is large enough."""

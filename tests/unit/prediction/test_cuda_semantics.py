@@ -417,5 +417,5 @@ def test_every_workload_in_every_precision(workload: str, precision: str) -> Non
 
 def test_parse_torch_version() -> None:
     assert parse_torch_version("2.13.0+cpu") == (2, 13)
-    with pytest.raises(ValueError, match="no PyTorch version"):
+    with pytest.raises(ValueError, match="not a PyTorch version"):
         parse_torch_version("nightly")
