@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from memprof.api import compare, predict
-    from memprof.api_advise import advise
-    from memprof.api_fit import fit
+    from memprof.api import advise, compare, fit, predict
+    from memprof.api_run import run
     from memprof.documents.comparison import Comparison
     from memprof.documents.recipe import Recipe
     from memprof.errors import MemprofError, UsageError
@@ -22,13 +21,25 @@ _HOMES = {
     "Recipe": "memprof.documents.recipe",
     "UsageError": "memprof.errors",
     "Workload": "memprof.workloads.workload",
-    "advise": "memprof.api_advise",
+    "advise": "memprof.api",
     "compare": "memprof.api",
-    "fit": "memprof.api_fit",
+    "fit": "memprof.api",
     "predict": "memprof.api",
+    "run": "memprof.api_run",
 }
 
-__all__ = ["Comparison", "MemprofError", "Recipe", "UsageError", "Workload", "advise", "compare", "fit", "predict"]
+__all__ = [
+    "Comparison",
+    "MemprofError",
+    "Recipe",
+    "UsageError",
+    "Workload",
+    "advise",
+    "compare",
+    "fit",
+    "predict",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A comparison as it grows, trial by trial: measured or predicted, with fits and validation."""
+"""Builds a comparison trial by trial: measured or predicted runs, then the largest batch and model, and validation."""
 
 from __future__ import annotations
 
@@ -8,25 +8,37 @@ from typing import Any
 
 from memprof.documents.comparison import Capacity, Comparison, Run
 from memprof.documents.confidence import Validation
-from memprof.documents.jobs import Findings, Forecast, Inquiry, Outcome, Outcomes, Step, Trial
+from memprof.documents.jobs import Findings, Forecast, Inquiry, Outcome, Outcomes, Purpose, Step, Trial
 from memprof.documents.optimizer_spec import OptimizerSpec, parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import MemprofError, UsageError
 from memprof.search.compare_columns import FitColumns
-from memprof.search.matrix import Forecasts
-from memprof.workers.launcher import WorkerDiedError, outcome_of
+from memprof.search.matrix import MatrixPrediction
+from memprof.workers.death import WorkerDiedError, outcome_of
 from memprof.workers.pool import Workers
-from memprof.workers.progress import OnComparison, OnProgress, Progress, Purpose
+from memprof.workers.progress import OnComparison, OnProgress, Progress
 
-# From the third step on every phase finds the memory reserved that all phases have needed.
-_SETTLED = 3
-# Servers that fill the fit columns of a device that is not here.
-_FORECASTERS = 8
+# Reserved memory no longer grows after the third step: by then every phase has run once with the optimizer state.
+_SETTLED_STEPS = 3
+# The number of fork servers that predict the largest batch and model for a simulated device.
+_PREDICTING_SERVERS = 8
 
 
-class Study:
-    """A comparison as it grows, trial by trial."""
+class ComparisonBuilder:
+    """Builds a comparison trial by trial; `comparison` always holds what is finished.
+
+    Call `start` first, then `measure`, and after that `validate` and `fit` as wanted.
+
+    Args:
+        workers: The fork servers. Trials run on the first one.
+        workload: What is trained.
+        optimizers: The optimizer specs, one run each.
+        batch_size: The number of samples in each micro-batch.
+        recipe: How it is trained.
+        on_progress: A function that is called with every progress event.
+        on_comparison: A function that is called with the comparison after every change.
+    """
 
     comparison: Comparison
 
@@ -53,21 +65,32 @@ class Study:
         self._started = 0
         self._trials = len(optimizers)
 
-    def inquire(
+    def start(
         self, device: str, budget: int | None, reference: str | None, command: str | None, trains: str | None
     ) -> None:
-        """Check everything that can be checked without training; `trains` is an option that needs a real device."""
+        """Check everything that can be checked without training, and begin a comparison without runs.
+
+        Args:
+            device: The name of the device.
+            budget: The capacity in bytes that replaces the device's memory, or None.
+            reference: The optimizer spec that the others are compared with.
+            command: The command line to record.
+            trains: The name of an option in use that needs a real device, or None.
+
+        Raises:
+            UsageError: The workload or an optimizer is wrong, or `trains` is set and the device is simulated.
+        """
         inquiry = Inquiry(
             workload=self._workload,
             optimizers=self._optimizers,
-            device=device,
+            devices=[device],
             world_size=self._recipe.world_size,
             command=command,
         )
         found = self._launcher.run(inquiry)
         assert isinstance(found, Findings)
-        if found.simulated and trains:
-            raise UsageError(f"{trains} trains on the device, and {found.device} is simulated; leave {trains} out")
+        if found.device.simulated and trains:
+            raise UsageError(f"{trains} trains on the device, and {found.device.name} is simulated; leave {trains} out")
         self._found = found
         texts = [spec.text for spec in self._optimizers]
         default = "adam" if "adam" in texts else None
@@ -76,14 +99,14 @@ class Study:
             workload=found.workload_info(self._workload, self._batch_size),
             recipe=self._recipe,
             capacity=Capacity(
-                bytes=budget or found.device_memory_bytes, source="device" if budget is None else "budget"
+                bytes=budget or found.device.memory_bytes, source="device" if budget is None else "budget"
             ),
             reference=parse_optimizer(reference).text if reference else default,
             runs=[],
         )
 
     def measure(self, trace_folder: str | None = None) -> None:
-        """Fill one row per optimizer."""
+        """Run one trial for each optimizer, and write the traces to a folder if one is given."""
         for spec in self._optimizers:
             trial = self._trial(spec).model_copy(update={"trace_folder": trace_folder})
             outcome = self._run(trial, "measure", spec.text)
@@ -91,15 +114,19 @@ class Study:
             self._keep([*self.comparison.runs, outcome.run])
 
     def only_predict(self) -> None:
-        """Treat a device that is here as one that is not."""
-        self._found = self._found.model_copy(update={"simulated": True})
+        """Treat the device as a simulated one even if this machine has it."""
+        here = self._found.device.model_copy(update={"simulated": True})
+        self._found = self._found.model_copy(update={"devices": [here]})
 
     def validate(self) -> None:
-        """Set a prediction beside every measured run; the first that cannot be had speaks for all."""
+        """Predict every measured run and record how far the prediction is off.
+
+        If one prediction fails, the others would fail for the same reason, so that reason is recorded for all.
+        """
         from memprof.prediction.validate import validate
 
         unpredictable: Validation | None = None
-        steps = min(self._recipe.warmup + self._recipe.steps, _SETTLED)
+        steps = min(self._recipe.warmup + self._recipe.steps, _SETTLED_STEPS)
         for index, spec in enumerate(self._optimizers):
             run = self.comparison.runs[index]
             try:
@@ -111,12 +138,12 @@ class Study:
             self._keep_at({index: run})
 
     def expect_fits(self, confirm: bool) -> None:
-        """Count the trials of the fits in, so that progress knows its end; confirming may take more."""
-        self._trials += 1 if self._found.simulated else self._columns.trials(confirm) * len(self._optimizers)
+        """Add the trials of the fit search to the expected number; a confirmation may take more."""
+        self._trials += 1 if self._found.device.simulated else self._columns.trials(confirm) * len(self._optimizers)
 
     def fit(self, confirm: bool) -> None:
-        """Find the largest batch and model of each optimizer that could train."""
-        if self._found.simulated:
+        """Find the largest batch and model of each optimizer whose run did not fail."""
+        if self._found.device.simulated:
             self._predict_fits()
             return
         for index, outcome in enumerate(self._measured):
@@ -130,7 +157,11 @@ class Study:
         return FitColumns(self._workload, self._found, self._batch_size, self._recipe, capacity)
 
     def _predict_fits(self) -> None:
-        """Search by prediction, on as many cores as there are; those that need about as much share traces."""
+        """Search by prediction, on all cores.
+
+        The optimizers are sorted by the memory that they take, because neighbours try similar batch sizes and share
+        the traces of these.
+        """
         columns = self._columns
         able = [number for number, outcome in enumerate(self._measured) if outcome.run.status != "failed"]
         if not able:
@@ -145,11 +176,11 @@ class Study:
 
         def keep() -> None:
             runs = {number: self._measured[number].run for number in able}
-            self._keep_at({number: columns.filled(run, forecasts.matrices) for number, run in runs.items()})
+            self._keep_at({number: columns.filled(run, prediction.matrices) for number, run in runs.items()})
 
-        forecasts = Forecasts(columns.questions([self._optimizers[n] for n in able]), on_step, keep)
-        self._workers.grow(_FORECASTERS)
-        forecasts.run(self._workers)
+        prediction = MatrixPrediction(columns.requests([self._optimizers[n] for n in able]), on_step, keep)
+        self._workers.grow(_PREDICTING_SERVERS)
+        prediction.run(self._workers)
         keep()
         self._tell(label, "predict", stage="done")
 
@@ -157,7 +188,7 @@ class Study:
         return Trial(
             workload=self._workload,
             optimizer=spec,
-            device=self._found.device,
+            device=self._found.device.name,
             batch_size=self._batch_size,
             recipe=self._recipe,
         )
@@ -179,10 +210,10 @@ class Study:
 
         tell(stage="start")
         try:
-            outcome = self._forecast(trial) if self._found.simulated else self._launcher.run(trial, on_step)
+            outcome = self._forecast(trial) if self._found.device.simulated else self._launcher.run(trial, on_step)
             assert isinstance(outcome, Outcome)
         except WorkerDiedError as death:
-            outcome = outcome_of(death, trial)
+            outcome = outcome_of(death, trial.optimizer, trial.device)
         tell(stage="done", run=outcome.run)
         return outcome
 
@@ -193,14 +224,14 @@ class Study:
             self._on_progress(told)
 
     def _forecast(self, trial: Trial, steps: int | None = None) -> Outcome:
-        """Return what is predicted for a trial; all optimizers are predicted when the first of them asks."""
+        """Return the prediction for a trial. One job predicts all optimizers, and its answer is kept for the others."""
         forecast = Forecast(
             workload=trial.workload,
             optimizers=self._optimizers,
             device=trial.device,
             batch_size=trial.batch_size,
             recipe=self._recipe,
-            capacity_bytes=self.comparison.capacity.bytes if self._found.simulated else None,
+            capacity_bytes=self.comparison.capacity.bytes if self._found.device.simulated else None,
             timeline=trial.purpose == "measure",
             trace_folder=trial.trace_folder,
             steps=steps,
@@ -214,5 +245,5 @@ class Study:
 
 
 def _reserved_bytes(run: Run) -> int:
-    """Return what a run takes from its device; of one that ran out of memory nothing is known but that it is most."""
+    """Return the bytes that a run takes from its device; a run that ran out of memory sorts after all others."""
     return 1 << 62 if run.peak is None else run.peak.reserved_bytes or run.peak.allocated_bytes

@@ -1,4 +1,4 @@
-"""Exit codes and the errors that carry them; `memprof.cli.main` is the one place that catches them."""
+"""The exit codes and the errors that carry them. Only `memprof.cli.main` catches these errors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the `memprof` command returns to the shell."""
+    """The codes that the `memprof` command returns to the shell."""
 
     OK = 0
     BUDGET_EXCEEDED = 1
@@ -17,11 +17,14 @@ class ExitCode(IntEnum):
 
 
 class MemprofError(Exception):
-    """An error shown as one sentence on stderr, without a traceback.
+    """An error that is shown as one sentence on stderr, without a traceback.
 
     Args:
-        message: what is wrong and how to mend it, in one sentence.
-        exit_code: what the command returns.
+        message: what is wrong and how to fix it, in one sentence.
+        exit_code: the exit code of the command.
+
+    Attributes:
+        exit_code: the exit code of the command.
     """
 
     def __init__(self, message: str, exit_code: ExitCode = ExitCode.FAILED) -> None:
@@ -30,14 +33,23 @@ class MemprofError(Exception):
 
 
 class UsageError(MemprofError):
-    """A user's mistake in an argument, a configuration file or a model file: exit code 2."""
+    """A user's mistake in an argument, a configuration file or a model file. Its exit code is 2.
+
+    Args:
+        message: what is wrong and how to fix it, in one sentence.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message, ExitCode.USAGE)
 
 
 def did_you_mean(name: str, known: list[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the closest of the known names, or what there is to choose from."""
+    """Return `"; did you mean 'x'?"` for the closest of the known names, or the list of all if none is close.
+
+    Args:
+        name: the unknown name.
+        known: the names to choose from.
+    """
     from difflib import get_close_matches
 
     close = get_close_matches(name, known, n=1, cutoff=0.6)

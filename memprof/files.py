@@ -1,4 +1,4 @@
-"""Files that memprof writes: checked before any work, and written whole or not at all."""
+"""Writes files. A path is checked before any work is done, and a file is written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from memprof.errors import UsageError
 
 
 def check_writable(path: Path, force: bool) -> None:
-    """Refuse a path that cannot be written, or that exists without `force`; what stands there stays as it is.
+    """Refuse a path that cannot be written, or that exists without `force`. An existing file is not changed.
+
+    Args:
+        path: the file to write later.
+        force: whether an existing file may be overwritten.
 
     Raises:
-        UsageError: it is a folder, its folder is not there, or writing is not permitted.
+        UsageError: the path is a folder, its folder does not exist, or writing is not permitted.
     """
     if path.is_dir():
         raise UsageError(f"cannot write {path}: it is a folder; name a file in it")
     if path.exists() and not force:
         raise UsageError(f"{path} exists; --force overwrites it")
-    probe = _partial(path)  # files are replaced, so it is the folder that must take one
+    probe = _partial(path)  # files are replaced, so the folder must accept a new file
     try:
         probe.touch(exist_ok=False)
         probe.unlink()
@@ -33,10 +37,14 @@ def check_writable(path: Path, force: bool) -> None:
 
 
 def check_exports(paths: Sequence[Path], force: bool) -> None:
-    """Refuse files that cannot be written, as `check_writable` does, and one that is named twice.
+    """Refuse files that cannot be written, as `check_writable` does, and files that are named twice.
+
+    Args:
+        paths: the files to write later.
+        force: whether existing files may be overwritten.
 
     Raises:
-        UsageError: with the first of them.
+        UsageError: a file is refused; the message names the first one.
     """
     if len({path.resolve() for path in paths}) < len(paths):
         raise UsageError("two exports name the same file; give each its own")
@@ -45,7 +53,13 @@ def check_exports(paths: Sequence[Path], force: bool) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file through a neighbour that takes its place, so that nobody ever sees half of it.
+    """Write a file in such a way that nobody ever sees half of it.
+
+    The text goes to a second file in the same folder, which then replaces the first.
+
+    Args:
+        path: the file.
+        text: its content.
 
     Raises:
         UsageError: the path cannot be written.

@@ -4,17 +4,18 @@
     def test_small_gpt_trains_on_a_small_gpu():
         return Workload(model=..., batch=..., loss=...)
 
-The test is the workload: it is called in a worker process, as `memprof compare tests/test_memory.py:test_...` would
-call it, and its parameters are the knobs. With `model="train.py:build"` that is trained instead, and the test itself
-runs as usual once the budget holds. Limits are `peak`, `reserved`, `state`, `process` and `max_batch_size`; the other
-keywords are those of an entry for `memprof gate`, and `[tool.memprof.defaults]` counts for all of them.
+The test function is the workload: it is called in a worker process, as `memprof compare tests/test_memory.py:test_...`
+would call it, and its parameters are the knobs. With `model="train.py:build"` that model is trained instead, and the
+test itself runs as usual once the budget holds. Limits are `peak`, `reserved`, `state`, `process` and
+`max_batch_size`. The other keywords are those of an entry of `memprof gate`, and `[tool.memprof.defaults]` provides
+their defaults.
 
     def test_forward(memory_block):
         with memory_block("cpu", limit="10 MiB") as used:
             model(x)
         assert used.retained_bytes == 0
 
-Nothing of memprof or PyTorch is imported until a test asks for it.
+Neither PyTorch nor the rest of memprof is imported until a test uses the marker or the fixture.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ import pytest
 
 if TYPE_CHECKING:
     from memprof.gate.config import Budget
-    from memprof.gate.measure import Gauge
-    from memprof.gate.test_marker import Checked
+    from memprof.gate.measure import BudgetRunner
+    from memprof.gate.test_marker import CheckedBudget
     from memprof.measurement.code_block import BlockUsage
 
 MARKER = "memory_budget"
@@ -42,14 +43,14 @@ MeasureBlock = Callable[..., AbstractContextManager["BlockUsage"]]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known, for `--strict-markers` and `--markers`."""
+    """Register the marker, for `--strict-markers` and `--markers`."""
     config.addinivalue_line("markers", _HELP)
-    config.stash[_STATE] = _Session()
+    config.stash[_STATE] = _PluginState()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a marked test's budgets; without `model=` they are all there is to run."""
+    """Run the budgets of a marked test. Unless every marker has a `model=`, the test function itself is not run."""
     markers = [*pyfuncitem.iter_markers(MARKER)]
     if not markers:
         return None
@@ -60,7 +61,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Send the lines of a test's budgets with its report, which pytest-xdist carries to the process that prints."""
+    """Attach the summary lines of a test's budgets to its report, which pytest-xdist sends to the main process."""
     report = yield
     if report.when == "call" and _LINES in item.stash:
         setattr(report, MARKER, item.stash[_LINES])
@@ -68,7 +69,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Say how much room the budgets have left."""
+    """Print each figure of the budgets with its limit."""
     reports = (report for found in terminalreporter.stats.values() for report in found)
     lines = [line for report in reports for line in getattr(report, MARKER, ())]
     if lines and config.get_verbosity() >= 0:
@@ -84,33 +85,34 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def memory_block() -> MeasureBlock:
-    """Measures what a block allocates: `with memory_block("cpu", limit="10 MiB") as used:`.
+    """Measure the memory that a block of code allocates: `with memory_block("cpu", limit="10 MiB") as used:`.
 
-    `used` is a `memprof.measurement.code_block.BlockUsage` with `peak_bytes`, `retained_bytes` and `operators`. The test
-    fails if the peak of the block is above `limit`, which is a size or a number of bytes. Devices are `cpu` and `cuda`.
+    `used` is a `memprof.measurement.code_block.BlockUsage` with `peak_bytes`, `retained_bytes` and `operators`. The
+    test fails if the peak of the block is above `limit`, which is a size such as `"10 MiB"` or a number of bytes. The
+    device is `cpu` or `cuda`.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # PyTorch's profiler would announce itself on stderr
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # otherwise PyTorch's profiler prints to stderr
     return _measure_block
 
 
-class _Session:
-    """What one run of pytest keeps: the fork server, once it is needed."""
+class _PluginState:
+    """The state of the plugin during one run of pytest: the worker processes, started when they are first needed."""
 
     def __init__(self) -> None:
         self.processes = ExitStack()
-        self._gauge: Gauge | None = None
+        self._runner: BudgetRunner | None = None
 
-    def gauge(self, item: pytest.Item) -> Gauge:
-        """Return the workers, started with the first budget."""
-        from memprof.gate.test_marker import gauge_like_here
+    def runner(self, item: pytest.Item) -> BudgetRunner:
+        """Return the budget runner; the first call starts its workers."""
+        from memprof.gate.test_marker import budget_runner
 
-        if self._gauge is None:
-            self._gauge = self.processes.enter_context(gauge_like_here(item.config.rootpath))
-        return self._gauge
+        if self._runner is None:
+            self._runner = self.processes.enter_context(budget_runner(item.config.rootpath))
+        return self._runner
 
 
-_STATE = pytest.StashKey[_Session]()
-_LINES = pytest.StashKey[list[str]]()  # of a test: one for each limit
+_STATE = pytest.StashKey[_PluginState]()
+_LINES = pytest.StashKey[list[str]]()  # the summary lines of a test, one for each limit
 
 
 def _check(item: pytest.Function, marker: pytest.Mark) -> None:
@@ -122,14 +124,14 @@ def _check(item: pytest.Function, marker: pytest.Mark) -> None:
         pytest.fail(checked, pytrace=False)
 
 
-def _run(item: pytest.Function, marker: pytest.Mark) -> Checked | str:
-    """Return what became of a budget, or the sentence that says why nothing did."""
+def _run(item: pytest.Function, marker: pytest.Mark) -> CheckedBudget | str:
+    """Return the result of a budget, or the error message if it could not be run."""
     from memprof.errors import MemprofError
     from memprof.gate.test_marker import check
 
     try:
         budget = _budget(item, marker)
-        return check(item.config.stash[_STATE].gauge(item), budget)
+        return check(item.config.stash[_STATE].runner(item), budget)
     except MemprofError as error:
         return str(error)
 
@@ -167,8 +169,8 @@ def _refuse_what_no_worker_has(item: pytest.Function, parameters: dict[str, Any]
             raise UsageError(f"the parameter {name} of {item.name} is of type {kind}; workers take numbers and texts")
 
 
-def _report(item: pytest.Function, checked: Checked) -> None:
-    """Keep the figures for JUnit's XML, and a line for the summary."""
+def _report(item: pytest.Function, checked: CheckedBudget) -> None:
+    """Store the figures for the JUnit XML, and a line for each limit for the summary."""
     from memprof.gate.wording import bound, figure
 
     for one in checked.figures:

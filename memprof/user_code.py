@@ -1,4 +1,4 @@
-"""A fault in the user's own code as one sentence that says where it is."""
+"""Describes an error in the user's own code in one sentence that says where it is."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from typing import Any
 from memprof.errors import MemprofError, UsageError
 
 _LONGEST_MESSAGE = 300
-# In the words of torch.distributed.tensor's dispatch, PyTorch 2.8 to 2.15.
+# These words come from the dispatch of torch.distributed.tensor, PyTorch 2.8 to 2.15.
 _SHARDS = re.compile(r"\bplacements?\b|Sharding propagation|sharding strategy|sharded tensor|DTensor")
 _HERE = str(Path(__file__).resolve().parent)
 
 
 def guard(what: str, function: Callable[..., Any], file: str | None) -> Callable[..., Any]:
-    """Return the function with what it raises turned into a `UsageError` that names type, message and line.
+    """Return a function whose errors become a `UsageError` that names their type, message and line.
 
-    Memory that runs out stays what it is: the trial reports it as `oom`, not as a mistake. So does a lost rank.
+    An out-of-memory error is passed on unchanged, as the trial reports it as `oom` and not as a mistake. So is the
+    error of a lost rank.
 
     Args:
-        what: how the sentence calls the function, e.g. `train.py:build`.
+        what: how the sentence names the function, for example `train.py:build`.
         function: the user's function.
-        file: the user's file, whose line is named if the fault passes through it.
+        file: the user's file. The line in it is named if the error passes through it.
     """
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -42,16 +43,16 @@ def guard(what: str, function: Callable[..., Any], file: str | None) -> Callable
 
 
 def describe(error: BaseException, file: str | None = None) -> str:
-    """Return `TypeError: message (train.py:12)`, the line being the last one in the user's file.
+    """Return a text such as `TypeError: message (train.py:12)`, with the last line in the user's file.
 
     Args:
         error: a caught exception, with its traceback.
-        file: the user's file; where the traceback does not pass it, the last line outside memprof and
-            installed packages is named, and failing that the last line outside memprof.
+        file: the user's file. If the traceback does not pass through it, the last line outside memprof and installed
+            packages is named. If there is none, it is the last line outside memprof.
     """
     message = shorten(" ".join(str(error).split()), width=_LONGEST_MESSAGE, placeholder=" …")
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    if isinstance(error, SyntaxError) and error.filename:  # the fault is in the text, not on the stack
+    if isinstance(error, SyntaxError) and error.filename:  # the error is in the text, not on the stack
         return f"{type(error).__name__}: {error.msg} ({_short(error.filename)}:{error.lineno})"
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if file is not None and frame.filename == file]
@@ -62,13 +63,21 @@ def describe(error: BaseException, file: str | None = None) -> str:
 
 
 def kind(value: object) -> str:
-    """Return what a value is, with its article: `a dict`, `an int`."""
+    """Return the type of a value with its article: `a dict`, `an int`.
+
+    Args:
+        value: any object.
+    """
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception says that memory ran out, on the CPU or on a GPU."""
+    """Return whether an exception says that memory ran out, on the CPU or on a GPU.
+
+    Args:
+        error: the exception.
+    """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     words = ("can't allocate memory", "std::bad_alloc")
@@ -76,37 +85,35 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_lost_rank(error: BaseException) -> bool:
-    """Return whether an exception says that another rank is gone: the one that ended first knows why."""
+    """Return whether an exception says that another rank is gone. The rank that ended first knows the cause.
+
+    Args:
+        error: the exception.
+    """
     if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"):
         return True
     return isinstance(error, RuntimeError) and "gloo/transport" in str(error)
 
 
 def raised(place: str, error: BaseException) -> str:
-    """Return what was raised where; of operators that do not take tensors in shards (DTensor) it says just that."""
+    """Return a sentence about an error and where it was raised.
+
+    If an operator does not take sharded tensors (DTensor), the sentence says so.
+
+    Args:
+        place: the name of the place.
+        error: the exception.
+    """
     how = "does not take FSDP's shards (DTensor):" if _SHARDS.search(str(error)) else "raised"
     return f"{place} {how} {describe(error)}"
 
 
 def _short(filename: str) -> str:
-    """Return a path as a reader knows it: within the package, else from the present folder on."""
+    """Return a path within its installed package, or else relative to the current folder."""
     path = Path(filename)
-    if "site-packages" in path.parts:  # where it is installed differs, and is nobody's business in a report
+    if "site-packages" in path.parts:  # the folder of installation differs between machines, so a report omits it
         return str(Path(*path.parts[path.parts.index("site-packages") + 1 :]))
     try:
         return str(path.relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-
-def calling_line() -> str:
-    """Return the line of the user's code that runs at the moment, `train.py:12`; "" if none does.
-
-    That is the innermost one outside memprof, installed packages and Python's own library.
-    """
-    library = str(Path(traceback.__file__).resolve().parent)
-    for frame, line in traceback.walk_stack(None):  # the innermost first
-        name = frame.f_code.co_filename
-        if not name.startswith((_HERE, "<", library)) and "site-packages" not in name:
-            return f"{_short(name)}:{line}"
-    return ""

@@ -1,8 +1,9 @@
-"""SM3 on DTensor parameters: FSDP2's `fully_shard`, tensor parallelism, and meshes of both.
+"""SM3 on DTensor parameters: FSDP2's `fully_shard`, tensor parallelism, and meshes that combine them.
 
-Accumulators of single rows (or columns) of a dimension that is sharded are sharded with it, so each rank keeps those it
-owns. Every other accumulator is replicated: ranks take maxima over their own parts, and one collective per mesh and
-step joins them (`exchange.py`), with those of the int8 momentum's blocks that cross ranks.
+If a sharded dimension has one accumulator per row (or column), these accumulators are sharded in the same way, so each
+rank keeps the ones that it owns. Every other accumulator is replicated. For those, each rank takes the maxima over its
+own part, and one collective per mesh and step joins the maxima (`exchange.py`). The same collective joins the scales of
+int8 momentum blocks that cross ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .covers import Cover, Grid, GridCover, grid_shape, stored_shape
-from .exchange import Waiting
+from .exchange import PartialMaxima
 from .index_sets import IndexSets
 from .kernels.accumulators import Accumulator, GridAccumulator, IndexSetAccumulator
 from .kernels.chunked import in_two_passes
@@ -28,24 +29,28 @@ if TYPE_CHECKING:
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Say whether a tensor is a DTensor, without importing what a single process never needs."""
+    """Return whether a tensor is a DTensor, without importing a module that a single process never needs.
+
+    Args:
+        tensor: any tensor.
+    """
     module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 class ShardedTask:
-    """This rank's part of one parameter's step, and which of its accumulators wait for other ranks.
+    """This rank's part of one parameter's step, and the accumulators that wait for other ranks.
 
     Args:
-        state: the parameter's state; accumulators are created in it as DTensors.
-        group: its parameter group.
+        state: the parameter's state. Accumulators are created in it as DTensors.
+        group: the parameter group.
         param: the parameter.
-        cover: its cover.
+        cover: the parameter's cover.
 
     Raises:
-        ValueError: a gradient that is no DTensor (PyTorch 2.13 has no sparse ones); SM3-I with int8 momentum whose
-            blocks of 256 entries cross ranks; a cover by blocks or index sets, or such momentum, where a rank's part is
-            no single range.
+        ValueError: the gradient is not a DTensor (PyTorch 2.13 has no sparse DTensors); or SM3-I is used with int8
+            momentum whose blocks of 256 entries cross ranks; or a cover by blocks or index sets, or such momentum, is
+            used where a rank's part is not a single range.
     """
 
     def __init__(self, state: dict[str, Any], group: dict[str, Any], param: DTensor, cover: Cover) -> None:
@@ -87,7 +92,7 @@ class ShardedTask:
         return [IndexSetAccumulator(kept.to_local(), *cover.memberships(param.device, box))]
 
     def _accumulator(self, number: int, sizes: Any, grid: Grid, stored: tuple[int, ...] | None = None) -> DTensor:
-        """Return one accumulator tensor, zero if this is the first step; `sizes` are the dimensions it is cut from."""
+        """Return one accumulator tensor, which is zero in the first step. The grid cuts the dimensions in `sizes`."""
         key, whole = f"accumulator_{number}", stored or stored_shape(self._param.shape, grid)
         if key not in self._state:
             part = stored or stored_shape(sizes, grid)
@@ -98,8 +103,8 @@ class ShardedTask:
         self._kept.append((kept, grid))
         return kept
 
-    def waiting(self) -> list[Waiting]:
-        """Return each tensor of maxima that is not whole yet."""
+    def waiting(self) -> list[PartialMaxima]:
+        """Return each tensor of maxima that does not yet include the other ranks' parts."""
         found = []
         for accumulator, (kept, grid) in zip(self.task.accumulators, self._kept, strict=True):
             joined = tuple(dim for dim, joins in enumerate(over(self._param, grid)) if joins)
@@ -111,9 +116,9 @@ class ShardedTask:
         return [one for one in found if one.over]
 
 
-def _waiting(values: Tensor, kept: DTensor, joined: tuple[int, ...]) -> Waiting:
+def _waiting(values: Tensor, kept: DTensor, joined: tuple[int, ...]) -> PartialMaxima:
     along = tuple(dim for dim, placement in enumerate(kept.placements) if not placement.is_replicate())
-    return Waiting(values, largest_part(kept), kept.device_mesh, joined, along)
+    return PartialMaxima(values, largest_part(kept), kept.device_mesh, joined, along)
 
 
 def _gradient(param: DTensor) -> Tensor:

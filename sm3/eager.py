@@ -1,7 +1,7 @@
-"""Keeps `torch.compile` away from what is to run as it is.
+"""Keeps `torch.compile` away from functions that must run as they are.
 
-`torch._compile._disable_dynamo` is private, but `torch.optim` builds on it, and unlike the public
-`torch.compiler.disable` it does not import the compiler, which takes seconds. Tested on torch 2.8, 2.13 and 2.15.
+`torch._compile._disable_dynamo` is private, but `torch.optim` uses it too. Unlike the public `torch.compiler.disable`
+it does not import the compiler, which takes seconds. It was tested on torch 2.8, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ R = TypeVar("R")
 
 
 def eager(function: Callable[P, R]) -> Callable[P, R]:
-    """Return a function that a compiled caller calls as it is: its graph breaks there."""
+    """Return a function that compiled code calls without compiling it. The graph breaks at the call.
+
+    Args:
+        function: the function to protect.
+    """
     try:
         from torch._compile import _disable_dynamo
     except ImportError:

@@ -1,6 +1,6 @@
-"""Joining the maxima of all ranks: one all-reduce (MAX) per device mesh and step, over all parameters at once.
+"""Joins the maxima of all ranks: one all-reduce (MAX) per device mesh and step, for all parameters at once.
 
-A maximum is exact in any order, hence the result is that of a single process.
+A maximum is exact in any order, so the result is the same as in a single process.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """Maxima over this rank's part of some sets.
+class PartialMaxima:
+    """Maxima over this rank's part of some sets, which wait for the other ranks.
 
     Args:
-        values: the maxima, which are replaced by those over all ranks.
-        most: how many the rank with the largest part has.
+        values: the maxima, float32. The exchange replaces them by the maxima over all ranks.
+        most: the number of maxima on the rank with the largest part.
         mesh: the device mesh.
         over: the mesh dimensions along which ranks hold other parts of the same sets.
         along: the mesh dimensions along which ranks hold other sets.
@@ -37,7 +37,12 @@ class Waiting:
     along: tuple[int, ...]
 
     def slots(self) -> tuple[int, int, int]:
-        """Return into how many parts `along` cuts the sets, which is this rank's, and the length of the longest."""
+        """Return where this rank's maxima lie among those of all ranks.
+
+        Returns:
+            The number of parts into which the mesh dimensions `along` cut the sets, the index of this rank's part, and
+            the length of the longest part.
+        """
         at, count = 0, 1
         for dim in self.along:
             at = at * self.mesh.size(dim) + self.mesh.get_local_rank(dim)
@@ -45,17 +50,20 @@ class Waiting:
         return count, at, self.most
 
 
-def exchange(waiting: Sequence[Waiting]) -> None:
-    """Make all maxima whole, by one all-reduce for each mesh.
+def exchange(waiting: Sequence[PartialMaxima]) -> None:
+    """Join all maxima over the ranks, with one all-reduce for each mesh.
 
-    Where they are to be joined over a single mesh dimension, that is done in its group. Where they are over several
-    (a matrix sharded by rows along one and by columns along another has its row maxima to be joined along the second,
-    its column maxima along the first), it is done over the whole mesh: a rank leaves zeros, which are below every
-    maximum, in the place of the sets that it has no part of.
+    If the maxima of a mesh are joined over a single mesh dimension, the all-reduce runs in that dimension's group. They
+    may be joined over several mesh dimensions: a matrix that is sharded by rows along one and by columns along another
+    needs its row maxima joined along the second and its column maxima along the first. Then the all-reduce runs over
+    the whole mesh. A rank leaves zeros, which are below every maximum, in place of the sets of which it has no part.
 
-    Memory: a copy of the accumulators that are exchanged, in the second case whole and not sharded.
+    Memory: a copy of the accumulators that are exchanged. In the second case the copy is not sharded.
+
+    Args:
+        waiting: the maxima to join. Their `values` are overwritten.
     """
-    meshes: dict[DeviceMesh, list[Waiting]] = {}
+    meshes: dict[DeviceMesh, list[PartialMaxima]] = {}
     for one in waiting:
         meshes.setdefault(one.mesh, []).append(one)
     for mesh, parts in meshes.items():
@@ -66,7 +74,7 @@ def exchange(waiting: Sequence[Waiting]) -> None:
             _reduce(parts, _group(mesh), [part.slots() for part in parts])
 
 
-def _reduce(parts: list[Waiting], group: ProcessGroup | None, slots: list[tuple[int, int, int]]) -> None:
+def _reduce(parts: list[PartialMaxima], group: ProcessGroup | None, slots: list[tuple[int, int, int]]) -> None:
     flat = torch.zeros(sum(count * length for count, _, length in slots), device=parts[0].values.device)
     tables = [part.view(slot[0], slot[2]) for part, slot in zip(flat.split(_sizes(slots)), slots, strict=True)]
     own = [table[at][: p.values.numel()] for table, p, (_, at, _) in zip(tables, parts, slots, strict=True)]
@@ -82,13 +90,16 @@ def _sizes(slots: list[tuple[int, int, int]]) -> list[int]:
 
 
 def _group(mesh: DeviceMesh) -> ProcessGroup | None:
-    """Return the group of all ranks of a mesh; one that is only a part of the world gets its own, once."""
+    """Return the group of all ranks of a mesh. A mesh that is only a part of the world gets its own group, once."""
     world = torch.distributed.group.WORLD
     return world if mesh.size() == torch.distributed.get_world_size() else _new_group(mesh, world)
 
 
 @cache
 def _new_group(mesh: DeviceMesh, world: ProcessGroup | None) -> ProcessGroup:
-    """Create the group of a mesh; `world` tells apart the groups before and after a restart of the process groups."""
+    """Create the group of a mesh.
+
+    The argument `world` is there for the cache: it differs after a restart of the process groups.
+    """
     group: ProcessGroup = torch.distributed.new_group(mesh.mesh.flatten().tolist(), use_local_synchronization=True)
     return group

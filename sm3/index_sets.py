@@ -1,4 +1,4 @@
-"""A cover by any collection of index sets, overlapping ones included."""
+"""A cover by any collection of index sets. The sets may overlap."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ Box = tuple[tuple[int, int], ...]
 
 
 class IndexSets(Cover):
-    """Any collection of index sets of one shape, overlapping ones included. State: one number per set.
+    """Any collection of index sets of one shape. The sets may overlap. The state is one number per set.
 
-    The memberships are kept as two int64 numbers each, beside the optimizer's state, and a step makes a second
-    copy of the accumulators: meant for studies and for small, oddly structured parameters.
+    Each membership of an index in a set is kept as two int64 numbers, beside the optimizer's state, and a step makes a
+    second copy of the accumulators. The cover is meant for studies and for small parameters with an unusual structure.
 
     Args:
-        sets: each a 1-D tensor or sequence of flat (row-major) indices, or a boolean mask of the shape.
-        shape: the parameter's.
+        sets: the sets. Each is a 1-D tensor or sequence of flat (row-major) indices, or a boolean mask of the shape.
+        shape: the shape of the parameter.
 
     Raises:
-        ValueError: an index out of range, an empty set, or an index that no set contains.
+        ValueError: an index is out of range, a set is empty, or an index is in no set.
     """
 
     def __init__(self, sets: Sequence[Tensor | Sequence[int]], shape: Sequence[int]) -> None:
@@ -48,7 +48,7 @@ class IndexSets(Cover):
 
     @property
     def name(self) -> str:
-        """As in `index-sets(7 of 4x6, 1a2b3c4d)`: the last word is a checksum of the memberships."""
+        """The name, for example `index-sets(7 of 4x6, 1a2b3c4d)`. The last word is a checksum of the memberships."""
         size = "x".join(map(str, self.shape))
         checksum = zlib.crc32(torch.stack(self._memberships).cpu().numpy().tobytes())
         return f"index-sets({len(self.sets)} of {size}, {checksum:08x})"
@@ -56,24 +56,35 @@ class IndexSets(Cover):
     def state_shapes(self, shape: Sequence[int]) -> list[tuple[int, ...]]:
         """Return the one shape `(number of sets,)`.
 
+        Args:
+            shape: the shape of the parameter.
+
         Raises:
-            ValueError: the parameter has another shape than the cover.
+            ValueError: the parameter's shape is not the shape of the cover.
         """
         if tuple(shape) != self.shape:
             raise ValueError(f"the index sets cover shape {self.shape}, but the parameter has {tuple(shape)}")
         return [(len(self.sets),)]
 
     def index_sets(self, shape: Sequence[int]) -> list[Tensor]:
-        """Return the sets."""
+        """Return the sets.
+
+        Args:
+            shape: the shape of the parameter, which does not change the answer.
+        """
         return list(self.sets)
 
     def memberships(self, device: torch.device, box: Box | None = None) -> tuple[Tensor, Tensor]:
-        """Return the flat index, ascending, and the set number of each membership, on a device.
+        """Return the memberships on a device, ordered by index.
 
         Args:
-            device: where to.
-            box: for each dimension the start and length of a part of the parameter; then only the memberships of its
-                indices are returned, which count from its first.
+            device: the device of the result.
+            box: the start and length of a part of the parameter along each dimension, or None for the whole. With a
+                box, only the memberships of the indices in that part are returned, and the indices count from its first
+                entry.
+
+        Returns:
+            Two int64 tensors with one entry per membership: the flat index, ascending, and the number of the set.
         """
         key = (device, box)
         if key not in self._placed:
@@ -97,7 +108,7 @@ def _flat_indices(members: Tensor | Sequence[int], shape: tuple[int, ...]) -> Te
     indices = torch.as_tensor(members)
     if indices.dtype == torch.bool:
         if indices.shape != shape:
-            raise ValueError(f"a mask of shape {tuple(indices.shape)} is no set of a cover of shape {shape}")
+            raise ValueError(f"a mask of shape {tuple(indices.shape)} is not a set of a cover of shape {shape}")
         return indices.flatten().nonzero().flatten()
     flat: Tensor = torch.unique(indices.to(torch.int64))
     return flat

@@ -1,4 +1,4 @@
-"""SM3: a torch optimizer whose state is one float32 number per row, column or other slice."""
+"""SM3: a PyTorch optimizer whose state is one float32 number per row, column or other slice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .eager import eager
 from .exchange import exchange
 from .index_sets import IndexSets
 from .kernels import Kernel, choose, sparse
-from .kernels.task import MIN_EPS, Options, Scratch, Task
+from .kernels.scratch import Scratch
+from .kernels.task import MIN_EPS, Options, Task
 from .selection import CoverChoice, covers_of, named_cover
 from .state import accumulators, check_covers, describe_covers, momentum, restored
 from .validation import OPTIONS, check_group, momentum_dtype, momentum_dtype_name
@@ -24,49 +25,49 @@ from .validation import OPTIONS, check_group, momentum_dtype, momentum_dtype_nam
 class SM3(Optimizer):
     r"""The optimizer of Anil, Gupta, Koren, Singer, "Memory-Efficient Adaptive Optimization", NeurIPS 2019.
 
-    For a cover {S_r} of a parameter's indices, SM3-II does, in each step,
+    For a cover {S_r} of a parameter's indices, SM3-II computes in each step
 
         nu(i)  <- min_{r: i in S_r} mu(r) + g(i)^2
         w(i)   <- w(i) - lr g(i) / sqrt(nu(i))            (0 / 0 = 0)
         mu(r)  <- max_{i in S_r} nu(i)
 
-    By default the sets are the codimension-1 slices, so a parameter of shape (n_1, ..., n_k), k >= 2, has
-    4 (n_1 + ... + n_k) bytes of state; tensors of rank 0 and 1 have one accumulator per entry (diagonal
-    Adagrad). Accumulators are float32 whatever the parameter's dtype. Nothing else is kept without momentum.
-    State is created in the first step. A step takes O(numel) time and, beside the state, less than 4 MiB of
-    temporaries.
+    By default the sets are the codimension-1 slices. A parameter of shape (n_1, ..., n_k), k >= 2, then has 4 (n_1 +
+    ... + n_k) bytes of state. Tensors of rank 0 and 1 have one accumulator per entry (diagonal Adagrad). Accumulators
+    are float32 for every dtype of the parameter. Without momentum SM3 keeps no other state. The state is created in the
+    first step. A step takes O(numel) time and, beside the state, less than 4 MiB of temporaries.
 
-    Sparse COO gradients update only the entries they hold, without momentum, as in the authors' code. DTensor
-    parameters (`fully_shard`) keep their accumulators sharded, and a step takes one collective for each device
-    mesh; see `sm3.distributed`.
+    A sparse COO gradient updates only the entries that it holds, without momentum, as in the authors' code. DTensor
+    parameters (`fully_shard`) keep their accumulators sharded, and a step takes one collective for each device mesh;
+    see `sm3.distributed`.
 
     Args:
-        params: parameters, groups, or the pairs of `model.named_parameters()`.
-        lr: the learning rate, a float or a one-element tensor. Without momentum and beta, the first step of
-            every coordinate with a gradient has this size; the denominator grows, so there is no need of a
-            decay, but warm-up helps (`sm3.warmup`), and with it a larger rate (0.1). The default is that of
-            `torch.optim.Adagrad`, which takes the same first step.
-        momentum: weight of the past in the average of the preconditioned gradient, m <- momentum m + (1 -
-            momentum) g / sqrt(nu), as in the authors' code. 0, the default, keeps no buffer; otherwise it is
-            one number per entry.
-        beta: 0 sums squares as in the paper; otherwise they are averaged, nu <- beta min mu + (1 - beta) g^2,
-            and decay.
-        eps: floor of the denominator: the update is g / max(sqrt(nu), eps). The default, 2**-63, is the least
-            there is; it alters no gradient above 1.1e-19 and makes 0 / 0 = 0.
-        weight_decay: decoupled weight decay, w <- (1 - lr weight_decay) w.
-        maximize: ascend instead.
-        variant: "II" or "I". SM3-I, mu(r) <- mu(r) + max g^2 over S_r and nu = min mu, has larger nu and
+        params: the parameters, parameter groups, or the pairs of `model.named_parameters()`.
+        lr: the learning rate, a float or a one-element tensor. Without momentum and beta, the first step of every
+            coordinate that has a gradient has this size. The denominator grows, so no decay is needed, but a warm-up
+            helps (`sm3.warmup`) and allows a larger rate (0.1). The default is the same as in `torch.optim.Adagrad`,
+            which takes the same first step.
+        momentum: the weight of the past in the average of the preconditioned gradient, m <- momentum m + (1 - momentum)
+            g / sqrt(nu), as in the authors' code. The default, 0, keeps no buffer. Any other value keeps one number per
+            entry.
+        beta: 0 sums the squares as in the paper. Any other value averages them, nu <- beta min mu + (1 - beta) g^2, so
+            that they decay.
+        eps: the smallest value of the denominator: the update is g / max(sqrt(nu), eps). The default, 2**-63, is also
+            the smallest value allowed. It changes no update of a gradient above 1.1e-19 and makes 0 / 0 = 0.
+        weight_decay: the decoupled weight decay, w <- (1 - lr weight_decay) w.
+        maximize: whether to maximize the objective instead of minimizing it.
+        variant: "II" or "I". SM3-I computes mu(r) <- mu(r) + max g^2 over S_r and nu = min mu. Its nu is larger, and it
             takes two passes.
-        momentum_dtype: `torch.float32`, `torch.bfloat16` or `torch.int8` (or these names).
-        cover: which indices share an accumulator: a name ("slices", "rows", "singleton", "whole"), a
+        momentum_dtype: `torch.float32`, `torch.bfloat16` or `torch.int8`, or one of these names.
+        cover: which indices share an accumulator. It is a name ("slices", "rows", "singleton", "whole"), a
             `sm3.covers.Cover`, or a mapping from name patterns ("*.embed*") or parameters to either.
-        kernel: "auto" takes the fastest that can run: "triton" on CUDA, "native" (compiled on first use, once
-            per machine) on CPU, else "chunked", which runs anywhere. One of these names allows no other. All are
-            fused (there are no `foreach` and `fused`), and `torch.compile` leaves them as they are.
+        kernel: "auto" takes the fastest kernel that can run: "triton" on CUDA, "native" on the CPU (compiled on first
+            use, once per machine), otherwise "chunked", which runs anywhere. One of these names allows only that
+            kernel. All kernels are fused (there are no `foreach` and `fused` options), and `torch.compile` leaves them
+            as they are.
 
     Raises:
-        ValueError: an option out of its range, or a cover that misses an index.
-        TypeError: a complex parameter.
+        ValueError: an option is out of its range, or a cover misses an index.
+        TypeError: a parameter is complex.
     """
 
     def __init__(
@@ -102,9 +103,12 @@ class SM3(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group with its own options; see `torch.optim.Optimizer.add_param_group`.
 
+        Args:
+            param_group: the parameters of the group, under "params", and its options.
+
         Raises:
-            ValueError: an option out of its range, or a cover that does not fit a parameter.
-            TypeError: a complex parameter.
+            ValueError: an option is out of its range, or a cover does not fit a parameter.
+            TypeError: a parameter is complex.
         """
         super().add_param_group(param_group)
         group = self.param_groups[-1]
@@ -120,7 +124,7 @@ class SM3(Optimizer):
 
     @property
     def kernel(self) -> str:
-        """Which kernels the last step ran, as in "native" or "chunked+native"; "none" before the first."""
+        """The kernels that ran in the last step, for example "native" or "chunked+native"; "none" before the first."""
         return "+".join(sorted(self._ran)) or "none"
 
     @overload
@@ -134,10 +138,15 @@ class SM3(Optimizer):
         """Update every parameter that has a gradient.
 
         Args:
-            closure: reevaluates the model and returns the loss.
+            closure: a function that reevaluates the model and returns the loss.
 
         Returns:
-            The closure's loss, or None.
+            The loss that the closure returned, or None without a closure.
+
+        Raises:
+            ValueError: the options do not allow a parameter's gradient (sparse, or not a DTensor), or a cover was
+                changed.
+            RuntimeError: the kernel that the group asks for cannot update a parameter.
         """
         loss = None
         if closure is not None:
@@ -199,7 +208,7 @@ class SM3(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state as `torch.optim.Optimizer.state_dict` does, with each cover replaced by its name.
 
-        It holds tensors, numbers and text only, so `torch.load(weights_only=True)` reads it.
+        The state holds only tensors, numbers and text, so `torch.load(weights_only=True)` reads it.
         """
         packed = super().state_dict()
         for group, saved in zip(self.param_groups, packed["param_groups"], strict=True):
@@ -207,12 +216,15 @@ class SM3(Optimizer):
         return packed
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load a copy of a saved state; accumulators stay float32 whatever the parameters' dtype.
+        """Load a copy of a saved state. Accumulators stay float32 for every dtype of the parameters.
 
-        Covers are not loaded but compared, and kernels not loaded: they belong to the program.
+        Covers are compared but not loaded, and kernels are not loaded, because both belong to the program.
+
+        Args:
+            state_dict: what `state_dict` returned.
 
         Raises:
-            ValueError: other groups, covers or shapes than this optimizer's.
+            ValueError: the groups, covers or shapes are not those of this optimizer.
         """
         own = [{name: group[name] for name in ("cover", "kernel")} for group in self.param_groups]
         given: dict[str, Any] = {}

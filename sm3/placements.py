@@ -1,7 +1,7 @@
-"""Where a rank's part of a DTensor lies, for plain and strided shards.
+"""Where a rank's part of a DTensor lies, for plain and for strided shards.
 
-`_StridedShard`, which FSDP2 uses where tensor parallelism cuts the same dimension, is private to PyTorch: it is told by
-its `split_factor` alone. Tested on torch 2.8, 2.13 and 2.15.
+FSDP2 uses `_StridedShard` where tensor parallelism cuts the same dimension. That class is private to PyTorch, so this
+module recognizes it only by its `split_factor`. This was tested on torch 2.8, 2.13 and 2.15.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 
 def shard_dim(placement: Placement) -> int | None:
-    """Return the dimension that a placement shards, None where it replicates.
+    """Return the dimension that a placement shards, or None if it replicates.
+
+    Args:
+        placement: the placement of a DTensor on one mesh dimension.
 
     Raises:
-        ValueError: it does neither.
+        ValueError: the placement does neither.
     """
     if placement.is_replicate():
         return None
@@ -33,16 +36,25 @@ def shard_dim(placement: Placement) -> int | None:
 
 
 def over(param: DTensor, grid: Grid) -> list[bool]:
-    """Say, for each mesh dimension, whether ranks along it hold other parts of the sets of a grid."""
+    """Return, for each mesh dimension, whether ranks along it hold other parts of the sets of a grid.
+
+    Args:
+        param: the parameter.
+        grid: the block length along each dimension, where 0 stands for the whole dimension.
+    """
     dims = [shard_dim(placement) for placement in param.placements]
     return [dim is not None and grid[dim] != 1 for dim in dims]
 
 
 def start(param: DTensor, dim: int) -> int:
-    """Return where this rank's part of a dimension begins.
+    """Return the index at which this rank's part of a dimension begins.
+
+    Args:
+        param: the parameter.
+        dim: the dimension of the parameter.
 
     Raises:
-        ValueError: the part is no single range.
+        ValueError: the part is not a single range.
     """
     begin, size = 0, param.shape[dim]
     for mesh_dim in _order(param, dim):
@@ -55,9 +67,10 @@ def start(param: DTensor, dim: int) -> int:
 
 
 def _order(param: DTensor, dim: int) -> list[int]:
-    """Return the mesh dimensions that cut a dimension, each cutting what the one before it left.
+    """Return the mesh dimensions that cut a tensor dimension. Each one cuts what the one before it left.
 
-    They come from left to right, but a strided one after as many of those to its right as its split factor tells.
+    They apply from left to right. A strided placement is the exception: its split factor is the number of ranks on the
+    mesh dimensions to its right that are applied before it.
     """
     order: list[int] = []
     for mesh_dim, placement in reversed(list(enumerate(param.placements))):
@@ -82,7 +95,11 @@ def _no_range(param: DTensor) -> ValueError:
 
 
 def largest_part(tensor: DTensor) -> int:
-    """Return the entries of the rank that has most."""
+    """Return the number of entries on the rank that has the most.
+
+    Args:
+        tensor: a DTensor.
+    """
     sizes = list(tensor.shape)
     for mesh_dim, placement in enumerate(tensor.placements):
         dim = shard_dim(placement)
@@ -92,7 +109,12 @@ def largest_part(tensor: DTensor) -> int:
 
 
 def moved(placement: Placement, dim: int) -> Placement:
-    """Return the same shard of another tensor's dimension."""
+    """Return a placement of the same kind that shards another dimension.
+
+    Args:
+        placement: a plain or strided shard.
+        dim: the dimension that the result shards.
+    """
     from torch.distributed.tensor import Shard
 
     if type(placement) is Shard:
@@ -101,7 +123,16 @@ def moved(placement: Placement, dim: int) -> Placement:
 
 
 def of_accumulator(placement: Placement, grid: Grid) -> Placement:
-    """Return how an accumulator lies on one mesh dimension: sharded where it is cut into single entries, or whole."""
+    """Return the placement of an accumulator on one mesh dimension.
+
+    Args:
+        placement: the placement of the parameter on that mesh dimension.
+        grid: the block length along each dimension, where 0 stands for the whole dimension.
+
+    Returns:
+        A shard if the parameter is sharded along a dimension that the grid cuts into single entries, otherwise
+        `Replicate()`.
+    """
     from torch.distributed.tensor import Replicate
 
     dim = shard_dim(placement)
@@ -116,8 +147,8 @@ def zeros(param: DTensor, local: Sequence[int], whole: Sequence[int], placements
     Args:
         param: the parameter.
         local: the shape of this rank's part.
-        whole: that of the whole.
-        placements: how it lies on each mesh dimension.
+        whole: the shape of the whole tensor.
+        placements: the placement on each mesh dimension.
     """
     from torch.distributed.tensor import DTensor
 

@@ -1,6 +1,7 @@
-"""SM3-I and SM3-II line by line as in the paper's pseudocode, for any cover: slow, float64, the oracle.
+"""SM3-I and SM3-II line by line as in the paper's pseudocode, for any cover. Tests use it as the oracle.
 
-Anil, Gupta, Koren, Singer: Memory-Efficient Adaptive Optimization, NeurIPS 2019, algorithms SM3-I and SM3-II.
+It is slow and computes in float64. Source: Anil, Gupta, Koren, Singer: Memory-Efficient Adaptive Optimization, NeurIPS
+2019, algorithms SM3-I and SM3-II.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from torch import Tensor
 
 
 @dataclass
-class Trace:
-    """What a run of the reference left behind.
+class ReferenceRun:
+    """The result of a run of the reference.
 
     Args:
         weights: w_{T+1}, float64, of the parameter's shape.
@@ -36,23 +37,26 @@ def run(
     momentum: float = 0.0,
     beta: float = 0.0,
     weight_decay: float = 0.0,
-) -> Trace:
+) -> ReferenceRun:
     """Run SM3 over a sequence of gradients, index by index.
 
     Args:
         variant: "I" or "II".
-        weights: w_1, any shape.
-        gradients: g_1 ... g_T, each of that shape.
+        weights: w_1, of any shape.
+        gradients: g_1 ... g_T, each of the same shape as the weights.
         cover: the sets S_r of flat indices.
         lr: the learning rate eta.
-        momentum: weight of the past in the average of the preconditioned gradient; 0 for none.
-        beta: weight of the past in the accumulators; 0 for the paper's sums.
-        weight_decay: decoupled weight decay.
+        momentum: the weight of the past in the average of the preconditioned gradient; 0 for no momentum.
+        beta: the weight of the past in the accumulators; 0 for the sums of the paper.
+        weight_decay: the decoupled weight decay.
+
+    Returns:
+        The final weights, and the second moments and accumulators of each step.
     """
     shape, w = weights.shape, weights.double().flatten().tolist()
     mu, average = [0.0] * len(cover), [0.0] * len(w)
     containing = [[r for r, members in enumerate(cover) if i in set(members)] for i in range(len(w))]
-    trace = Trace(weights, [], [])
+    result = ReferenceRun(weights, [], [])
     for gradient in gradients:
         g = gradient.double().flatten().tolist()
         nu, mu = (_sm3_i if variant == "I" else _sm3_ii)(g, mu, cover, containing, beta)
@@ -60,10 +64,10 @@ def run(
             step = g_i / nu[i] ** 0.5 if nu[i] > 0 else 0.0
             average[i] = momentum * average[i] + (1 - momentum) * step
             w[i] -= lr * weight_decay * w[i] + lr * average[i]
-        trace.second_moments.append(torch.tensor(nu, dtype=torch.float64).view(shape))
-        trace.accumulators.append(mu)
-    trace.weights = torch.tensor(w, dtype=torch.float64).view(shape)
-    return trace
+        result.second_moments.append(torch.tensor(nu, dtype=torch.float64).view(shape))
+        result.accumulators.append(mu)
+    result.weights = torch.tensor(w, dtype=torch.float64).view(shape)
+    return result
 
 
 Moments = tuple[list[float], list[float]]

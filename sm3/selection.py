@@ -1,4 +1,4 @@
-"""Which cover a parameter gets: by group, by parameter, or by the pattern of its name."""
+"""Which cover a parameter gets: chosen per group, per parameter, or by a pattern of the parameter's name."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ CoverChoice = OneCover | Mapping[Any, OneCover]
 
 
 def named_cover(choice: CoverChoice) -> Cover | dict[Any, Cover]:
-    """Replace names by covers.
+    """Replace the names of covers by the covers.
+
+    Args:
+        choice: a cover, its name, or a mapping from name patterns or parameters to either.
 
     Raises:
-        ValueError: an unknown name.
-        TypeError: something that is no cover, or a mapping key that is neither a pattern nor a parameter.
+        ValueError: a name is unknown.
+        TypeError: a value is not a cover, or a key of the mapping is neither a pattern nor a parameter.
     """
     if isinstance(choice, Cover):
         return choice
@@ -42,13 +45,17 @@ def _single(choice: OneCover) -> Cover:
 
 
 def covers_of(group: dict[str, Any]) -> list[Cover]:
-    """Return the cover of each parameter of a group: the first key that matches, else the slices.
+    """Return the cover of each parameter of a group.
+
+    Args:
+        group: a parameter group of the optimizer. If its cover is a mapping, the first key that matches a parameter
+            counts; a parameter that no key matches gets the slices.
 
     Raises:
-        ValueError: patterns were given but the parameters came without names.
+        ValueError: the mapping has name patterns, but the parameters have no names.
     """
     choice, params = group["cover"], group["params"]
-    if isinstance(choice, str):  # set after construction
+    if isinstance(choice, str):  # the option was set after construction
         choice = named_cover(choice)
     if isinstance(choice, Cover):
         return [choice] * len(params)

@@ -1,4 +1,4 @@
-"""The momentum of a DTensor parameter, and how the scales of its int8 form lie on the ranks."""
+"""The momentum of a DTensor parameter, and how the scales of its int8 form are placed on the ranks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,18 @@ if TYPE_CHECKING:
 
 
 def momentum(state: dict[str, Any], group: dict[str, Any], param: DTensor) -> Momentum | None:
-    """Return a parameter's momentum, zero if it had none so far; None where its group asks for none.
+    """Return this rank's part of a parameter's momentum.
+
+    Args:
+        state: the parameter's state. Buffers are created in it, filled with zeros, if they are missing.
+        group: the parameter group.
+        param: the parameter.
+
+    Returns:
+        The momentum, or None if the group has none.
 
     Raises:
-        ValueError: int8 momentum whose blocks cross ranks that hold no single ranges.
+        ValueError: the momentum is int8, its blocks cross ranks, and a rank's part is not a single range.
     """
     if not group["momentum"]:
         return None
@@ -43,8 +51,13 @@ def momentum(state: dict[str, Any], group: dict[str, Any], param: DTensor) -> Mo
 
 
 def crossing(param: DTensor) -> tuple[int, ...]:
-    """Return the mesh dimensions along which ranks hold parts of the same blocks of 256 entries: none where all are cut
-    at multiples of 256.
+    """Return the mesh dimensions along which ranks share blocks of 256 entries.
+
+    Args:
+        param: the parameter.
+
+    Returns:
+        The mesh dimensions. There are none if every cut is at a multiple of 256 entries.
     """
     from torch.distributed.tensor import Shard
 
@@ -58,7 +71,7 @@ def crossing(param: DTensor) -> tuple[int, ...]:
 
 
 def _placements(param: DTensor) -> list[Placement]:
-    """Return how the scales lie: as the parameter, but whole where ranks share blocks."""
+    """Return the placements of the scales: those of the parameter, but replicated where ranks share blocks."""
     from torch.distributed.tensor import Replicate
 
     shared = crossing(param)

@@ -1,4 +1,4 @@
-"""The state of one parameter: creating it, seeing it as a kernel does, saving and loading it."""
+"""The state of one parameter: creating it, presenting it to a kernel, saving it and loading it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,16 @@ from .validation import momentum_dtype
 
 
 def accumulators(state: dict[str, Any], cover: Cover, param: Tensor) -> list[Accumulator]:
-    """Return a parameter's accumulators under its cover, all zero if this is its first step."""
+    """Return a parameter's accumulators under its cover. They are zero in the first step.
+
+    Args:
+        state: the parameter's state. Accumulators are created in it if they are missing.
+        cover: the parameter's cover.
+        param: the parameter.
+
+    Raises:
+        ValueError: the state has accumulators of another cover.
+    """
     if isinstance(cover, IndexSets):
         key, shape = "accumulator_0", cover.state_shapes(param.shape)[0]
         return [IndexSetAccumulator(_kept(state, key, shape, param), *cover.memberships(param.device))]
@@ -38,10 +47,15 @@ def _kept(state: dict[str, Any], key: str, shape: tuple[int, ...], param: Tensor
 
 
 def check_accumulator(kept: Tensor, shape: tuple[int, ...], param: Tensor) -> None:
-    """See that kept accumulators have the shape that the cover asks for.
+    """Check that existing accumulators have the shape that the cover asks for.
+
+    Args:
+        kept: the accumulators in the state.
+        shape: the shape that the cover asks for.
+        param: the parameter.
 
     Raises:
-        ValueError: they are those of another cover.
+        ValueError: the accumulators have another shape, so they belong to another cover.
     """
     if kept.shape != shape:
         raise ValueError(
@@ -56,7 +70,7 @@ def _seen(kept: Tensor, counts: tuple[int, ...]) -> Tensor:
 
 @cache
 def _layout(cover: GridCover, shape: torch.Size) -> list[tuple[str, tuple[int, ...], Grid, tuple[int, ...]]]:
-    """Return the name, the shape, the grid and the shape by grid of each accumulator; asked in every step."""
+    """Return the key, stored shape, grid and grid shape of each accumulator. It is cached, as each step asks for it."""
     pairs = zip(cover.state_shapes(shape), cover.grids(shape), strict=True)
     return [
         (f"accumulator_{number}", stored, grid, grid_shape(shape, grid)) for number, (stored, grid) in enumerate(pairs)
@@ -64,7 +78,19 @@ def _layout(cover: GridCover, shape: torch.Size) -> list[tuple[str, tuple[int, .
 
 
 def momentum(state: dict[str, Any], group: dict[str, Any], param: Tensor) -> Momentum | None:
-    """Return a parameter's momentum, zero if it had none so far; None where the group asks for none."""
+    """Return a parameter's momentum.
+
+    Args:
+        state: the parameter's state. Buffers are created in it, filled with zeros, if they are missing.
+        group: the parameter group.
+        param: the parameter.
+
+    Returns:
+        The momentum, or None if the group has none.
+
+    Raises:
+        ValueError: the state has a momentum of another dtype.
+    """
     if not group["momentum"]:
         return None
     dtype = momentum_dtype(group)
@@ -79,10 +105,14 @@ def momentum(state: dict[str, Any], group: dict[str, Any], param: Tensor) -> Mom
 
 
 def check_momentum(buffer: Tensor, dtype: torch.dtype) -> None:
-    """See that a kept momentum buffer has the dtype that its group asks for.
+    """Check that an existing momentum buffer has the dtype that its group asks for.
+
+    Args:
+        buffer: the momentum buffer in the state.
+        dtype: the dtype that the group asks for.
 
     Raises:
-        ValueError: it has another.
+        ValueError: the buffer has another dtype.
     """
     if buffer.dtype != dtype:
         raise ValueError(
@@ -92,17 +122,25 @@ def check_momentum(buffer: Tensor, dtype: torch.dtype) -> None:
 
 
 def describe_covers(group: dict[str, Any]) -> str | list[str]:
-    """Return what a checkpoint keeps of a group's covers: one name, or a name for each parameter."""
+    """Return how a checkpoint describes a group's covers: by one name, or by one name per parameter.
+
+    Args:
+        group: a parameter group of the optimizer.
+    """
     if isinstance(group["cover"], Cover):
         return group["cover"].name
     return [cover.name for cover in covers_of(group)]
 
 
 def check_covers(groups: Sequence[dict[str, Any]], saved: Sequence[dict[str, Any]]) -> None:
-    """Compare the covers of a checkpoint with the optimizer's.
+    """Compare the covers of a checkpoint with those of the optimizer.
+
+    Args:
+        groups: the parameter groups of the optimizer.
+        saved: the parameter groups of the checkpoint.
 
     Raises:
-        ValueError: they differ, so that the accumulators do not mean the same.
+        ValueError: the covers differ, so the accumulators do not have the same meaning.
     """
     for number, (group, packed) in enumerate(zip(groups, saved, strict=False)):
         kept = packed.get("cover")
@@ -118,19 +156,18 @@ def _per_parameter(names: str | list[str], group: dict[str, Any]) -> list[str]:
 
 
 def restored(saved: dict[str, Any], param: Tensor, cover: Cover, dtype: torch.dtype) -> dict[str, Any]:
-    """Return a copy of a parameter's saved state, on its device and in the dtypes that SM3 keeps.
+    """Return a copy of a parameter's saved state, on the parameter's device and in the dtypes that SM3 keeps.
 
-    `torch.optim.Optimizer.load_state_dict` would cast all of it to the parameter's dtype (PyTorch issue
-    43706).
+    `torch.optim.Optimizer.load_state_dict` would cast the whole state to the parameter's dtype (PyTorch issue 43706).
 
     Args:
-        saved: the state, by name.
+        saved: the saved state, by name.
         param: the parameter.
-        cover: its cover.
-        dtype: the momentum's.
+        cover: the parameter's cover.
+        dtype: the dtype of the momentum.
 
     Raises:
-        ValueError: accumulators of other shapes than the cover's, or the state of another optimizer.
+        ValueError: the accumulators do not have the shapes of the cover, or the state is another optimizer's.
     """
     if saved and not any(key.startswith("accumulator_") for key in saved):
         raise ValueError(f"the checkpoint holds another optimizer's state ({', '.join(saved)}): SM3 starts without one")

@@ -1,4 +1,4 @@
-"""What the options of a parameter group may be, each refusal one sentence."""
+"""The checks of a parameter group's options. Each refusal is one sentence."""
 
 from __future__ import annotations
 
@@ -31,10 +31,16 @@ MOMENTUM_DTYPES = ("float32", "bfloat16", "int8")
 
 
 def momentum_dtype_name(dtype: torch.dtype | str) -> str:
-    """Return "float32", "bfloat16" or "int8" for a dtype or its name: checkpoints hold the name.
+    """Return the name of a momentum dtype, which is what checkpoints store.
+
+    Args:
+        dtype: a dtype or its name.
+
+    Returns:
+        "float32", "bfloat16" or "int8".
 
     Raises:
-        ValueError: another dtype.
+        ValueError: the dtype is another one.
     """
     name = str(dtype).removeprefix("torch.")
     if name not in MOMENTUM_DTYPES:
@@ -43,17 +49,27 @@ def momentum_dtype_name(dtype: torch.dtype | str) -> str:
 
 
 def momentum_dtype(group: dict[str, Any]) -> torch.dtype:
-    """Return the dtype of a group's momentum, also where its option was set to a dtype after construction."""
+    """Return the dtype of a group's momentum. It works too if the option was set to a dtype after construction.
+
+    Args:
+        group: a parameter group of the optimizer.
+
+    Raises:
+        ValueError: the momentum cannot have the group's dtype.
+    """
     dtype: torch.dtype = getattr(torch, momentum_dtype_name(group["momentum_dtype"]))
     return dtype
 
 
 def check_group(group: dict[str, Any]) -> None:
-    """Check one group's options and parameters.
+    """Check the options and the parameters of one group.
+
+    Args:
+        group: a parameter group of the optimizer.
 
     Raises:
-        ValueError: an option out of its range.
-        TypeError: an option that is no number, or a complex parameter.
+        ValueError: an option is out of its range.
+        TypeError: an option is not a number, or a parameter is complex.
     """
     lr = group["lr"]
     for option in ("lr", "momentum", "beta", "eps", "weight_decay"):
@@ -62,7 +78,7 @@ def check_group(group: dict[str, Any]) -> None:
     if isinstance(lr, Tensor):
         if lr.numel() != 1:
             raise ValueError(f"lr as a tensor must have one element, not {lr.numel()}")
-        lr = float(lr) if lr.is_cpu and has_data(lr) else 0.0  # of another device's the host would have to wait
+        lr = float(lr) if lr.is_cpu and has_data(lr) else 0.0  # the host would have to wait for another device
     if not 0.0 <= lr < math.inf:
         raise ValueError(f"lr must be a finite number of at least 0, not {lr}")
     for option in ("momentum", "beta"):

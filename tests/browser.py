@@ -10,8 +10,11 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
+
+from tests import children
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
@@ -37,12 +40,11 @@ class Browser:
         flags += ["--disable-background-networking", "--remote-debugging-pipe", f"--user-data-dir={profile}"]
         flags += ["--blink-settings=preferredColorScheme=0"] if dark else []
         script = f'exec "$0" "$@" 3<&{to_browser} 4>&{from_browser}'  # the numbers that Chromium expects
-        self._process = subprocess.Popen(
-            ["bash", "-c", script, executable, *flags, "about:blank"],
-            pass_fds=(to_browser, from_browser),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        command = ["bash", "-c", script, executable, *flags, "about:blank"]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._running = ExitStack()
+        started = children.started(command, pass_fds=(to_browser, from_browser), **quiet)
+        self._process = self._running.enter_context(started)
         os.close(to_browser)
         os.close(from_browser)
         self._buffer = b""
@@ -59,12 +61,10 @@ class Browser:
 
     def __exit__(self, *details: object) -> None:
         os.close(self._to)  # the browser ends with its pipe
-        try:
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
         os.close(self._from)
+        self._running.close()
 
     def open(self, page: Path) -> None:
         """Show a file, and wait until it is loaded."""

@@ -8,9 +8,9 @@ from typing import Any
 from memprof.gate.baseline import Baseline
 from memprof.gate.config import Budget, Config, read_config
 from memprof.gate.config_file import ConfigFile, parse_toml
-from memprof.gate.entry_figures import Figures, Fingerprint, Setup
+from memprof.gate.entry_figures import EntrySetup, Figures, Fingerprint
 from memprof.gate.judge import Policy, judge
-from memprof.gate.report import Place, Report, exit_code
+from memprof.gate.report import ConfigLocation, Report, exit_code
 
 MIB = 2**20
 GIB = 2**30
@@ -30,9 +30,9 @@ def budget_of(*lines: str, name: str = "pretrain") -> Budget:
     return budget
 
 
-def make_setup(**changes: Any) -> Setup:
+def make_setup(**changes: Any) -> EntrySetup:
     values: dict[str, Any] = {"model": "gpt2", "knobs": {"n_layers": 12}, "batch_size": 8}
-    return Setup(**{**values, **changes})
+    return EntrySetup(**{**values, **changes})
 
 
 def make_figures(optimizer: str = "adam", entry: str = "pretrain", **changes: Any) -> Figures:
@@ -75,7 +75,7 @@ def report_of(
         memprof="0.1.0",
         config="memprof.toml",
         baseline="memprof-baseline.json",
-        places={budget.name: Place(file="memprof.toml", line=5) for budget in budgets},
+        places={budget.name: ConfigLocation(file="memprof.toml", line=5) for budget in budgets},
         figures=figures,
         verdicts=verdicts,
         accept="memprof gate --update-baseline",

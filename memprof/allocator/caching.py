@@ -1,35 +1,40 @@
-"""PyTorch's CUDA caching allocator as a model: which memory a request gets, and what that reserves.
+"""A model of PyTorch's CUDA caching allocator: which memory a request gets, and how much it reserves.
 
-Source: `c10/cuda/CUDACachingAllocator.cpp`, class `DeviceCachingAllocator` (`malloc`, `get_free_block`,
-`should_split`, `alloc_found_block`, `free`, `free_block`, `emptyCache`), read at 2.4, 2.7 and 2.10, and compared
-with the compiled code of 2.6.0, 2.8.0 and 2.15.0: it runs on memory that is not there (`tests/data/allocator`) and
-gives the same addresses on random requests under every setting.
+Source: `c10/cuda/CUDACachingAllocator.cpp`, class `DeviceCachingAllocator` (`malloc`, `get_free_block`, `should_split`,
+`alloc_found_block`, `free`, `free_block`, `emptyCache`), read at 2.4, 2.7 and 2.10. The model was compared with the
+compiled code of 2.6.0, 2.8.0 and 2.15.0, which runs on simulated memory (`tests/data/allocator`). Both give the same
+addresses for random requests under every setting.
 
-What differs between versions: options and their limits, see `memprof.allocator.settings`; before 2.9 garbage
-collection and the release of unsplittable blocks did not step over expandable segments, which matters only to a
-process that changes `expandable_segments` half-way and is not modelled. Neither are CUDA graphs' private pools and
-`torch.cuda.MemPool`.
+Versions differ in their options and in the limits of these, for which see `memprof.allocator.settings`. Before 2.9,
+garbage collection and the release of unsplittable blocks did not skip expandable segments. That matters only to a
+process that changes `expandable_segments` while it runs, which is not modelled. The private pools of CUDA graphs and
+`torch.cuda.MemPool` are not modelled either.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 
-from memprof.allocator.blocks import Block, FreeList, Pool
+from memprof.allocator.block_pools import AllocatorBlock, FreeList, Pool
 from memprof.allocator.driver import Driver, Memory
 from memprof.allocator.expandable import ExpandableSegments
 from memprof.allocator.segments import Segments
 from memprof.allocator.settings import SMALL_LIMIT, SMALLEST_BLOCK, UNLIMITED, AllocatorSettings
 from memprof.units import format_size
 
-Handle = Block
+Handle = AllocatorBlock
 
 
 class OutOfMemory(Exception):  # noqa: N818  # the name that people search for
-    """A request cannot be served, even after everything in the cache that can be released was released.
+    """A request cannot be served, even after all cached memory that can be released was released.
+
+    Args:
+        size: the bytes requested.
+        allocated_bytes: the bytes allocated at that moment.
+        reserved_bytes: the bytes reserved at that moment.
 
     Attributes:
-        size: bytes requested.
+        size: the bytes requested.
     """
 
     def __init__(self, size: int, allocated_bytes: int, reserved_bytes: int) -> None:
@@ -44,19 +49,19 @@ class CachingAllocator:
     """The caching allocator of one device.
 
     Args:
-        capacity_bytes: what the driver can give it, that is the device's memory without the CUDA context and other
-            processes; None for without end.
-        settings: see `memprof.allocator.settings.parse_alloc_conf`.
-        total_bytes: the device's memory, to which the memory fraction applies; `capacity_bytes` if not given.
-        driver: in place of a driver with `capacity_bytes` of memory.
+        capacity_bytes: the memory that the driver can give to the allocator, which is the device's memory without the
+            CUDA context and other processes. None means that it is unlimited.
+        settings: the settings of the allocator; see `memprof.allocator.settings.parse_alloc_conf`.
+        total_bytes: the device's memory, to which the memory fraction applies. The default is `capacity_bytes`.
+        driver: the driver to use instead of one with `capacity_bytes` of memory.
 
     Attributes:
-        settings: as given.
-        collects_garbage: a threshold and a memory fraction are set.
-        allocated_bytes: sum of the blocks in use, rounded as PyTorch counts them.
-        requested_bytes: sum of what was asked for, of blocks in use or waiting.
-        peak_allocated_bytes: largest `allocated_bytes` so far; likewise the other one.
-        peak_requested_bytes: see there.
+        settings: the settings of the allocator.
+        collects_garbage: whether both a threshold for garbage collection and a memory fraction are set.
+        allocated_bytes: the sum of the blocks in use, rounded as PyTorch counts them.
+        requested_bytes: the sum of the bytes requested for blocks that are in use or waiting for another stream.
+        peak_allocated_bytes: the largest `allocated_bytes` so far.
+        peak_requested_bytes: the largest `requested_bytes` so far.
     """
 
     def __init__(
@@ -83,41 +88,46 @@ class CachingAllocator:
         expandable = self.settings.expandable_segments
         self._small = Pool(small=True, least_rest=SMALLEST_BLOCK)
         self._large = Pool(small=False, least_rest=SMALLEST_BLOCK if expandable else SMALL_LIMIT + 1)
-        # The rules beyond "the smallest block that is large enough", which few settings have.
+        # Whether there are rules beyond "the smallest block that is large enough". Few settings have any.
         self._has_rules = self.collects_garbage or expandable or self.settings.max_split_bytes != UNLIMITED
-        self._rounded: dict[int, int] = {}  # sizes asked for; a training asks for few, over and over
-        self._waiting: list[Block] = []
+        self._rounded: dict[int, int] = {}  # request -> block size; a training asks for few sizes, over and over
+        self._waiting: list[AllocatorBlock] = []
 
     @property
     def reserved_bytes(self) -> int:
-        """Sum of the segments held."""
+        """The sum of the segments held."""
         return self._segments.reserved_bytes
 
     @property
     def peak_reserved_bytes(self) -> int:
-        """Largest `reserved_bytes` so far."""
+        """The largest `reserved_bytes` so far."""
         return self._segments.peak_reserved_bytes
 
     @property
     def active_bytes(self) -> int:
-        """Sum of the blocks in use or waiting for another stream."""
+        """The sum of the blocks that are in use or waiting for another stream."""
         return self.allocated_bytes + self._waiting_bytes
 
     @property
     def peak_active_bytes(self) -> int:
-        """Largest `active_bytes` so far."""
+        """The largest `active_bytes` so far."""
         return max(self.peak_allocated_bytes, self._peak_while_waiting)
 
     def allocate(self, size: int, stream: int = 0) -> Handle:
-        """Return a block for `size` bytes, at least 1, that work on `stream` may use.
+        """Return a block for a request.
+
+        Args:
+            size: the bytes requested, at least 1.
+            stream: the CUDA stream whose work may use the block.
 
         Raises:
-            OutOfMemory: the memory is not there; the cache has then been released.
+            OutOfMemory: there is not enough memory, even after the cache was released.
+            ValueError: the size is less than 1.
         """
         rounded = self._rounded.get(size) or self._round(size)
         pool = self._small if rounded <= SMALL_LIMIT else self._large
         free = pool.free[stream]
-        # A prefix sorts just before.
+        # A prefix of an entry sorts just before it.
         index = self._search(pool, free, rounded) if self._has_rules else bisect_left(free, (rounded,))
         block = free.pop(index)[2] if index < len(free) else self._grow(pool, stream, rounded)
         if block is None:
@@ -129,41 +139,64 @@ class CachingAllocator:
         return block
 
     def free(self, handle: Handle) -> None:
-        """Take a block back: its memory can be used again at once."""
+        """Take a block back. Its memory can be used again at once.
+
+        Args:
+            handle: a block that `allocate` returned.
+
+        Raises:
+            ValueError: the block was freed before.
+        """
         self._count_out(handle)
         self._put_back(handle)
 
     def free_later(self, handle: Handle) -> None:
-        """Take a block back that other streams used: its memory stays active until `finish` (`record_stream`)."""
+        """Take back a block that other streams used (`record_stream`). Its memory stays active until `finish`.
+
+        Args:
+            handle: a block that `allocate` returned.
+
+        Raises:
+            ValueError: the block was freed before.
+        """
         self._count_out(handle)
         handle.waiting = True
         self._waiting.append(handle)
         self._waiting_bytes += handle.size
 
     def finish(self, handle: Handle) -> None:
-        """The other streams are done with a block that was freed by `free_later`."""
+        """Make the memory of a block that `free_later` took back usable again, as the other streams are done with it.
+
+        Args:
+            handle: the block.
+        """
         self._waiting.remove(handle)
         self._waiting_bytes -= handle.size
         handle.waiting = False
         self._put_back(handle)
 
     def empty_cache(self) -> None:
-        """Wait for the other streams and give everything back to the driver that no block in use lies in."""
+        """Wait for the other streams, then return all memory without a block in use to the driver."""
         for block in list(self._waiting):
             self.finish(block)
         self._segments.release(self._large)
         self._segments.release(self._small)
 
-    def cached_blocks(self) -> list[Block]:
-        """Return the free blocks that are held of the device."""
+    def cached_blocks(self) -> list[AllocatorBlock]:
+        """Return the free blocks that the allocator holds."""
         return [*self._small.free_blocks(), *self._large.free_blocks()]
 
     def has_cached(self, size: int, stream: int = 0) -> bool:
-        """Say whether a request would be served without asking the driver for memory."""
+        """Return whether a request would be served without asking the driver for memory.
+
+        Args:
+            size: the bytes requested.
+            stream: the CUDA stream of the request.
+        """
         rounded = self.settings.round_size(size)
         pool = self._small if rounded <= SMALL_LIMIT else self._large
         free = pool.free[stream]
-        return self._best_fit(free, rounded) < len(free) or self._segments.has_room(pool, stream, rounded)
+        return self._best_fit(free, rounded) < len(free) or self._segments.has_free_block(pool, stream, rounded)
 
     def _round(self, size: int) -> int:
         if size < 1:
@@ -177,9 +210,9 @@ class CachingAllocator:
         return self._best_fit(free, size)
 
     def _best_fit(self, free: FreeList, size: int) -> int:
-        """Return the place of the smallest free block that is large enough, the lowest of equals (`get_free_block`).
+        """Return the index of the smallest free block that is large enough, the lowest of equals (`get_free_block`).
 
-        Where there is none, or it may not be taken, that is the end of the list.
+        If there is no such block, or the rules forbid it, the result is the length of the list.
         """
         index = bisect_left(free, (size,))
         if index == len(free) or not self._has_rules:
@@ -191,8 +224,8 @@ class CachingAllocator:
         too_large = size >= limit and found >= size + self.settings.max_non_split_rounding_bytes
         return len(free) if whole or too_large else index
 
-    def _grow(self, pool: Pool, stream: int, size: int) -> Block | None:
-        """Get memory from the driver; if it has none, release cached blocks in PyTorch's order and try again."""
+    def _grow(self, pool: Pool, stream: int, size: int) -> AllocatorBlock | None:
+        """Get memory from the driver. If it has none, release cached blocks in PyTorch's order and try again."""
         segments = self._segments
         if self.collects_garbage:
             segments.collect_garbage(self._large)
@@ -204,12 +237,12 @@ class CachingAllocator:
             block = segments.new(pool, stream, size)
         return block
 
-    def _should_split(self, block: Block, size: int) -> bool:
+    def _should_split(self, block: AllocatorBlock, size: int) -> bool:
         pool = block.pool
         splittable = pool.small or size < self.settings.max_split_bytes or self.settings.expandable_segments
         return splittable and block.size - size >= pool.least_rest
 
-    def _put_back(self, block: Block) -> None:
+    def _put_back(self, block: AllocatorBlock) -> None:
         self.requested_bytes -= block.requested
         block.requested = 0
         block.absorb_neighbours()
@@ -225,7 +258,7 @@ class CachingAllocator:
         if self._waiting_bytes:
             self._peak_while_waiting = max(self._peak_while_waiting, self.active_bytes)
 
-    def _count_out(self, block: Block) -> None:
+    def _count_out(self, block: AllocatorBlock) -> None:
         if not block.allocated:
             raise ValueError(f"the block at {block.address:#x} was freed before")
         block.allocated = False
@@ -233,12 +266,12 @@ class CachingAllocator:
 
 
 def _least_expandable(free: FreeList, index: int) -> int:
-    """Step over blocks that could still grow while the next in size can grow less; PyTorch's best fit for them."""
+    """Skip blocks that could grow more than the next larger block could. This is PyTorch's best fit for them."""
     while index + 1 < len(free) and _expandable_size(free[index + 1][2]) < _expandable_size(free[index][2]):
         index += 1
     return index
 
 
-def _expandable_size(block: Block) -> int:
+def _expandable_size(block: AllocatorBlock) -> int:
     after = block.following
     return block.size + (after.size if after is not None and not after.mapped else 0)

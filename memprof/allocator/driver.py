@@ -1,4 +1,4 @@
-"""What the CUDA driver does for the caching allocator: it hands out device memory until there is none left."""
+"""A model of the CUDA driver as the caching allocator uses it: it hands out device memory until none is left."""
 
 from __future__ import annotations
 
@@ -12,36 +12,64 @@ _GAP = 2**30  # between two virtual ranges
 
 
 class Driver(Protocol):
-    """The calls that `DeviceCachingAllocator` makes."""
+    """The driver calls that `DeviceCachingAllocator` makes. Sizes are in bytes."""
 
     def allocate(self, size: int, stream: int) -> int | None:
-        """Return the address of a new segment, None when memory is short (`cudaMalloc`)."""
+        """Return the address of a new segment, or None if there is not enough memory (`cudaMalloc`).
+
+        Args:
+            size: the bytes of the segment.
+            stream: the CUDA stream of the request.
+        """
 
     def free(self, address: int, size: int) -> None:
-        """Take a segment back (`cudaFree`)."""
+        """Take a segment back (`cudaFree`).
+
+        Args:
+            address: the address of the segment.
+            size: the bytes of the segment.
+        """
 
     def reserve(self, size: int, stream: int) -> int:
-        """Return the address of a virtual range without memory behind it (`cuMemAddressReserve`)."""
+        """Return the address of a virtual range without memory behind it (`cuMemAddressReserve`).
+
+        Args:
+            size: the bytes of the range.
+            stream: the CUDA stream of the request.
+        """
 
     def map(self, address: int, size: int) -> bool:
-        """Put memory behind part of a range; False when memory is short (`cuMemCreate`, `cuMemMap`)."""
+        """Put memory behind part of a range (`cuMemCreate`, `cuMemMap`).
+
+        Args:
+            address: the address of the part.
+            size: the bytes of the part.
+
+        Returns:
+            False if there is not enough memory.
+        """
 
     def unmap(self, address: int, size: int) -> None:
-        """Take that memory back (`cuMemUnmap`, `cuMemRelease`)."""
+        """Take the memory behind part of a range back (`cuMemUnmap`, `cuMemRelease`).
+
+        Args:
+            address: the address of the part.
+            size: the bytes of the part.
+        """
 
 
 class Memory:
-    """A driver with a given amount of memory, which never hands out an address again.
+    """A driver with a given amount of memory, which never hands out an address twice.
 
-    Where two free blocks are equally large the caching allocator takes the one at the lower address, so which addresses
-    come first decides who shares a segment with whom. Under Linux the CUDA driver takes its address ranges from the
-    kernel, which hands them out from the top down, so newer segments lie below older ones. Measured runs agree: what
-    is left of the errors on GPT-Neo and T5 with falling addresses is the same for all of them, with rising ones some
-    are off by up to 460 MiB (reports/accuracy.md).
+    If two free blocks are equally large, the caching allocator takes the one at the lower address. So the order of
+    addresses decides which blocks share a segment. Under Linux the CUDA driver takes its address ranges from the
+    kernel, which hands them out from the top down, so newer segments lie below older ones. Measured runs agree: with
+    falling addresses the remaining errors on GPT-Neo and T5 are the same for all of them, and with rising addresses
+    some runs are off by up to 460 MiB (reports/accuracy.md).
 
     Args:
-        capacity_bytes: what there is for segments; None for without end.
-        falling: newer segments lie below older ones; otherwise above.
+        capacity_bytes: the memory available for segments; None means that it is unlimited.
+        falling: whether newer segments lie below older ones; otherwise they lie above.
     """
 
     def __init__(self, capacity_bytes: int | None, falling: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""A driver that answers as a recorded one did, so that a recording can be replayed without knowing the machine."""
+"""A driver that answers as a recorded one did, so that a recording can be replayed on any machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ _INVENTED_STEP = 2**44
 
 
 class SegmentEvent(NamedTuple):
-    """The driver gave or took a segment, or pages of one; the action is called as in PyTorch's recording."""
+    """The driver gave or took a segment, or some of its pages.
+
+    Attributes:
+        action: the name of the action in PyTorch's recording, for example `segment_alloc`.
+        address: the address of the memory.
+        size: its size in bytes.
+    """
 
     action: str
     address: int
@@ -22,7 +28,7 @@ class SegmentEvent(NamedTuple):
 
 @dataclass
 class _Range:
-    """A virtual range; where it really was is known from the first pages mapped in it."""
+    """A virtual range. The first pages that are mapped in it show its address in the recording."""
 
     start: int
     size: int
@@ -30,7 +36,7 @@ class _Range:
 
 
 class RecordedDriver:
-    """A driver that is short of memory where the recording gives segments back.
+    """A driver that runs short of memory when the recording gives segments back.
 
     Attributes:
         simulated: what the model did during the current request.
@@ -44,13 +50,22 @@ class RecordedDriver:
         self._invented = _INVENTED_FROM
 
     def expect(self, recorded: list[SegmentEvent], in_the_end_short: bool) -> None:
-        """Set what was recorded during the next request, and whether it failed after that."""
+        """Set what was recorded during the next request.
+
+        Args:
+            recorded: the segment events, in order.
+            in_the_end_short: whether the request failed after them.
+        """
         self.simulated = []
         self._recorded = deque(recorded)
         self._in_the_end_short = in_the_end_short
 
     def real(self, address: int) -> int:
-        """Return where the recording has this address of the model's."""
+        """Return the address in the recording that corresponds to an address of the model.
+
+        Args:
+            address: an address that this driver handed out.
+        """
         for one in self._ranges:
             if one.start <= address < one.start + one.size and one.real_start is not None:
                 return address - one.start + one.real_start

@@ -1,4 +1,4 @@
-"""Replay of a trace through the caching allocator: what it reserves, and whether it runs out of memory."""
+"""Replays a trace through the caching allocator: how much it reserves, and whether it runs out of memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ TIMELINE_POINTS = 512
 
 
 class TimelinePoint(NamedTuple):
-    """The allocator's state right after one event."""
+    """The allocator's state directly after one event.
+
+    Attributes:
+        event: the index of the event.
+        allocated_bytes: the bytes allocated.
+        reserved_bytes: the bytes reserved.
+    """
 
     event: int
     allocated_bytes: int
@@ -22,16 +28,16 @@ class TimelinePoint(NamedTuple):
 
 @dataclass(frozen=True)
 class ReplayReport:
-    """What a replay through the caching allocator came to.
+    """The result of a replay through the caching allocator.
 
     Attributes:
-        peak_allocated_bytes: largest sum of the blocks in use, rounded as PyTorch counts them.
-        peak_requested_bytes: largest sum of what was asked for.
-        peak_active_bytes: largest sum of the blocks in use or waiting for another stream.
-        peak_reserved_bytes: largest sum of the segments held.
-        fragmentation_bytes: reserved and not allocated, right after `reserved` first reached its peak.
-        out_of_memory_event: index of the event that could not be served, where the replay ends; None if all were.
-        timeline: at most `TIMELINE_POINTS` points in order, the peaks of allocated and of reserved among them.
+        peak_allocated_bytes: the largest sum of the blocks in use, rounded as PyTorch counts them.
+        peak_requested_bytes: the largest sum of the bytes requested.
+        peak_active_bytes: the largest sum of the blocks that are in use or waiting for another stream.
+        peak_reserved_bytes: the largest sum of the segments held.
+        fragmentation_bytes: the bytes reserved but not allocated when the reserved bytes first reached their peak.
+        out_of_memory_event: the index of the event that could not be served and ended the replay, or None.
+        timeline: at most `TIMELINE_POINTS` points in order, which include the peaks of allocated and reserved bytes.
     """
 
     peak_allocated_bytes: int
@@ -44,19 +50,19 @@ class ReplayReport:
 
     @property
     def out_of_memory(self) -> bool:
-        """The memory did not suffice."""
+        """Whether there was not enough memory."""
         return self.out_of_memory_event is not None
 
 
 def replay(trace: Trace, allocator: CachingAllocator) -> ReplayReport:
-    """Pass the events of a trace through an allocator that has served nothing yet.
+    """Replay the events of a trace through an allocator that has served no request yet.
 
     Args:
-        trace: from an empty process on.
-        allocator: of the device that the trace is to run on; afterwards it holds what the trace has left.
+        trace: the events, starting from an empty process.
+        allocator: the allocator of the device to simulate. Afterwards it holds the blocks that the trace did not free.
     """
     handles: dict[int, Handle] = {}
-    timeline = Timeline(len(trace.events))
+    timeline = AllocatorTimeline(len(trace.events))
     for index, (number, size) in enumerate(trace.events):
         if size > 0:
             try:
@@ -71,8 +77,16 @@ def replay(trace: Trace, allocator: CachingAllocator) -> ReplayReport:
     return report_of(allocator, timeline, None)
 
 
-def report_of(allocator: CachingAllocator, timeline: Timeline, out_of_memory_event: int | None) -> ReplayReport:
-    """Return the report on an allocator whose every event was added to the timeline."""
+def report_of(
+    allocator: CachingAllocator, timeline: AllocatorTimeline, out_of_memory_event: int | None
+) -> ReplayReport:
+    """Return the report of a replay.
+
+    Args:
+        allocator: the allocator after the replay.
+        timeline: the timeline to which the state after every event was added.
+        out_of_memory_event: the index of the event that could not be served, or None.
+    """
     return ReplayReport(
         peak_allocated_bytes=allocator.peak_allocated_bytes,
         peak_requested_bytes=allocator.peak_requested_bytes,
@@ -84,12 +98,15 @@ def report_of(allocator: CachingAllocator, timeline: Timeline, out_of_memory_eve
     )
 
 
-class Timeline:
-    """A timeline thinned out as it is made: of each bucket of events the highest point of either curve stays.
+class AllocatorTimeline:
+    """A timeline that is thinned out as it is made. Each bucket of events keeps the highest point of both curves.
 
     Args:
-        n_events: how many events there will be.
-        most_points: how many points may stay.
+        n_events: the number of events to come.
+        most_points: the most points to keep.
+
+    Attributes:
+        fragmentation_bytes: the bytes reserved but not allocated when the reserved bytes first reached their peak.
     """
 
     def __init__(self, n_events: int, most_points: int = TIMELINE_POINTS) -> None:
@@ -102,7 +119,12 @@ class Timeline:
         self.fragmentation_bytes = 0
 
     def add(self, event: int, allocator: CachingAllocator) -> None:
-        """Add the state after an event; events come in order."""
+        """Add the state after an event. Events come in order.
+
+        Args:
+            event: the index of the event.
+            allocator: the allocator after the event.
+        """
         allocated, reserved = allocator.allocated_bytes, allocator.reserved_bytes
         if reserved > self._peak_reserved:
             self._peak_reserved, self.fragmentation_bytes = reserved, reserved - allocated
@@ -115,7 +137,7 @@ class Timeline:
             self._highest_reserved = TimelinePoint(event, allocated, reserved)
 
     def points(self) -> Iterable[TimelinePoint]:
-        """Return the points kept, in order."""
+        """Return the points that were kept, in order."""
         self._close_bucket()
         return self._kept
 

@@ -1,4 +1,4 @@
-"""Where the caching allocator's memory comes from and how it goes back: segments of the driver.
+"""Where the caching allocator's memory comes from and how it is returned: the segments of the driver.
 
 Source: `c10/cuda/CUDACachingAllocator.cpp`, class `DeviceCachingAllocator`: `alloc_block`, `release_block`,
 `release_blocks`, `release_available_cached_blocks`, `garbage_collect_cached_blocks`. Expandable segments are in
@@ -9,18 +9,22 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-from memprof.allocator.blocks import Block, Pool
+from memprof.allocator.block_pools import AllocatorBlock, Pool
 from memprof.allocator.driver import Driver
 from memprof.allocator.settings import UNLIMITED, AllocatorSettings
 
 
 class Segments:
-    """Segments of fixed size, one `cudaMalloc` each.
+    """Segments of fixed size. Each is one `cudaMalloc`.
 
     Args:
-        driver: gives and takes memory.
-        settings: of the allocator.
-        allowed_bytes: the most that may be reserved (the memory fraction); None for no limit but the driver's.
+        driver: the driver, which gives and takes memory.
+        settings: the settings of the allocator.
+        allowed_bytes: the most bytes that may be reserved (the memory fraction); None if only the driver sets a limit.
+
+    Attributes:
+        reserved_bytes: the sum of the segments held.
+        peak_reserved_bytes: the largest `reserved_bytes` so far.
     """
 
     def __init__(self, driver: Driver, settings: AllocatorSettings, allowed_bytes: int | None) -> None:
@@ -30,8 +34,14 @@ class Segments:
         self.reserved_bytes = 0
         self.peak_reserved_bytes = 0
 
-    def new(self, pool: Pool, stream: int, size: int) -> Block | None:
-        """Return a free block of at least `size` bytes that is in no pool, None when memory is short."""
+    def new(self, pool: Pool, stream: int, size: int) -> AllocatorBlock | None:
+        """Return a free block that is in no pool, or None if there is not enough memory.
+
+        Args:
+            pool: the pool of the request.
+            stream: the CUDA stream of the request.
+            size: the rounded bytes of the request, which is the least size of the block.
+        """
         segment = self.settings.segment_size(size)
         if not self._allowed(segment):
             return None
@@ -39,28 +49,46 @@ class Segments:
         if address is None:
             return None
         self._reserve(segment)
-        return Block(pool, stream, address, segment)
+        return AllocatorBlock(pool, stream, address, segment)
 
-    def has_room(self, pool: Pool, stream: int, size: int) -> bool:
-        """Say whether `new` would do without the driver."""
+    def has_free_block(self, pool: Pool, stream: int, size: int) -> bool:
+        """Return whether `new` would find memory without asking the driver.
+
+        Args:
+            pool: the pool of the request.
+            stream: the CUDA stream of the request.
+            size: the rounded bytes of the request.
+        """
         return False
 
     def release(self, pool: Pool) -> None:
-        """Give every free block that is a whole segment back to the driver (`release_blocks`)."""
+        """Return every free block that is a whole segment to the driver (`release_blocks`).
+
+        Args:
+            pool: the pool whose free blocks are released.
+        """
         for block in pool.free_blocks():
             if not block.split:
                 self._release_block(block)
 
     def release_large_enough(self, pool: Pool, stream: int, size: int) -> bool:
-        """Release the unsplittable free blocks that a request needs, and say whether it was enough.
+        """Release the unsplittable free blocks that a request needs (`release_available_cached_blocks`).
 
-        Does nothing unless `max_split_size` is set (`release_available_cached_blocks`).
+        This does nothing unless `max_split_size` is set.
+
+        Args:
+            pool: the pool of the request.
+            stream: the CUDA stream of the request.
+            size: the rounded bytes of the request.
+
+        Returns:
+            Whether enough memory was released.
         """
         limit = self.settings.max_split_bytes
         if limit == UNLIMITED:
             return False
         needed, free = max(size, limit), pool.free[stream]
-        index = bisect_left(free, (needed,))  # a prefix sorts just before
+        index = bisect_left(free, (needed,))  # a prefix of an entry sorts just before it
         if index < len(free):
             self._release_block(free[index][2])
             return True
@@ -71,10 +99,13 @@ class Segments:
         return released >= needed
 
     def collect_garbage(self, pool: Pool) -> None:
-        """Release the free segments that were not reused for longest, while more is reserved than the threshold.
+        """Release the free segments that were unused for longest, while more is reserved than the threshold.
 
-        Those older than the average go, then the average is taken anew (`garbage_collect_cached_blocks`); PyTorch
-        looks at the large pool alone.
+        The segments older than the average go first, then the average is computed again
+        (`garbage_collect_cached_blocks`). PyTorch looks only at the large pool.
+
+        Args:
+            pool: the large pool.
         """
         excess = self.reserved_bytes - int(self.settings.garbage_collection_threshold * (self.allowed_bytes or 0))
         candidates = [block for block in pool.free_blocks() if not block.split]
@@ -89,7 +120,7 @@ class Segments:
                 total_age -= pool.searches - block.born
                 self._release_block(block)
 
-    def _release_block(self, block: Block) -> None:
+    def _release_block(self, block: AllocatorBlock) -> None:
         block.leave_pool()
         self.driver.free(block.address, block.size)
         self.reserved_bytes -= block.size

@@ -1,13 +1,15 @@
 """The settings of PyTorch's CUDA caching allocator, as `PYTORCH_ALLOC_CONF` gives them.
 
-Sources: `c10/core/AllocatorConfig.{h,cpp}` and `c10/cuda/CUDAAllocatorConfig.{h,cpp}`. What differs between versions,
-as far as 2.6.0, 2.8.0 and 2.15.0 were asked:
+Sources: `c10/core/AllocatorConfig.{h,cpp}` and `c10/cuda/CUDAAllocatorConfig.{h,cpp}`. The versions 2.6.0, 2.8.0 and
+2.15.0 were tried, and they differ as follows:
 
-- `large_segment_size_mb` and `per_process_memory_fraction` are in 2.15 and not in 2.8, where a large segment is 20 MiB,
-  still the default, and the call `torch.cuda.set_per_process_memory_fraction` does what the second one does.
-- `max_split_size_mb` and `max_non_split_rounding_mb` must be more than 20 in 2.8, at least 20 in 2.15 (or as much as a
-  large segment); a limit of just 20 MiB is accepted here.
-- `roundup_power2_divisions:[..., >:N]`: in 2.15 `>` begins after the last size named; 2.8 overwrites that one as well.
+- `large_segment_size_mb` and `per_process_memory_fraction` exist in 2.15 and not in 2.8. In 2.8 a large segment is 20
+  MiB, which is still the default, and the call `torch.cuda.set_per_process_memory_fraction` has the effect of the
+  second option.
+- `max_split_size_mb` and `max_non_split_rounding_mb` must be more than 20 in 2.8. In 2.15 they must be at least 20, or
+  at least as much as a large segment. This module accepts a limit of exactly 20 MiB.
+- In `roundup_power2_divisions:[..., >:N]`, `>` begins after the last size named in 2.15; 2.8 overwrites the entry of
+  that size as well.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ MIB = 2**20
 SMALLEST_BLOCK = 512
 SMALL_LIMIT = MIB  # the largest block of the small pool
 SMALL_SEGMENT = 2 * MIB
-LARGE_LIMIT = 10 * MIB  # from here on a request has a segment of its own
+LARGE_LIMIT = 10 * MIB  # a request of at least this size gets its own segment
 LARGE_ROUNDING = 2 * MIB
 ROUNDING_INTERVALS = 16  # powers of two from 1 MiB to 64 GiB
 UNLIMITED = 2**63
@@ -30,18 +32,19 @@ UNLIMITED = 2**63
 
 @dataclass(frozen=True)
 class AllocatorSettings:
-    """What decides the layout of the caching allocator's memory; the defaults are PyTorch's.
+    """The settings that decide the layout of the caching allocator's memory. The defaults are PyTorch's.
 
     Attributes:
-        max_split_bytes: blocks of this size and more are never split (`max_split_size_mb`).
-        max_non_split_rounding_bytes: an unsplittable block serves requests smaller by less than this.
-        roundup_divisions: per power of two from 1 MiB on, into how many parts the interval up to the next power
-            of two is divided when a size is rounded up; 0 and 1 round to 512 B.
-        garbage_collection_threshold: cached blocks are released when more than this share of the allowed memory is
-            reserved; 0 is off. Works only together with a memory fraction, as in PyTorch.
-        expandable_segments: one growing virtual range per pool and stream in place of fixed segments.
-        large_segment_bytes: the segment opened for a request between 1 and 10 MiB, and the page of an expandable one.
-        memory_fraction: the share of the device's memory that may be reserved; None sets no limit of its own.
+        max_split_bytes: blocks of at least this size are never split (`max_split_size_mb`).
+        max_non_split_rounding_bytes: an unsplittable block serves only requests that are smaller by less than this.
+        roundup_divisions: for each power of two from 1 MiB on, the number of parts into which the interval up to the
+            next power of two is divided when a size is rounded up; 0 and 1 round to 512 B.
+        garbage_collection_threshold: the share of the allowed memory above which cached blocks are released; 0 turns
+            this off. As in PyTorch it has an effect only together with a memory fraction.
+        expandable_segments: whether each pool and stream has one growing virtual range instead of fixed segments.
+        large_segment_bytes: the size of the segment for a request between 1 and 10 MiB, and of the pages of an
+            expandable segment.
+        memory_fraction: the share of the device's memory that may be reserved; None sets no limit.
     """
 
     max_split_bytes: int = UNLIMITED
@@ -53,7 +56,14 @@ class AllocatorSettings:
     memory_fraction: float | None = None
 
     def round_size(self, size: int) -> int:
-        """Return the block size for a request (`DeviceCachingAllocator::round_size`)."""
+        """Return the block size for a request (`DeviceCachingAllocator::round_size`).
+
+        Args:
+            size: the bytes requested.
+
+        Returns:
+            The size of the block in bytes.
+        """
         if size < SMALLEST_BLOCK:
             return SMALLEST_BLOCK
         interval = min(max(size.bit_length() - MIB.bit_length(), 0), ROUNDING_INTERVALS - 1)
@@ -63,7 +73,11 @@ class AllocatorSettings:
         return -(-size // SMALLEST_BLOCK) * SMALLEST_BLOCK
 
     def segment_size(self, rounded: int) -> int:
-        """Return the bytes asked of the driver for a block of this size (`get_allocation_size`)."""
+        """Return the bytes to request from the driver for a block (`get_allocation_size`).
+
+        Args:
+            rounded: the size of the block in bytes.
+        """
         if rounded <= SMALL_LIMIT:
             return SMALL_SEGMENT
         if rounded < LARGE_LIMIT:
@@ -72,7 +86,10 @@ class AllocatorSettings:
 
 
 def _next_division(size: int, divisions: int) -> int:
-    """Return the next multiple of 1/`divisions` of the power of two below `size` (`roundup_power2_next_division`)."""
+    """Round a size up to a multiple of 1/`divisions` of the power of two below it.
+
+    Source: `roundup_power2_next_division`.
+    """
     power = 1 << (size.bit_length() - 1)
     if size == power:
         return size
@@ -81,13 +98,13 @@ def _next_division(size: int, divisions: int) -> int:
 
 
 def parse_alloc_conf(text: str) -> AllocatorSettings:
-    """Return the settings that a value of `PYTORCH_ALLOC_CONF` (or `PYTORCH_CUDA_ALLOC_CONF`) stands for.
+    """Return the settings for a value of `PYTORCH_ALLOC_CONF` (or `PYTORCH_CUDA_ALLOC_CONF`).
 
     Args:
         text: comma-separated `option:value` pairs; "" gives the defaults.
 
     Raises:
-        UsageError: an option or a value that PyTorch would refuse, or a backend that is not modelled.
+        UsageError: PyTorch would refuse an option or a value, or the backend is not modelled.
     """
     settings = AllocatorSettings()
     for option, value in _pairs(text):
@@ -95,7 +112,7 @@ def parse_alloc_conf(text: str) -> AllocatorSettings:
             settings = _READERS[option](settings, option, value)
         elif option not in WITHOUT_EFFECT:
             known = [*_READERS, *WITHOUT_EFFECT]
-            raise UsageError(f"{option!r} is no option of PYTORCH_ALLOC_CONF{did_you_mean(option, known)}")
+            raise UsageError(f"{option!r} is not an option of PYTORCH_ALLOC_CONF{did_you_mean(option, known)}")
     _check_against_segment(settings)
     return settings
 
@@ -106,15 +123,15 @@ def _check_against_segment(settings: AllocatorSettings) -> None:
         "max_split_size_mb": settings.max_split_bytes,
         "max_non_split_rounding_mb": settings.max_non_split_rounding_bytes,
     }
-    # The default of the second is below a larger segment, and PyTorch leaves it there.
+    # The default of the second option can be below the size of a large segment, and PyTorch accepts that.
     for option, limit in limits.items():
         if limit < settings.large_segment_bytes and limit != AllocatorSettings.max_non_split_rounding_bytes:
             least = settings.large_segment_bytes // MIB
             raise UsageError(f"{option}:{limit // MIB} is too small; it must be at least {least}, a large segment")
 
 
-# Options about pinned host memory, locks, CUDA graphs, address space and how memory is shared: they leave the size of
-# the device memory of a training step as it is.
+# These options are about pinned host memory, locks, CUDA graphs, address space and how memory is shared. They do not
+# change the size of the device memory of a training step.
 WITHOUT_EFFECT = (
     "release_lock_on_cudamalloc",
     "release_lock_on_hipmalloc",
@@ -215,7 +232,7 @@ def _divisions(settings: AllocatorSettings, option: str, value: str) -> Allocato
 def _power(option: str, text: str, smallest: int) -> int:
     number = int(text) if text.isdecimal() else -1
     if number < smallest or number & (number - 1):
-        raise UsageError(f"{option}: {text!r} is no power of two; write for example {option}:[256:1,512:2,>:4]")
+        raise UsageError(f"{option}: {text!r} is not a power of two; write for example {option}:[256:1,512:2,>:4]")
     return number
 
 

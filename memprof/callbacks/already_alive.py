@@ -1,4 +1,4 @@
-"""What lives when a recording begins in the middle of a process, as the allocations that it must have been."""
+"""Reconstructs the allocations that were made before a recording began, from the tensors that exist at that moment."""
 
 from __future__ import annotations
 
@@ -15,11 +15,19 @@ from memprof.training.labels import Labeller
 
 
 def living_tensors(model: nn.Module, optimizer: Any, device: torch.device) -> list[Entry]:
-    """Return allocations for the model's and the optimizer's tensors on a device, and what they hold.
+    """Return the allocations of the model's and the optimizer's tensors on a device, with their labels.
 
-    On CUDA the allocator knows how much it has handed out: what is left is one more block, unattributed. On the CPU
-    the profiler does not report the end of what it has not seen begin (c10/core/CPUAllocator.cpp, 2.13), so
-    gradients, which the first step drops, are left out.
+    On CUDA the allocator knows how many bytes are allocated. The bytes that belong to no known tensor become one more
+    allocation without a label. On the CPU the profiler does not report that memory is freed if it did not see the
+    allocation (c10/core/CPUAllocator.cpp, 2.13). Gradients, which the first step frees, are therefore left out there.
+
+    Args:
+        model: The model.
+        optimizer: The optimizer.
+        device: The device of the recording.
+
+    Returns:
+        The allocations, followed by the marks that label them.
     """
     sizes: dict[int, int] = {}
     for storage in _storages(model, optimizer, gradients=device.type != "cpu"):

@@ -1,7 +1,7 @@
-"""Records a training of Lightning with automatic optimization and one optimizer.
+"""Records a training with Lightning that uses automatic optimization and one optimizer.
 
 Private API of Lightning, tested with 2.6.6 on torch 2.13: `fit_loop._should_accumulate`, which says whether a batch is
-the last of its step.
+the last one of its optimizer step.
 
 trainer = lightning.Trainer(..., callbacks=[MemoryRecorder("run.json")])
 trainer.fit(module, data)  # then: memprof report run.json -o run.html
@@ -21,13 +21,16 @@ _PRECISIONS = {"bf16-mixed": "amp-bf16", "16-mixed": "amp-fp16", "bf16-true": "b
 
 
 class MemoryRecorder(Callback):  # type: ignore[misc]  # lightning is not installed where types are checked
-    """Saves the memory of the first training steps as a comparison document.
+    """Records the memory of the first training steps and saves it as a comparison document.
 
     Args:
-        path: of the document; written by the first process of a distributed training alone.
-        steps: how many optimizer steps to record, at least 3.
-        batch_size: of each micro-batch; by default what the training's data loader says.
-        force: overwrite a file that exists.
+        path: The path of the document. In a distributed training only the first process writes it.
+        steps: The number of optimizer steps to record, at least 3.
+        batch_size: The number of samples in each micro-batch. By default it is read from the data loader.
+        force: Whether to overwrite an existing file.
+
+    Raises:
+        UsageError: The path cannot be written, or `steps` is below 3.
     """
 
     def __init__(self, path: str | Path, steps: int = 3, *, batch_size: int | None = None, force: bool = False) -> None:
@@ -36,28 +39,28 @@ class MemoryRecorder(Callback):  # type: ignore[misc]  # lightning is not instal
         self._step_open = False
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Begin to record."""
+        """Begin the recording."""
         if trainer.is_global_zero:
             size = self._batch_size or getattr(trainer.train_dataloader, "batch_size", None) or 1
             self._recorder.begin(pl_module, trainer.optimizers[0], _recipe_of(trainer), size)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Begin a step with its first micro-batch; `training_step` follows."""
+        """Begin a step with its first micro-batch, and the forward phase: `training_step` is called next."""
         if not self._step_open:
             self._recorder.begin_step()
             self._step_open = True
         self._recorder.begin_phase("forward")
 
     def on_before_zero_grad(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """The gradients are about to be dropped, between forward and backward."""
+        """Begin the phase in which the gradients are freed; Lightning does that between forward and backward."""
         self._recorder.begin_phase("zero_grad")
 
     def on_before_backward(self, trainer: Any, pl_module: Any, loss: Any) -> None:
-        """The backward pass begins."""
+        """Begin the backward phase."""
         self._recorder.begin_phase("backward")
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        """The gradients are complete."""
+        """Begin the optimizer phase."""
         self._recorder.begin_phase("optimizer")
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -67,7 +70,7 @@ class MemoryRecorder(Callback):  # type: ignore[misc]  # lightning is not instal
             self._step_open = False
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Save what there is, if the training was shorter than what was to be recorded."""
+        """Save the recording if the training ended before all steps were recorded."""
         self._recorder.end()
 
 

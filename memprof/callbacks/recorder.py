@@ -1,4 +1,4 @@
-"""Records the first steps of a training run that somebody else drives, and saves them as a comparison of one run."""
+"""Records the first steps of a training that another library runs, and saves them as a comparison with one run."""
 
 from __future__ import annotations
 
@@ -26,22 +26,24 @@ from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
 from memprof.trace.modules import compiled_graphs, followed_modules
 from memprof.training.counts import count_parameters, state_figures
-from memprof.training.labels import Labeller, label_tensors
+from memprof.training.labels import Labeller
+from memprof.training.session import Session
 from memprof.user_code import describe
 
 _P = ParamSpec("_P")
 _FEWEST = 3
 _NOTE = (
-    "Recorded in a running training: of what lived before it, only the model's and the optimizer's tensors are known."
+    "Recorded in a running training: of the memory allocated before the recording, only the tensors of the model and "
+    "of the optimizer are known."
 )
 
-_ONE_RANK = "Recorded on one rank; what the others hold is not known."
+_ONE_RANK = "Recorded on one rank; the memory of the others is not known."
 
 
 def _harmless(
     method: Callable[Concatenate[TrainingRecorder, _P], None],
 ) -> Callable[Concatenate[TrainingRecorder, _P], None]:
-    """Let no fault of the recorder end the training: it warns, and records no more."""
+    """Keep an error of the recorder from ending the training: the recorder warns and stops recording."""
 
     @wraps(method)
     def run(self: TrainingRecorder, /, *args: _P.args, **keywords: _P.kwargs) -> None:
@@ -58,9 +60,9 @@ def _harmless(
 
 
 def sharing(model: nn.Module) -> dict[str, Any]:
-    """Return the recipe's strategy and world size: `fsdp` where parameters are in shards, else `ddp`.
+    """Return the strategy and the world size of the recipe: `fsdp` if the parameters are sharded, otherwise `ddp`.
 
-    Ranks that share the model in another way (pipelines, DeepSpeed's ZeRO) count as `ddp`: they are not told apart.
+    Other ways to distribute a training (pipelines, DeepSpeed's ZeRO) are not recognised and count as `ddp`.
     """
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return {"strategy": "single", "world_size": 1}
@@ -70,22 +72,23 @@ def sharing(model: nn.Module) -> dict[str, Any]:
 
 
 class TrainingRecorder:
-    """What the callbacks share: they say when a step, its phases and the training begin and end.
+    """The recorder that the callbacks share. They tell it when the training, a step or a phase begins and ends.
 
-    Recorded are the first `steps` optimizer steps, the last of them operator by operator; then the training goes on
-    undisturbed. Nothing is put between the training and its tensors, so what is recorded is what happens without.
+    It records the first `steps` optimizer steps, and the last of them operator by operator. Then the training continues
+    undisturbed. The recorder only observes: the tensors of the training are the same as without it.
 
     Args:
-        path: of the document.
-        steps: how many steps to record, at least 3: one creates the optimizer's state, one is timed, one followed.
-        force: overwrite a file that exists.
+        path: The path of the document.
+        steps: The number of steps to record, at least 3: one creates the optimizer's state, one is timed, and one is
+            recorded operator by operator.
+        force: Whether to overwrite an existing file.
 
     Raises:
-        UsageError: the path cannot be written, or `steps` is below 3.
+        UsageError: The path cannot be written, or `steps` is below 3.
 
     Attributes:
-        recording: the training has begun, and the last step to record has not yet ended.
-        hooks: what is to be undone when the recording ends.
+        recording: Whether the training has begun and the last step to record has not ended.
+        hooks: The hooks to remove when the recording ends.
     """
 
     def __init__(self, path: str | Path, steps: int = 3, *, force: bool = False) -> None:
@@ -96,27 +99,27 @@ class TrainingRecorder:
         self._steps = steps
         self.recording = False
         self.hooks = ExitStack()
-        self._number = 0
-        self._phase = "build"
         self._seconds: list[float] = []
 
     @_harmless
     def begin(self, model: nn.Module, optimizer: Any, recipe: Recipe, batch_size: int) -> None:
-        """The training begins.
+        """Begin the recording with the training.
 
         Args:
-            model: on its device.
-            optimizer: over its parameters; a wrapper's own is found in its attribute `optimizer`.
-            recipe: how it is trained.
-            batch_size: of each micro-batch.
+            model: The model, on its device.
+            optimizer: The optimizer of its parameters. If it is a wrapper, its attribute `optimizer` is used.
+            recipe: How the model is trained.
+            batch_size: The number of samples in each micro-batch.
         """
         while isinstance(getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
             optimizer = optimizer.optimizer
         self._model, self._optimizer, self._batch_size = model, optimizer, batch_size
         self._recipe = recipe.model_copy(update={"warmup": 1, "steps": self._steps - 1, **sharing(model)})
         self._device = next(model.parameters()).device
-        self._labels = Labeller(model)
+        labels = Labeller(model)
         self._meter = Meter(self._device, living_tensors(model, optimizer, self._device))
+        self._session = Session(self._meter.mark, self._meter.begin_phase)
+        self._session.built(labels, lambda: self._meter.mark(labels.optimizer_state(optimizer)))
         self._meter.start()
         self.recording = True
         for handle in (
@@ -127,43 +130,39 @@ class TrainingRecorder:
 
     @_harmless
     def begin_step(self) -> None:
-        """An optimizer step begins: what follows, up to the model's forward, makes the batch."""
-        self._number += 1
-        if self._number == self._steps:
+        """Begin an optimizer step with the batch phase, which lasts until the model's forward is called."""
+        self._session.number += 1
+        self._meter.begin_step()
+        if self._session.number == self._steps:
             self._follow()
         self._began = time.perf_counter()
-        self._begin_phase("batch")
+        self._session.begin_phase("batch")
 
     @_harmless
     def begin_phase(self, phase: str) -> None:
-        """One of `memprof.training.step.PHASES` begins."""
-        if self._phase != phase:
-            self._begin_phase(phase)
+        """Begin a phase, one of `memprof.training.step.PHASES`."""
+        if self._session.phase != phase:
+            self._session.begin_phase(phase)
 
     @_harmless
     def end_step(self) -> None:
-        """The step has ended; the last one ends the recording and saves the document."""
+        """End a step. The end of the last step to record ends the recording and saves the document."""
         self._meter.synchronize()
-        if 1 < self._number < self._steps:
+        if 1 < self._session.number < self._steps:
             self._seconds.append(time.perf_counter() - self._began)
-        if self._number == self._steps:
-            self._label_end()
+        if self._session.number == self._steps:
+            self._session.end_phase()
             self._finish()
 
     @_harmless
     def end(self) -> None:
-        """The training has ended: save what there is, if it was too short for all steps."""
+        """Save the recording if the training ended before all steps were recorded."""
         self._finish()
-
-    def _begin_phase(self, phase: str) -> None:
-        self._label_end()
-        self._phase = phase
-        self._meter.begin_phase(self._number, phase)
 
     def _on_forward(self, model: nn.Module, args: Any, keywords: Any) -> None:
         if model.training and self.recording:
-            if self._number == self._steps:
-                self._meter.mark(label_tensors("inputs", (args, keywords)))
+            if self._session.number == self._steps:
+                self._session.mark_inputs((args, keywords))
             self.begin_phase("forward")
 
     def _after_forward(self, model: nn.Module, args: Any, output: Any) -> None:
@@ -171,25 +170,11 @@ class TrainingRecorder:
             self.begin_phase("backward")
 
     def _follow(self) -> None:
-        """The last step: operators and modules are recorded, and marks say who holds what."""
+        """Begin to record operators, modules and the labels of tensors, for the last step."""
         self._meter.begin_attribution()
-        for mark in (
-            self._labels.buffers(),
-            self._labels.optimizer_state(self._optimizer),
-            self._labels.gradients(),
-            self._labels.parameters(),
-        ):
-            self._meter.mark(mark)
+        self._session.follow()
         if not compiled_graphs():
             self.hooks.enter_context(followed_modules(self._model, self._meter.mark))
-
-    def _label_end(self) -> None:
-        if self._number < self._steps:
-            return
-        if self._phase == "backward":
-            self._meter.mark(self._labels.gradients())
-        elif self._phase == "optimizer":
-            self._meter.mark(self._labels.optimizer_state(self._optimizer))
 
     def _finish(self) -> None:
         self.recording = False

@@ -1,4 +1,4 @@
-"""The `memprof` command: the one place where errors become a sentence and an exit code."""
+"""The `memprof` command. This is the only place where an error becomes a sentence and an exit code."""
 
 from __future__ import annotations
 
@@ -12,40 +12,45 @@ from typing import TextIO
 import typer
 
 from memprof.cli.app import app
+from memprof.cli.help import prepare_help
 from memprof.cli.options import debug_asked
 from memprof.errors import ExitCode, MemprofError
 
 
 def main() -> int:
     """Run the command line in `sys.argv` and return its exit code."""
-    _open_what_is_closed()
-    _print_whatever_happens(sys.stdout, sys.stderr)
+    _open_closed_streams()
+    _replace_unprintable_characters(sys.stdout, sys.stderr)
     code = _run()
     if code == ExitCode.INTERRUPTED:
         _complain("interrupted")
     try:
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter would flush again and complain
-        return code if isinstance(error, BrokenPipeError) else _explain(error)  # `memprof models | head` is no error
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # else the interpreter flushes again at its exit and complains
+        return code if isinstance(error, BrokenPipeError) else _explain(error)  # `memprof models | head` is fine
     return code
 
 
-def _open_what_is_closed() -> None:
-    """Let stdin, stdout and stderr be nothing where they are closed: else the next files opened take their numbers."""
+def _open_closed_streams() -> None:
+    """Connect closed standard streams to the null device; otherwise the next files opened get their file numbers."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
-            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free: its own, in this order
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest free number, which in this order is the stream's own
             os.set_inheritable(number, True)  # for worker processes
             setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w"))
 
 
 def _run() -> int:
+    if not {"-h", "--help"}.isdisjoint(sys.argv):
+        prepare_help()
     try:
         result = app(standalone_mode=False, prog_name="memprof")
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except SystemExit as error:  # Typer's own way out when a pipe breaks
+    except SystemExit as error:  # Typer exits like this when a pipe breaks
         return ExitCode.FAILED if error.code else ExitCode.OK
     except Exception as error:
         if debug_asked():
@@ -59,8 +64,8 @@ def _explain(error: Exception) -> int:
     if isinstance(error, MemprofError):
         _complain(f"error: {error}")
         return error.exit_code
-    # Typer brings its own copy of Click, older versions need Click itself: neither is to be imported, so
-    # usage errors are known by what both give them.
+    # Newer versions of Typer contain a copy of Click, older ones import Click itself. To import neither, usage errors
+    # are recognised by a method that both have.
     describe = getattr(error, "format_message", None)
     if callable(describe):
         what = describe().rstrip(".")
@@ -84,8 +89,8 @@ def _complain(sentence: str) -> None:
     print(sentence, file=sys.stderr)
 
 
-def _print_whatever_happens(*streams: TextIO) -> None:
-    """Let a terminal that cannot show a character show a question mark instead of a traceback."""
+def _replace_unprintable_characters(*streams: TextIO) -> None:
+    """Print a question mark for a character that the terminal cannot show, instead of raising an error."""
     for stream in streams:
         with suppress(AttributeError, ValueError):
             stream.reconfigure(errors="replace")  # type: ignore[attr-defined]

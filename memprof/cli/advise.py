@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli import model_options as asked
+from memprof.cli import options as asked
 from memprof.cli.exports import Exports, watched
 from memprof.cli.options import DebugOption, JsonOption
 from memprof.errors import ExitCode
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 DEVICE = "Device"
 
 
+@asked.takes_recipe(without=asked.MEASURED)
 def advise(
     model: asked.ModelArgument,
     device: Annotated[
@@ -53,15 +54,7 @@ def advise(
     knobs: asked.KnobsOption = None,
     inputs: asked.InputsOption = None,
     target: asked.TargetOption = None,
-    precision: asked.PrecisionOption = asked.Precision.FP32,
-    accumulate: asked.AccumulateOption = 1,
-    checkpoint_activations: asked.CheckpointOption = False,
-    clip_grad: asked.ClipOption = None,
-    zero_grad: asked.ZeroGradOption = asked.ZeroGrad.AFTER_STEP,
-    step_in_backward: asked.InBackwardOption = False,
-    strategy: asked.StrategyOption = asked.Strategy.SINGLE,
-    world_size: asked.WorldSizeOption = 1,
-    seed: asked.SeedOption = 0,
+    recipe: Any = None,
     as_json: JsonOption = False,
     export_json: asked.ExportJsonOption = None,
     export_markdown: asked.ExportMarkdownOption = None,
@@ -70,20 +63,10 @@ def advise(
 ) -> None:
     """Say what to change so that a training fits, with what each change saves; nothing is trained."""
     exports = Exports({"json": export_json, "markdown": export_markdown}, as_json=as_json, force=force)
-    from memprof.api_advise import advise as run_advise
+    from memprof.api import advise as run_advise
     from memprof.documents.workload_spec import parse_knobs
 
-    recipe = asked.make_recipe(
-        precision=precision.value,
-        accumulate=accumulate,
-        checkpoint_activations=checkpoint_activations,
-        clip_grad=clip_grad,
-        zero_grad=zero_grad.value,
-        step_in_backward=step_in_backward,
-        strategy=strategy.value,
-        world_size=world_size,
-        seed=seed,
-    )
+    chosen = asked.make_recipe(recipe)
     arguments: dict[str, Any] = {
         "optimizer": optimizer,
         "device": device,
@@ -91,7 +74,7 @@ def advise(
         "knobs": parse_knobs(knobs or []),
         "inputs": inputs or [],
         "target": target,
-        "recipe": recipe,
+        "recipe": chosen,
         "budget": budget,
         "margin": margin,
         "command": shlex.join(["memprof", *sys.argv[1:]]),

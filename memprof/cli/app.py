@@ -19,6 +19,7 @@ from memprof.cli import (
     optimizers,
     report,
     reproduce,
+    run,
     schema,
 )
 from memprof.cli.options import DebugOption
@@ -32,6 +33,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command("compare", no_args_is_help=False)(compare.compare)
+app.command("run", cls=run.RunCommand, no_args_is_help=False, context_settings={"allow_interspersed_args": False})(
+    run.run
+)
 app.command("report")(report.report)
 app.command("fit")(fit.fit)
 app.command("advise")(advise.advise)

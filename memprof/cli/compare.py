@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli import model_options as asked
+from memprof.cli import options as asked
 from memprof.cli.exports import ComparisonExports, make_trace_folder, watched
-from memprof.cli.model_options import OPTIMIZERS, OUTPUT, Precision, Strategy, ZeroGrad, make_recipe, option
-from memprof.cli.options import DebugOption, JsonOption
+from memprof.cli.options import (
+    OPTIMIZERS,
+    OUTPUT,
+    DebugOption,
+    JsonOption,
+    make_recipe,
+    option,
+    takes_recipe,
+)
 from memprof.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
 MEASURE, FIT = "Measurement", "Largest batch and model"
 
 
+@takes_recipe()
 def compare(
     model: asked.ModelArgument,
     batch_size: asked.BatchSizeOption = 8,
@@ -45,17 +53,7 @@ def compare(
             metavar="NAME",
         ),
     ] = "auto",
-    steps: Annotated[int, option("--steps", panel=MEASURE, text="Counted steps, at least 2.")] = 3,
-    warmup: Annotated[int, option("--warmup", panel=MEASURE, text="Steps before the counted ones.")] = 1,
-    seed: Annotated[int, option("--seed", panel=MEASURE, text="Of the weights and the batches.")] = 0,
-    precision: asked.PrecisionOption = Precision.FP32,
-    accumulate: asked.AccumulateOption = 1,
-    checkpoint_activations: asked.CheckpointOption = False,
-    clip_grad: asked.ClipOption = None,
-    zero_grad: asked.ZeroGradOption = ZeroGrad.AFTER_STEP,
-    step_in_backward: asked.InBackwardOption = False,
-    strategy: asked.StrategyOption = Strategy.SINGLE,
-    world_size: asked.WorldSizeOption = 1,
+    recipe: Any = None,
     budget: Annotated[
         str | None,
         option(
@@ -97,7 +95,8 @@ def compare(
         option(
             "--export-trace",
             panel=OUTPUT,
-            text="Save each run's whole trace in a folder: a snapshot for pytorch.org/memory_viz, JSON for Perfetto.",
+            text="Save each run's whole trace in a folder: a snapshot for pytorch.org/memory_viz, JSON for Perfetto. "
+            "Memory for the record then grows with the steps.",
             metavar="DIR",
         ),
     ] = None,
@@ -112,19 +111,7 @@ def compare(
     from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
     from memprof.documents.workload_spec import parse_knobs
 
-    recipe = make_recipe(
-        precision=precision.value,
-        accumulate=accumulate,
-        checkpoint_activations=checkpoint_activations,
-        clip_grad=clip_grad,
-        zero_grad=zero_grad.value,
-        step_in_backward=step_in_backward,
-        strategy=strategy.value,
-        world_size=world_size,
-        warmup=warmup,
-        steps=steps,
-        seed=seed,
-    )
+    chosen = make_recipe(recipe)
     arguments: dict[str, Any] = {
         "batch_size": batch_size,
         "knobs": parse_knobs(knobs or []),
@@ -132,7 +119,7 @@ def compare(
         "target": target,
         "optimizers": optimizers or DEFAULT_OPTIMIZERS,
         "device": device,
-        "recipe": recipe,
+        "recipe": chosen,
         "budget": budget,
         "fit": not no_fit,
         "confirm": confirm,

@@ -1,4 +1,4 @@
-"""`memprof devices`."""
+"""The command `memprof devices`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from memprof.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
     from memprof.devices.catalog import SimulatedDevice
-    from memprof.devices.listing import Device
+    from memprof.devices.host import Device
 
 
 def devices(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List this machine's devices with their total and free memory, and the GPUs that can be predicted for."""
     from memprof.devices.catalog import catalog
-    from memprof.devices.listing import list_devices
+    from memprof.devices.host import list_devices
 
     here, simulated = list_devices(), catalog()
     if as_json:
@@ -38,9 +38,10 @@ def _print_simulated(simulated: tuple[SimulatedDevice, ...]) -> None:
     from memprof.units import format_size
 
     print(
-        "Predicted for, without a GPU; any size such as 24GiB is one as well, and MEMPROF_DEVICES names a file of more"
+        "GPUs that can be predicted for without having one. A size such as 24GiB works as well, and the file that "
+        "MEMPROF_DEVICES names can add more."
     )
-    print("(context: what CUDA itself takes, a range):")
+    print("(context: the range of the memory that CUDA itself takes)")
     rows = [
         (
             one.name,
@@ -54,7 +55,7 @@ def _print_simulated(simulated: tuple[SimulatedDevice, ...]) -> None:
     ]
     numbers = ["memory", "capability", "SMs", "bandwidth", "context"]
     print_table(["device", *numbers], rows, numbers=numbers)
-    print("* computed from a similar GPU's; the others were read from a driver")
+    print("* computed from a similar GPU; the others were read from a driver")
 
 
 def _here_as_json(device: Device) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`memprof diff`."""
+"""The command `memprof diff`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from memprof.gate.diff import Difference
 
 
-class Format(str, Enum):
-    """What `memprof diff` can print."""
+class DiffFormat(str, Enum):
+    """The formats that `memprof diff` can print."""
 
     TABLE = "table"
     JSON = "json"
@@ -24,12 +24,13 @@ class Format(str, Enum):
 
 
 def diff(
-    old: Annotated[str, typer.Argument(metavar="OLD.json", help="Saved by memprof compare --export-json.")],
-    new: Annotated[str, typer.Argument(metavar="NEW.json", help="The same, later.")],
+    old: Annotated[str, typer.Argument(metavar="OLD.json", help="The older comparison, saved with --export-json.")],
+    new: Annotated[str, typer.Argument(metavar="NEW.json", help="The newer comparison.")],
     shown: Annotated[
-        Format, typer.Option("--format", help="table, json or markdown, on stdout.", metavar="NAME")
-    ] = Format.TABLE,
-    everything: Annotated[bool, typer.Option("--all", help="Show figures that did not move as well.")] = False,
+        DiffFormat,
+        typer.Option("--format", help="The format on stdout: table, json or markdown.", metavar="NAME"),
+    ] = DiffFormat.TABLE,
+    everything: Annotated[bool, typer.Option("--all", help="Also show the figures that did not change.")] = False,
     debug: DebugOption = False,
 ) -> None:
     """Say what changed between two saved comparisons, and in which category and module."""
@@ -42,13 +43,13 @@ def diff(
         raise MemprofError(f"{old} and {new} have no optimizer in common", ExitCode.NOTHING_TO_DO)
 
 
-def _show(difference: Difference, shown: Format, everything: bool) -> None:
+def _show(difference: Difference, shown: DiffFormat, everything: bool) -> None:
     from memprof.gate.formats.diff import render, to_markdown
     from memprof.report.render.terminal import make_console
 
-    if shown is Format.JSON:
+    if shown is DiffFormat.JSON:
         sys.stdout.write(difference.to_json())
-    elif shown is Format.MARKDOWN:
+    elif shown is DiffFormat.MARKDOWN:
         sys.stdout.write(to_markdown(difference, everything))
     else:
         render(difference, everything, make_console())

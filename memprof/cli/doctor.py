@@ -1,4 +1,4 @@
-"""`memprof doctor`."""
+"""The command `memprof doctor`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from memprof.cli.output import print_json
 
 
 def doctor(
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a check fails.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Use exit code 1 if a check fails.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli import model_options as asked
+from memprof.cli import options as asked
 from memprof.cli.exports import Exports, watched
 from memprof.cli.options import DebugOption, JsonOption
 from memprof.errors import ExitCode, UsageError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SEARCH = "Search"
 
 
+@asked.takes_recipe(without=asked.MEASURED)
 def fit(
     model: asked.ModelArgument,
     vary: Annotated[
@@ -70,15 +71,7 @@ def fit(
     knobs: asked.KnobsOption = None,
     inputs: asked.InputsOption = None,
     target: asked.TargetOption = None,
-    precision: asked.PrecisionOption = asked.Precision.FP32,
-    accumulate: asked.AccumulateOption = 1,
-    checkpoint_activations: asked.CheckpointOption = False,
-    clip_grad: asked.ClipOption = None,
-    zero_grad: asked.ZeroGradOption = asked.ZeroGrad.AFTER_STEP,
-    step_in_backward: asked.InBackwardOption = False,
-    strategy: asked.StrategyOption = asked.Strategy.SINGLE,
-    world_size: asked.WorldSizeOption = 1,
-    seed: asked.SeedOption = 0,
+    recipe: Any = None,
     as_json: JsonOption = False,
     export_json: asked.ExportJsonOption = None,
     export_csv: Annotated[
@@ -93,21 +86,11 @@ def fit(
     exports = Exports(
         {"json": export_json, "csv": export_csv, "markdown": export_markdown}, as_json=as_json, force=force
     )
-    from memprof.api_fit import fit as run_fit
+    from memprof.api import fit as run_fit
     from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
     from memprof.documents.workload_spec import parse_knobs
 
-    recipe = asked.make_recipe(
-        precision=precision.value,
-        accumulate=accumulate,
-        checkpoint_activations=checkpoint_activations,
-        clip_grad=clip_grad,
-        zero_grad=zero_grad.value,
-        step_in_backward=step_in_backward,
-        strategy=strategy.value,
-        world_size=world_size,
-        seed=seed,
-    )
+    chosen = asked.make_recipe(recipe)
     arguments: dict[str, Any] = {
         "vary": vary,
         "devices": devices or ["auto"],
@@ -116,7 +99,7 @@ def fit(
         "inputs": inputs or [],
         "target": target,
         "optimizers": optimizers or DEFAULT_OPTIMIZERS,
-        "recipe": recipe,
+        "recipe": chosen,
         "global_batch": global_batch,
         "budget": budget,
         "margin": margin,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from memprof.cli import model_options as asked
+from memprof.cli import options as asked
 from memprof.cli.gate import ConfigOption
 from memprof.cli.options import DebugOption
 from memprof.cli.output import tell
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from memprof.gate.entry_figures import Figures
 
 
+@asked.takes_recipe(without=asked.MEASURED)
 def init(
     source: Annotated[
         str,
@@ -44,15 +45,7 @@ def init(
             "--device", panel=asked.RECIPE, text="auto, cpu, cuda:N, a GPU to predict for, or a size.", metavar="NAME"
         ),
     ] = "auto",
-    precision: asked.PrecisionOption = asked.Precision.FP32,
-    accumulate: asked.AccumulateOption = 1,
-    checkpoint_activations: asked.CheckpointOption = False,
-    clip_grad: asked.ClipOption = None,
-    zero_grad: asked.ZeroGradOption = asked.ZeroGrad.AFTER_STEP,
-    step_in_backward: asked.InBackwardOption = False,
-    strategy: asked.StrategyOption = asked.Strategy.SINGLE,
-    world_size: asked.WorldSizeOption = 1,
-    seed: asked.SeedOption = 0,
+    recipe: Any = None,
     debug: DebugOption = False,
 ) -> None:
     """Write budgets to start from, and the baseline, from a comparison."""
@@ -61,17 +54,7 @@ def init(
 
     file = _target(config)
     check_writable(file, force=True)
-    recipe = asked.make_recipe(
-        precision=precision.value,
-        accumulate=accumulate,
-        checkpoint_activations=checkpoint_activations,
-        clip_grad=clip_grad,
-        zero_grad=zero_grad.value,
-        step_in_backward=step_in_backward,
-        strategy=strategy.value,
-        world_size=world_size,
-        seed=seed,
-    )
+    chosen = asked.make_recipe(recipe)
     given = parse_knobs(knobs or [])
     arguments = {
         "batch_size": batch_size,
@@ -80,7 +63,7 @@ def init(
         "target": target,
         "optimizers": optimizers,
         "device": device,
-        "recipe": recipe,
+        "recipe": chosen,
     }
     saved = Path(source).suffix == ".json"
     comparison = _load(source) if saved else _run(source, arguments)
@@ -102,7 +85,7 @@ def _target(config: str | None) -> Path:
 
 
 def _name_of(comparison: Comparison) -> str:
-    model = comparison.workload.model
+    model = comparison.subject
     tail = model.rpartition(":")[2] if not model.startswith("hf:") else Path(model[3:]).parent.name
     return re.sub(r"[^\w-]+", "-", tail).strip("-_") or "training"
 
@@ -127,10 +110,10 @@ def _write(target: Path, name: str, comparison: Comparison, knobs: Mapping[str, 
     """Write the configuration and the baseline, or neither."""
     from memprof.files import check_writable, write_text
     from memprof.gate.baseline import empty_baseline, load_baseline, update
-    from memprof.gate.init import add_entry, model_from, prefix_of, starter
+    from memprof.gate.init import add_entry, model_from, prefix_of, starter, trained
 
     figures = _finished(name, comparison)
-    workload = comparison.workload
+    workload, _ = trained(comparison)
     moved = workload.model_copy(update={"model": model_from(workload.model, target.resolve().parent)})
     comparison = comparison.model_copy(update={"workload": moved})
     text, config = add_entry(target, name, starter(name, comparison, figures, prefix_of(target), knobs))
@@ -159,5 +142,5 @@ def _finished(name: str, comparison: Comparison) -> list[Figures]:
         if one.status != "ok":
             tell(f"left out: {one.optimizer}: {one.reason}")
     if not good:
-        raise MemprofError(f"no optimizer finished on {comparison.workload.model}, so there is nothing to limit")
+        raise MemprofError(f"no optimizer finished on {comparison.subject}, so there is nothing to limit")
     return good

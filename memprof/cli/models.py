@@ -1,4 +1,4 @@
-"""`memprof models`."""
+"""The command `memprof models`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def models(as_json: JsonOption = False, debug: DebugOption = False) -> None:
         facts = ("name", "description", "parameters", "scale")
         print_json([{**{fact: getattr(m, fact) for fact in facts}, "knobs": dict(m.knobs)} for m in BUILTINS.values()])
         return
-    from memprof.report.content.wording import format_count
+    from memprof.units import format_count
 
     rows = [
         (model.name, format_count(model.parameters), model.scale, _knobs(model.knobs), model.description)

@@ -1,4 +1,4 @@
-"""`memprof optimizers`."""
+"""The command `memprof optimizers`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from memprof.cli.output import print_json, print_table, tell
 
 
 def optimizers(as_json: JsonOption = False, debug: DebugOption = False) -> None:
-    """List the optimizers known by name, with the state each keeps."""
+    """List the optimizers that have a short name, with the state that each keeps."""
     from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
     from memprof.optimizers.registry import KNOWN_OPTIMIZERS
 

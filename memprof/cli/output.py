@@ -1,8 +1,7 @@
-"""What commands print: data to stdout, everything else to stderr."""
+"""Printing for all commands: data goes to stdout, and everything else goes to stderr."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,19 +9,21 @@ from typing import Any
 
 def print_json(document: Any) -> None:
     """Print a document as indented JSON."""
+    import json
+
     print(json.dumps(document, indent=1, ensure_ascii=False))
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[str] = ()) -> None:
-    """Print a table of words, folded to the terminal's width.
+    """Print a table of text whose cells are wrapped to fit the terminal's width.
 
     Args:
-        titles: the headings; the first column names the row.
-        rows: the cells.
-        numbers: the titles of the columns that are aligned right.
+        titles: The column titles; the first column names the row.
+        rows: The cells.
+        numbers: The titles of the columns that are aligned right.
     """
-    from memprof.report.blocks import Table
     from memprof.report.render.terminal import make_console, render_words
+    from memprof.report.text_table import Table
 
     table = Table(
         titles=tuple(titles),

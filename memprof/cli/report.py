@@ -1,4 +1,4 @@
-"""`memprof report`."""
+"""The command `memprof report`."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from memprof.documents.load import AnyReport
 
 
-class Format(str, Enum):
-    """What a report can be."""
+class ReportFormat(str, Enum):
+    """The formats of a report."""
 
     TEXT = "text"
     MARKDOWN = "markdown"
@@ -33,13 +33,13 @@ class Format(str, Enum):
 
 
 _SUFFIXES = {
-    ".md": Format.MARKDOWN,
-    ".markdown": Format.MARKDOWN,
-    ".html": Format.HTML,
-    ".htm": Format.HTML,
-    ".csv": Format.CSV,
-    ".parquet": Format.PARQUET,
-    ".txt": Format.TEXT,
+    ".md": ReportFormat.MARKDOWN,
+    ".markdown": ReportFormat.MARKDOWN,
+    ".html": ReportFormat.HTML,
+    ".htm": ReportFormat.HTML,
+    ".csv": ReportFormat.CSV,
+    ".parquet": ReportFormat.PARQUET,
+    ".txt": ReportFormat.TEXT,
 }
 
 
@@ -48,30 +48,30 @@ def report(
         str,
         typer.Argument(
             metavar="RESULT.json",
-            help="Saved by --export-json of `memprof compare`, `memprof fit` or `memprof advise`.",
+            help="A result that --export-json of `memprof compare`, `memprof fit` or `memprof advise` saved.",
         ),
     ],
     output: Annotated[
         str | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Where to; - or nothing is stdout."),
+        typer.Option("-o", "--output", metavar="FILE", help="The file of the report. Default, and with -: stdout."),
     ] = None,
     form: Annotated[
-        Format | None,
+        ReportFormat | None,
         typer.Option(
             "--format",
-            help="text (a terminal's table), markdown (with SVG figures beside it), html (a page to explore), csv, "
-            "parquet, summary (for $GITHUB_STEP_SUMMARY) or comment (for a pull request). "
-            "Default: by the suffix of FILE, else text.",
+            help="The format: text (a terminal's table), markdown (with SVG figures beside it), html (an interactive "
+            "page), csv, parquet, summary (for $GITHUB_STEP_SUMMARY) or comment (for a pull request). "
+            "Default: the format of FILE's suffix, else text.",
             metavar="NAME",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite files that exist.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Turn a saved result into a report: on the terminal, as Markdown with figures, or as a page to explore."""
+    """Turn a saved result into a report: on the terminal, as Markdown with figures, or as an interactive page."""
     target = None if output in (None, "-") else Path(str(output))
     chosen = form or _format_of(target)
-    if target is None and chosen is Format.PARQUET:
+    if target is None and chosen is ReportFormat.PARQUET:
         raise UsageError("Parquet is no text; give -o FILE.parquet")
     from memprof.documents.load import load_any
 
@@ -84,7 +84,7 @@ def report(
         _check(_paths(document, chosen, target), Path(result), force)
         written = _write(document, chosen, target, Path(result))
         tell(f"wrote {', '.join(map(str, written))}")
-    elif chosen is Format.TEXT:
+    elif chosen is ReportFormat.TEXT:
         from memprof.report.render.terminal import make_console
 
         _show(document, make_console())
@@ -92,9 +92,9 @@ def report(
         sys.stdout.write(writers[chosen](document))
 
 
-def _format_of(target: Path | None) -> Format:
+def _format_of(target: Path | None) -> ReportFormat:
     if target is None:
-        return Format.TEXT
+        return ReportFormat.TEXT
     found = _SUFFIXES.get(target.suffix.lower())
     if found is None:
         known = ", ".join(dict.fromkeys(_SUFFIXES))
@@ -102,15 +102,15 @@ def _format_of(target: Path | None) -> Format:
     return found
 
 
-def _paths(document: AnyReport, chosen: Format, target: Path) -> list[Path]:
-    """Return the files that would be written."""
+def _paths(document: AnyReport, chosen: ReportFormat, target: Path) -> list[Path]:
+    """Return the paths of the files that the report consists of."""
     from memprof.documents.comparison import Comparison
     from memprof.documents.fit import FitReport
     from memprof.report.write import MATRIX, report_paths
 
-    if chosen is Format.MARKDOWN and isinstance(document, Comparison):
+    if chosen is ReportFormat.MARKDOWN and isinstance(document, Comparison):
         return report_paths(target)
-    drawn = chosen is Format.MARKDOWN and isinstance(document, FitReport)
+    drawn = chosen is ReportFormat.MARKDOWN and isinstance(document, FitReport)
     return report_paths(target, [MATRIX] if drawn else [])
 
 
@@ -138,18 +138,18 @@ def _show(document: AnyReport, console: Console) -> None:
         terminal.render(document, console)
 
 
-def _write(document: AnyReport, chosen: Format, target: Path, result: Path) -> list[Path]:
+def _write(document: AnyReport, chosen: ReportFormat, target: Path, result: Path) -> list[Path]:
     from memprof.documents.advice import AdviceReport
     from memprof.documents.comparison import Comparison
     from memprof.documents.fit import FitReport
     from memprof.files import write_text
     from memprof.report.write import write_fit_report, write_report
 
-    if chosen is Format.MARKDOWN and isinstance(document, FitReport):
+    if chosen is ReportFormat.MARKDOWN and isinstance(document, FitReport):
         return write_fit_report(document, target, result)
-    if chosen is Format.MARKDOWN and isinstance(document, Comparison):
+    if chosen is ReportFormat.MARKDOWN and isinstance(document, Comparison):
         return write_report(document, target, result)
-    if chosen is Format.PARQUET and not isinstance(document, AdviceReport):
+    if chosen is ReportFormat.PARQUET and not isinstance(document, AdviceReport):
         from memprof.report.render.frame import write_parquet
 
         write_parquet(document.to_frame(), target)
@@ -158,25 +158,32 @@ def _write(document: AnyReport, chosen: Format, target: Path, result: Path) -> l
     return [target]
 
 
-def _writers(document: AnyReport) -> dict[Format, Callable[[Any], str]]:
-    """Return what a document can be made into, and how; Parquet is not text and has a way of its own."""
+def _writers(document: AnyReport) -> dict[ReportFormat, Callable[[Any], str]]:
+    """Return the formats of a document, each with the function that writes it as text.
+
+    Parquet is not text, so its entry only says that the format exists; `_write` writes it.
+    """
     from memprof.documents.advice import AdviceReport
     from memprof.documents.fit import FitReport
     from memprof.report.render import github as brief
     from memprof.report.render import html
     from memprof.report.render.terminal import captured
 
-    words: dict[Format, Callable[[Any], str]] = {
-        Format.TEXT: lambda document: captured(lambda console: _show(document, console)),
-        Format.MARKDOWN: lambda document: str(document.to_markdown()),
+    words: dict[ReportFormat, Callable[[Any], str]] = {
+        ReportFormat.TEXT: lambda document: captured(lambda console: _show(document, console)),
+        ReportFormat.MARKDOWN: lambda document: str(document.to_markdown()),
     }
     if isinstance(document, AdviceReport):
         return words
-    figures: dict[Format, Callable[[Any], str]] = {
-        Format.CSV: lambda document: str(document.to_frame().to_csv(index=False, lineterminator="\n")),
-        Format.PARQUET: lambda document: "",
+    figures: dict[ReportFormat, Callable[[Any], str]] = {
+        ReportFormat.CSV: lambda document: str(document.to_frame().to_csv(index=False, lineterminator="\n")),
+        ReportFormat.PARQUET: lambda document: "",
     }
     if isinstance(document, FitReport):
         return {**words, **figures}
-    pages = {Format.HTML: html.to_page, Format.SUMMARY: brief.to_step_summary, Format.COMMENT: brief.to_comment}
+    pages = {
+        ReportFormat.HTML: html.to_page,
+        ReportFormat.SUMMARY: brief.to_step_summary,
+        ReportFormat.COMMENT: brief.to_comment,
+    }
     return {**words, **figures, **pages}

@@ -1,4 +1,4 @@
-"""`memprof reproduce`."""
+"""The command `memprof reproduce`."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from memprof.reproduce.agreement import Agreement
     from memprof.reproduce.published import Published
 
-_MOST = 20  # differences that are printed
+_MOST = 20  # the largest number of differences that are printed
 
 
 def reproduce(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="[NAME|RESULT.json]", help="What to make again; nothing lists what there is."),
+        typer.Argument(metavar="[NAME|RESULT.json]", help="The result to reproduce; without it, all are listed."),
     ] = None,
-    folder: Annotated[Path, typer.Option("--folder", help="Where results are published.", metavar="DIR")] = Path(
+    folder: Annotated[Path, typer.Option("--folder", help="The folder of published results.", metavar="DIR")] = Path(
         "reports"
     ),
     write: Annotated[
-        bool, typer.Option("--write", help="Put the new result and its report in the old one's place.")
+        bool, typer.Option("--write", help="Overwrite the published result and its report with the new ones.")
     ] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Make a published result again, by its own command, and say whether its figures come out; exit code 1 if not."""
+    """Run the command of a published result again and compare the figures; exit code 1 if they differ."""
     from memprof.reproduce.agreement import agreement
     from memprof.reproduce.published import choose, find_published, replace, run_again
 
@@ -74,8 +74,8 @@ def _show(published: Published, found: Agreement) -> None:
     for remark in found.remarks:
         print(f"({remark})")
     how = (
-        f"{differing} of {found.compared} figures came out otherwise"
+        f"{differing} of {found.compared} figures differ"
         if differing
-        else (f"all {found.compared} figures came out again")
+        else (f"all {found.compared} figures were reproduced")
     )
     print(f"{published.name}: {how} ({published.origin})")

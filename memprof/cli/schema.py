@@ -1,4 +1,4 @@
-"""`memprof schema`."""
+"""The command `memprof schema`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def schema(
     document: Annotated[
         DocumentName,
         typer.Argument(
-            metavar="[DOCUMENT]", help="comparison (the default), fit, advice, gate, baseline or difference."
+            metavar="[DOCUMENT]",
+            help="The document: comparison (the default), fit, advice, gate, baseline or difference.",
         ),
     ] = DocumentName.COMPARISON,
     debug: DebugOption = False,

@@ -1,6 +1,6 @@
-"""Progress on stderr: one line that changes on a terminal, one line per finished trial elsewhere.
+"""Shows progress on stderr: on a terminal as one line that changes, and elsewhere as one line for each finished trial.
 
-Nothing is drawn but when a worker reports: no thread refreshes anything while a trial is measured.
+The line is drawn only when a worker reports: no thread refreshes it, because that would disturb a measurement.
 """
 
 from __future__ import annotations
@@ -14,16 +14,19 @@ from rich.text import Text
 from memprof.documents.comparison import Run
 from memprof.report.content.columns import step_seconds
 from memprof.report.content.sections import ending
-from memprof.report.content.wording import format_seconds
 from memprof.report.render.terminal import make_console
-from memprof.units import format_size
+from memprof.units import format_seconds, format_size
 from memprof.workers.progress import Progress as Event
 
 _STAGES = {"start": "starting", "build": "building the model", "done": "done"}
 
 
 class Watcher:
-    """Shows the events of a running comparison; use it in a `with` block, and give it as `on_progress`."""
+    """Shows progress events; use it in a `with` block and pass it as `on_progress`.
+
+    Args:
+        console: The console to draw on.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -54,7 +57,7 @@ class Watcher:
             self._bar.stop()
 
     def __call__(self, event: Event) -> None:
-        """Show one event."""
+        """Show one progress event."""
         if self._bar is not None:
             fraction = event.step / event.steps if event.stage == "step" and event.steps else 0.0
             done = event.trial - 1 + (1.0 if event.stage == "done" else fraction)
@@ -71,20 +74,20 @@ class Watcher:
 
 
 def make_watcher() -> Watcher:
-    """Return a watcher on stderr."""
+    """Return a watcher that draws on stderr."""
     import sys
 
     return Watcher(make_console(sys.stderr))
 
 
 def name_of(event: Event) -> str:
-    """Return which trial it is: `[2/6] adam`."""
+    """Return the number and the label of a trial, such as `[2/6] adam`."""
     purpose = f" ({event.purpose})" if event.purpose in ("fit", "confirm") else ""
     return f"[{event.trial}/{event.trials}] {event.label}{purpose}"
 
 
 def state_of(event: Event) -> str:
-    """Return what a trial is doing: `step 2/3, peak 1.20 GiB`."""
+    """Return the state of a trial, such as `step 2/3, peak 1.20 GiB`."""
     if event.purpose == "predict" and event.stage != "done":
         return f"predicted {event.step} of {event.steps}" if event.steps else _STAGES["start"]
     doing = f"step {event.step}/{event.steps}" if event.stage == "step" else _STAGES[event.stage]
@@ -92,7 +95,7 @@ def state_of(event: Event) -> str:
 
 
 def result_of(event: Event) -> str:
-    """Return how a trial ended: its peak and state, or why it has none."""
+    """Return the result of a trial: its peak and optimizer state, or why it has none."""
     run = event.run
     if run is None:
         return state_of(event)

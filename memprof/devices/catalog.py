@@ -1,13 +1,13 @@
-"""The GPUs that can be simulated: `data/devices.json`, one entry per GPU, and the user's own file of the same form.
+"""The GPUs that can be simulated: those of `data/devices.json`, and those of the user's own file in the same form.
 
-The environment variable `MEMPROF_DEVICES` names that file; an entry in it takes the place of one of the same name:
+The environment variable `MEMPROF_DEVICES` names the user's file. An entry in it replaces the entry of the same name:
 
     {"schema": "memprof.devices/1",
      "devices": [{"name": "my-gpu-64gb", "memory_bytes": 68182605824, "compute_capability": "9.0", "sm_count": 120}]}
 
-An entry says where its memory figure was read. What the driver keeps for itself depends on its version and on the
-operating system (an RTX 4090 has 24081 MiB under Linux today, 24210 in 2023, 24563 under Windows), so a device's
-memory is known to within about one per cent.
+An entry says where its memory figure was read. The memory that the driver keeps for itself depends on its version and
+on the operating system (an RTX 4090 has 24081 MiB under Linux today, 24210 in 2023, 24563 under Windows). A device's
+memory is therefore known to within about one per cent.
 """
 
 from __future__ import annotations
@@ -65,22 +65,22 @@ class _Catalog(BaseModel):
 
 @dataclass(frozen=True)
 class SimulatedDevice:
-    """A GPU to predict for.
+    """A GPU for which memory is predicted.
 
     Attributes:
-        name: what `--device` takes.
-        title: the driver's name for it.
+        name: the name that `--device` takes.
+        title: the driver's name for the GPU.
         aliases: other short names.
         total_bytes: `torch.cuda.get_device_properties().total_memory` under Linux.
-        memory_reported: that figure was read from such a report; False if it was computed from a similar GPU's.
-        memory_source: where it was read, or how it was computed.
-        compute_capability: major and minor version.
-        sm_count: streaming multiprocessors.
-        bandwidth_gb_per_second: of the memory, 10^9 bytes; None where it is not known.
-        context_bytes: what the CUDA context takes with lazily loaded kernels: an estimate.
-        context_range_bytes: from what to what it was seen to lie.
+        memory_reported: whether that figure was read from such a report; False if it was computed from a similar GPU's.
+        memory_source: where the figure was read, or how it was computed.
+        compute_capability: the major and minor version.
+        sm_count: the number of streaming multiprocessors.
+        bandwidth_gb_per_second: the memory bandwidth in 10^9 bytes per second; None if it is not known.
+        context_bytes: an estimate of what the CUDA context takes with lazily loaded kernels.
+        context_range_bytes: the lower and the upper limit between which the context was seen to lie.
         context_source: where the estimate comes from.
-        generic: a size that stands for a GPU.
+        generic: whether this is not a GPU of the catalog but a size that stands for one.
     """
 
     name: str
@@ -99,18 +99,18 @@ class SimulatedDevice:
 
     @property
     def capacity_bytes(self) -> int:
-        """What is left for the caching allocator beside the context and what is loaded later."""
+        """The bytes left for the caching allocator, without the context and what is loaded later."""
         return self.total_bytes - self.context_bytes - self.late_bytes
 
     @property
     def late_bytes(self) -> int:
-        """What a training adds to the context (`memprof.devices.context`)."""
+        """The bytes that a training adds to the context (`memprof.devices.context`)."""
         return late_bytes(self.sm_count, self.compute_capability)
 
 
 @cache
 def catalog() -> tuple[SimulatedDevice, ...]:
-    """Return the GPUs of the data file and of the user's, by name.
+    """Return the GPUs of the data file and of the user's file, ordered by name.
 
     Raises:
         UsageError: the user's file cannot be read.
@@ -132,14 +132,17 @@ def _own_entries(path: Path) -> list[_Entry]:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
-        raise UsageError(f"{path} ({OWN_DEVICES}) is no list of devices: {where}: {first['msg']}") from None
+        raise UsageError(f"{path} ({OWN_DEVICES}) is not a valid list of devices: {where}: {first['msg']}") from None
 
 
 def find_device(name: str) -> SimulatedDevice:
-    """Return the GPU of that name, alias or driver's name, or a generic one for a size such as `24GiB`.
+    """Return a GPU by its name, its alias or the driver's name, or a generic one for a size such as `24GiB`.
+
+    Args:
+        name: the name or the size.
 
     Raises:
-        UsageError: there is none; the sentence names the nearest.
+        UsageError: there is no such GPU; the message names the nearest.
     """
     if _GENERIC.fullmatch(name):
         return generic_device(parse_size(name), "".join(name.split()))
@@ -147,17 +150,21 @@ def find_device(name: str) -> SimulatedDevice:
     found = known.get(_plain(name))
     if found is None:
         raise UsageError(
-            f"{name!r} is no GPU that can be simulated{_nearest(name)}; `memprof devices` lists them, and a size such "
-            "as 24GiB is one as well"
+            f"{name!r} is not a GPU that can be simulated{_nearest(name)}; `memprof devices` lists them, and a size "
+            "such as 24GiB is one as well"
         )
     return found
 
 
 def generic_device(total_bytes: int, name: str) -> SimulatedDevice:
-    """Return a device of that much memory that otherwise behaves as an A100.
+    """Return a device with a given amount of memory that otherwise behaves like an A100.
+
+    Args:
+        total_bytes: the device's memory in bytes.
+        name: the name that `--device` was given.
 
     Raises:
-        UsageError: it would not hold the CUDA context.
+        UsageError: the memory is too small for a CUDA context.
     """
     model = _names()["a100-40gb"]
     if total_bytes < model.context_range_bytes[1]:
@@ -181,7 +188,9 @@ def generic_device(total_bytes: int, name: str) -> SimulatedDevice:
 
 
 def device_here(device: str) -> SimulatedDevice:
-    """Return one of this machine's GPUs as what to predict for: its own figures, the context of the catalog's.
+    """Return one of this machine's GPUs as a device to predict for.
+
+    Its figures come from the driver. The figures of the context come from the catalog if the catalog has this GPU.
 
     Args:
         device: `cuda:N`.
@@ -239,7 +248,7 @@ def _names() -> dict[str, SimulatedDevice]:
 
 
 def _plain(name: str) -> str:
-    """Return a name in small letters with hyphens, without the maker's and the family's."""
+    """Return a name in lower case with hyphens, without the names of the maker and of the family."""
     hyphened = re.sub(r"[\s_]+", "-", name.strip().lower())
     return re.sub(r"\b(nvidia|geforce|tesla|gpu|generation)\b-?", "", hyphened).strip("-")
 

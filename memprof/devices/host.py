@@ -1,4 +1,4 @@
-"""What this machine is: the environment recorded beside every figure, and how much memory a device has."""
+"""This machine: its devices and their memory, and the environment that is recorded with every figure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -18,8 +19,9 @@ from memprof.errors import MemprofError
 if TYPE_CHECKING:
     from memprof.documents.comparison import Environment
 
+
 CGROUP_MOUNT = Path("/sys/fs/cgroup")
-# Where no limit is set, cgroup v1 answers with the largest page-aligned int64.
+# If no limit is set, cgroup v1 answers with the largest page-aligned int64.
 _NO_LIMIT = 2**62
 
 
@@ -32,10 +34,10 @@ def memprof_version() -> str:
 
 
 def describe_environment(command: str | None, device: str) -> Environment:
-    """Return where the figures are made; to be called in the process that makes them.
+    """Return the environment in which figures are made. Call it in the process that makes them.
 
-    The CUDA driver is asked only for a CUDA device, so that measuring on the CPU never starts it. What the
-    driver or NVML does not answer is None.
+    The CUDA driver is asked only about a CUDA device, so measuring on the CPU never starts it. A figure that the driver
+    or NVML does not give is None.
 
     Args:
         command: the command line to record.
@@ -51,6 +53,7 @@ def describe_environment(command: str | None, device: str) -> Environment:
         python=platform.python_version(),
         platform=platform.platform(),
         processor=processor_name(),
+        instruction_set=torch.backends.cpu.get_cpu_capability(),
         cores=usable_cores(),
         threads=torch.get_num_threads(),
         memory_bytes=cpu_memory_bytes(),
@@ -66,8 +69,11 @@ def describe_environment(command: str | None, device: str) -> Environment:
 def device_memory_bytes(device: str) -> int:
     """Return the memory of a device in bytes.
 
-    For the CPU it is the physical memory, or the limit of the control group where that is lower; for CUDA
-    what the driver reports as the device's total (less than the size in its name).
+    For the CPU it is the physical memory, or the limit of the control group if that is lower. For CUDA it is what the
+    driver reports as the device's total, which is less than the size in its name.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         MemprofError: the driver does not answer.
@@ -84,7 +90,11 @@ def device_memory_bytes(device: str) -> int:
 
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """Return the processor's name; the architecture where the system does not name it."""
+    """Return the processor's name, or its architecture if the system does not give the name.
+
+    Args:
+        cpuinfo: the file in which Linux describes the processor.
+    """
     try:
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -94,29 +104,32 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def usable_cores() -> int:
-    """Return the logical cores this process may run on."""
+    """Return the number of logical cores on which this process may run."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def allocator_conf() -> str | None:
-    """Return the caching allocator's settings; PyTorch 2.9 renamed the variable, the old one still counts."""
+    """Return the caching allocator's settings from the environment.
+
+    PyTorch 2.9 renamed the variable, and the old name still counts.
+    """
     return os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
 
 
 def cpu_memory_bytes() -> int:
-    """Return the physical memory in bytes, or the control group's limit where that is lower."""
+    """Return the physical memory in bytes, or the control group's limit if that is lower."""
     limits = cgroup_limits(Path("/proc/self/cgroup"), CGROUP_MOUNT)
     return min([int(psutil.virtual_memory().total), *limits])
 
 
 def cgroup_limits(membership: Path, mount: Path) -> list[int]:
-    """Return the memory limits in bytes that bind this process, of its control group and all above it.
+    """Return the memory limits in bytes that apply to this process: those of its control group and of all above it.
 
     Args:
         membership: `/proc/self/cgroup`, whose lines are `ID:CONTROLLERS:PATH` (cgroups(7)).
-        mount: where control groups are mounted; in a container PATH may lie outside of what is mounted.
+        mount: the folder in which control groups are mounted. In a container PATH may lie outside of it.
     """
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
@@ -147,7 +160,7 @@ def _read_limit(path: Path) -> int | None:
 
 @contextmanager
 def nvml() -> Iterator[Any]:
-    """Yield the `pynvml` module with NVML started, or None where the module, library or driver is missing."""
+    """Yield the `pynvml` module with NVML started, or None if the module, the library or the driver is missing."""
     try:
         import pynvml
 
@@ -162,7 +175,7 @@ def nvml() -> Iterator[Any]:
 
 
 def driver_version() -> str | None:
-    """Return the NVIDIA driver's version, None without NVML."""
+    """Return the version of the NVIDIA driver, or None without NVML."""
     with nvml() as library:
         if library is None:
             return None
@@ -185,8 +198,46 @@ def _describe_gpu(device: str) -> dict[str, Any]:
 
 
 def _dotted_cudnn(version: int | None) -> str | None:
-    """Return `9.10.2` for 91002; before cuDNN 9 the major version was counted in thousands."""
+    """Return `9.10.2` for 91002. Before cuDNN 9 the major version was counted in thousands."""
     if version is None:
         return None
     major = 10_000 if version >= 90_000 else 1_000
     return f"{version // major}.{version % major // 100}.{version % 100}"
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of this machine on which memprof can train.
+
+    Attributes:
+        device: the name that `--device` takes.
+        name: the name of the processor or the GPU.
+        total_bytes: its memory; for the CPU the control group's limit if that is lower than the machine's memory.
+        free_bytes: the memory that is free now; None if the driver does not say.
+    """
+
+    device: str
+    name: str
+    total_bytes: int
+    free_bytes: int | None
+
+
+def list_devices() -> list[Device]:
+    """Return the CPU and the CUDA devices that PyTorch sees, which depend on CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    total = cpu_memory_bytes()
+    cpu = Device("cpu", processor_name(), total, min(int(psutil.virtual_memory().available), total))
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [cpu, *(_cuda_device(index) for index in range(count))]
+
+
+def _cuda_device(index: int) -> Device:
+    import torch
+
+    properties = torch.cuda.get_device_properties(index)
+    try:
+        free, total = torch.cuda.mem_get_info(index)
+    except RuntimeError:  # a GPU in exclusive mode that another process holds
+        free, total = None, properties.total_memory
+    return Device(f"cuda:{index}", properties.name, int(total), free)

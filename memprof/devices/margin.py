@@ -1,4 +1,4 @@
-"""`--margin`: memory that an answer is to leave free."""
+"""The option `--margin`: memory that an answer must leave free."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _SHARE = re.compile(r"\s*(\d+(\.\d+)?)\s*%\s*")
 
 
 def usable_bytes(capacity_bytes: int, margin: str) -> int:
-    """Return a capacity without the margin.
+    """Return a capacity less the margin, in bytes.
 
     Args:
-        capacity_bytes: what there is.
+        capacity_bytes: the memory available.
         margin: a share such as `5%`, or a size such as `1GiB`.
 
     Raises:
-        UsageError: the margin is neither, or takes everything.
+        UsageError: the margin is neither a share nor a size, or it takes the whole capacity.
     """
     share = _SHARE.fullmatch(margin)
     try:

@@ -1,4 +1,4 @@
-"""What a check of `memprof doctor` finds."""
+"""The checks of `memprof doctor`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ Level = Literal["pass", "warn", "fail"]
 
 @dataclass(frozen=True)
 class Check:
-    """A finding: `pass`, `warn` (a figure is missing or may mislead), `fail` (memprof does not work)."""
+    """The finding of one check.
+
+    Attributes:
+        name: The name of the check.
+        level: `pass`, `warn` (a figure is missing or may mislead) or `fail` (memprof does not work).
+        finding: What was found, and how to mend it.
+    """
 
     name: str
     level: Level

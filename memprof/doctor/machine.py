@@ -1,4 +1,4 @@
-"""What this machine can measure and what it cannot: each check tries the thing itself where it can."""
+"""Checks what this machine can measure and what it cannot. Each check tries the thing itself if that is possible."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _PROBE_BYTES = 1_234_560
 
 
 def examine() -> list[Check]:
-    """Return every check; those that need torch only where it can be imported."""
-    # The profiler of the allocator check announces itself on stderr; torch reads these when it is imported.
+    """Run all checks and return their findings. Checks that need torch are left out if it cannot be imported."""
+    # Without these the profiler of the allocator check prints to stderr. torch reads them when it is imported.
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     version = check_torch()
@@ -37,7 +37,7 @@ def examine() -> list[Check]:
 
 
 def check_torch() -> Check:
-    """Is PyTorch there, and a version that memprof was tested with?"""
+    """Check that PyTorch can be imported, and that memprof was tested with its version."""
     try:
         import torch
     except Exception as error:  # a broken installation raises OSError, ImportError or worse
@@ -53,14 +53,14 @@ def check_torch() -> Check:
 
 
 def check_fork() -> Check:
-    """Can trials be forked?"""
+    """Check that processes can be forked, which every trial needs."""
     if hasattr(os, "fork"):
         return Check("processes", "pass", "fork() gives every trial a fresh process")
     return Check("processes", "fail", "there is no fork() here; measure on Linux, macOS or WSL")
 
 
 def check_threads() -> Check:
-    """Do torch's threads fit on the cores this process may use?"""
+    """Check that torch does not use more threads than this process has cores."""
     import torch
 
     threads, cores = torch.get_num_threads(), usable_cores()
@@ -71,10 +71,10 @@ def check_threads() -> Check:
 
 
 def check_cpu_allocator() -> Check:
-    """Does an allocation of known size show as exactly that?"""
+    """Check that an allocation on the CPU is seen with its exact size."""
     try:
         seen = _allocations_of_a_probe()
-    except Exception as error:  # the profiler's private interface changed
+    except Exception as error:  # the private interface of the profiler may have changed
         return Check("CPU allocator", "fail", f"its events cannot be read: {type(error).__name__}: {error}")
     if _PROBE_BYTES not in seen:
         return Check("CPU allocator", "fail", f"an allocation of {_PROBE_BYTES} bytes was seen as {seen or 'nothing'}")
@@ -82,7 +82,7 @@ def check_cpu_allocator() -> Check:
 
 
 def check_cuda() -> Check:
-    """Can GPU memory be measured?"""
+    """Check that GPU memory can be measured."""
     import torch
 
     if torch.version.cuda is None:
@@ -94,7 +94,7 @@ def check_cuda() -> Check:
 
 
 def check_ranks() -> Check:
-    """Can a training over several ranks be measured?"""
+    """Check that a training over several ranks can be measured."""
     import torch
     import torch.distributed as dist
 
@@ -106,17 +106,17 @@ def check_ranks() -> Check:
 
 
 def check_nvml() -> Check:
-    """Does NVML answer? It gives the memory of a process on the GPU, and the driver's version."""
+    """Check that NVML answers. It gives the memory of a process on the GPU and the version of the driver."""
     with nvml() as library:
         if library is None:
-            found = "no answer: the process's memory on a GPU and the driver's version stay empty"
+            found = "it does not answer, so the process's memory on a GPU and the driver's version are missing"
             return Check("NVML", "warn", found)
         driver, count = library.nvmlSystemGetDriverVersion(), library.nvmlDeviceGetCount()
         return Check("NVML", "pass", f"driver {driver}, {count} GPU(s)")
 
 
 def check_high_water() -> Check:
-    """Can the kernel's high-water mark of resident memory be reset after the imports?"""
+    """Check that the kernel's high-water mark of resident memory can be reset after the imports."""
     from memprof.measurement.process_memory import reset_peak_rss
 
     if reset_peak_rss():
@@ -125,7 +125,7 @@ def check_high_water() -> Check:
 
 
 def check_memory() -> Check:
-    """How much memory may be used?"""
+    """Report how much memory this process may use."""
     import psutil
 
     limit, physical = cpu_memory_bytes(), int(psutil.virtual_memory().total)
@@ -136,7 +136,7 @@ def check_memory() -> Check:
 
 
 def check_allocator() -> Check:
-    """Do the caching allocator's settings hide something?"""
+    """Check that the settings of the caching allocator allow a measurement."""
     conf = allocator_conf()
     if conf is None:
         return Check("allocator", "pass", "PyTorch's default settings")
@@ -147,7 +147,7 @@ def check_allocator() -> Check:
 
 
 def check_transformers() -> Check:
-    """Can `hf:` models be built?"""
+    """Check that `hf:` models can be built."""
     if find_spec("transformers") is not None:
         return Check("transformers", "pass", "hf: models can be built")
     return Check("transformers", "warn", "hf: models need it; pip install 'sm3-memprof[hf]'")

@@ -1,47 +1,31 @@
-"""How far predictions can be trusted here: versions of what they rest on, accuracy on real runs, what stays open."""
+"""Checks how far predictions can be trusted here: tested versions, accuracy on real runs, and known uncertainties."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from memprof.doctor import Check
-
-_TESTED = re.compile(r"Private API of PyTorch, checked on ([0-9., and]+?)[:;]")
-_VERSION = re.compile(r"\d+\.\d+")
-
-
-def private_modules() -> dict[str, list[tuple[int, int]]]:
-    """Return the modules that use private parts of PyTorch, with the versions they say that they were checked on."""
-    root = Path(__file__).parent.parent
-    found = {}
-    for path in sorted(root.rglob("*.py")):
-        match = _TESTED.search(path.read_text(encoding="utf-8"))
-        if match is not None:
-            name = ".".join(path.relative_to(root.parent).with_suffix("").parts)
-            found[name] = [_release(text) for text in _VERSION.findall(match[1])]
-    return found
+from memprof.torch_private import CHECKED_ON
 
 
 def check_private_apis() -> Check:
-    """Were the private parts of PyTorch that memprof uses checked on this version, or on one before and one after?"""
+    """Check that this version of PyTorch lies within the versions on which its private APIs were checked."""
     import torch
 
     here = _release(torch.__version__)
-    modules = private_modules()
-    outside = [name for name, tested in modules.items() if not min(tested) <= here <= max(tested)]
-    versions = sorted({version for tested in modules.values() for version in tested})
-    tested = ", ".join(".".join(map(str, version)) for version in versions)
+    tried = {name: [_release(version) for version in versions] for name, versions in CHECKED_ON.items()}
+    outside = [name for name, releases in tried.items() if not min(releases) <= here <= max(releases)]
+    checked = ", ".join(sorted({version for versions in CHECKED_ON.values() for version in versions}, key=_release))
     if outside:
-        found = f"not checked on torch {torch.__version__} (but on {tested}): {', '.join(outside)}"
-        return Check("private APIs", "warn", found)
-    return Check("private APIs", "pass", f"{len(modules)} modules use PyTorch's, checked on {tested}")
+        names = f"{outside[0]} and {len(outside) - 1} more" if len(outside) > 1 else outside[0]
+        return Check("private APIs", "warn", f"not checked on torch {torch.__version__} (but on {checked}): {names}")
+    return Check("private APIs", "pass", f"{len(tried)} private names of PyTorch are used, checked on {checked}")
 
 
 def check_accuracy() -> Check:
-    """How far were predictions for GPUs off on real runs?"""
+    """Report how far predictions for GPUs were off on real runs."""
     from memprof.prediction.accuracy import accuracy, in_words
 
     found = accuracy()
@@ -51,17 +35,17 @@ def check_accuracy() -> Check:
 
 
 def check_convolutions() -> Check:
-    """What is open about convolutions, whose workspaces cuDNN chooses as it runs?"""
+    """Report what is uncertain about convolutions, because cuDNN chooses their workspaces at run time."""
     import torch
 
     version = torch.backends.cudnn.version() if torch.cuda.is_available() else None
     here = f"cuDNN {version} is here" if version else "no cuDNN is here"
-    open_ = "a prediction takes what it surely needs and has the rest in its upper bound"
-    return Check("convolutions", "pass", f"{here}; what it takes for a convolution is its own choice: {open_}")
+    counted = "a prediction counts the part that is certain, and its upper bound includes the rest"
+    return Check("convolutions", "pass", f"{here}; it chooses the workspace of a convolution itself: {counted}")
 
 
 def check_devices() -> Check:
-    """Which GPUs can be predicted for, and is the user's own file of them in order?"""
+    """Report how many GPUs can be predicted for, and check the user's own file of devices."""
     from memprof.devices.catalog import OWN_DEVICES, catalog
     from memprof.errors import UsageError
 
@@ -74,7 +58,7 @@ def check_devices() -> Check:
 
 
 def prediction_checks() -> Iterator[Check]:
-    """Yield the checks that need torch."""
+    """Yield the findings of the checks of this module; they need torch."""
     yield check_private_apis()
     yield check_accuracy()
     yield check_convolutions()

@@ -1,4 +1,4 @@
-"""The document of `memprof advise`: what training takes now, and what each change would make of it."""
+"""The document of `memprof advise`: the peak of a training now, and the peak with each suggested change."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from memprof.documents.fit import FitDevice
 from memprof.documents.recipe import Recipe
 
 
-class Figures(Document):
-    """What a training is predicted to take.
+class PredictedFigures(Document):
+    """The predicted memory of a training.
 
     Attributes:
-        peak_bytes: the most at once; for a GPU what its allocator takes from the driver.
-        fits: it stays within what is usable of the device.
-        phase: that sets the peak, or in which the memory runs out.
-        held: bytes by category at the peak of the blocks in use, and `held_phase` its phase.
+        peak_bytes: The peak in bytes: on a GPU the memory that the allocator reserves from the driver, on the CPU the
+            allocated memory.
+        fits: Whether the peak stays within the usable memory of the device.
+        phase: The phase that sets the peak, or in which the memory runs out.
+        held: The bytes of each category at the peak of the allocated memory.
+        held_phase: The phase of the peak that `held` describes.
     """
 
     peak_bytes: int
@@ -31,40 +33,49 @@ class Figures(Document):
 
 
 class Suggestion(Document):
-    """One change, or several together.
+    """One change, or several changes together.
 
     Attributes:
-        changes: their names.
-        how: the options that do it, to be put in place of those in use.
-        effects: what each does to the training.
-        disturbance: of the largest: 0 nothing, 1 the same result in more time, 2 other rounding, 3 another optimizer.
-        figures: None where the changes do not go with the model; `reason` says why.
-        saves_bytes: what the peak falls by; below 0 where it rises.
-        remark: why it saves nothing, where it does not.
+        changes: The names of the changes.
+        how: The options that make the changes, in place of the present ones.
+        effects: What each change does to the training.
+        disturbance: The largest disturbance among the changes: 0 none, 1 the same result in more time, 2 other
+            rounding, 3 another optimizer.
+        figures: The predicted memory with the changes; None if the model cannot be trained with them.
+        saves_bytes: How many bytes the peak falls by; negative if it rises.
+        remark: The reason why the changes save nothing, if they do not.
+        reason: The reason why there are no figures.
     """
 
     changes: list[str]
     how: str
     effects: list[str]
     disturbance: int
-    figures: Figures | None = None
+    figures: PredictedFigures | None = None
     saves_bytes: int | None = None
     remark: str | None = None
     reason: str | None = None
 
     @property
     def fits(self) -> bool:
-        """Whether it makes the training fit."""
+        """Whether the training fits with the changes."""
         return self.figures is not None and self.figures.fits
 
 
 class AdviceReport(Saved):
-    """What to change so that a training fits.
+    """The changes that make a training fit into a device.
 
     Attributes:
-        now: the training as it is.
-        suggestions: single changes and the combinations that matter, the best first.
-        evaluations: recipes that were traced.
+        environment: The machine and the software versions.
+        workload: The workload that is trained.
+        recipe: The present training recipe.
+        optimizer: The spec of the present optimizer.
+        device: The device that the training shall fit into.
+        margin: The memory that is left free: a share (`5%`) or a size (`1GiB`).
+        now: The predicted memory of the present training.
+        suggestions: Single changes and the combinations that make a difference, the best first.
+        evaluations: The number of recipes that were traced.
+        notes: What a reader must know about the predictions.
     """
 
     maker = "memprof advise --export-json"
@@ -75,13 +86,12 @@ class AdviceReport(Saved):
     optimizer: str
     device: FitDevice
     margin: str
-    now: Figures
+    now: PredictedFigures
     suggestions: list[Suggestion]
     evaluations: int
     notes: list[str] = Field(default=[])
 
     def to_markdown(self) -> str:
-        """Return the Markdown report."""
-        from memprof.report.content.advice import to_markdown
-
-        return to_markdown(self)
+        """Return the report as Markdown."""
+        text: str = self._rendered("to_markdown")
+        return text

@@ -1,28 +1,42 @@
-"""Saved documents: JSON that is written whole, and read back only if it is what it says it is."""
+"""Saved documents: JSON files that are written completely or not at all, and that are validated when they are read."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from memprof.errors import UsageError
 from memprof.files import write_text
 
-# A list of numbers, as indented JSON has it: a number to a line. No JSON string holds a line break.
+# A list of numbers in indented JSON, with one number on each line. A JSON string cannot match, because it cannot
+# contain a line break.
 _NUMBERS = re.compile(r"\[\n\s+-?\d[^\[\]{}\"]*\]")
+
+# The module that renders each kind of document, by schema name and function. These modules are above this package, so
+# they are named here and imported only when they are needed.
+_RENDERERS: Mapping[tuple[str, str], str] = {
+    ("memprof.comparison", "to_markdown"): "memprof.report.render.markdown",
+    ("memprof.comparison", "to_frame"): "memprof.report.render.frame",
+    ("memprof.comparison", "to_html"): "memprof.report.render.frame",
+    ("memprof.fit", "to_markdown"): "memprof.report.content.fit",
+    ("memprof.fit", "to_frame"): "memprof.report.content.fit",
+    ("memprof.advice", "to_markdown"): "memprof.report.content.advice",
+}
 
 _Self = TypeVar("_Self", bound="Saved")
 
 
 class Saved(BaseModel):
-    """A document of its own, with a `schema`.
+    """The base class of all documents that are saved to files of their own; their field `schema` names their kind.
 
     Attributes:
-        maker: the command that saves such a document.
+        maker: The command that saves such a document.
     """
 
     maker: ClassVar[str] = "memprof"
@@ -34,19 +48,30 @@ class Saved(BaseModel):
         return _NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n"
 
     def save(self, path: str | Path) -> None:
-        """Write the document to a file, whole or not at all.
+        """Write the document to a file, completely or not at all.
+
+        Args:
+            path: The file to write.
 
         Raises:
-            UsageError: the path cannot be written.
+            UsageError: The file cannot be written.
         """
         write_text(Path(path), self.to_json())
+
+    def _rendered(self, function: str, *arguments: Any) -> Any:
+        """Return the result of the renderer's function of that name for this document."""
+        kind = self.__class__.model_fields["schema_"].default.partition("/")[0]
+        return getattr(import_module(_RENDERERS[kind, function]), function)(self, *arguments)
 
     @classmethod
     def load(cls: type[_Self], path: str | Path) -> _Self:
         """Read a saved document.
 
+        Args:
+            path: The file to read.
+
         Raises:
-            UsageError: the file is missing, is no JSON, or has another schema than this version knows.
+            UsageError: The file is missing, is not JSON, or has a schema that this version does not read.
         """
         try:
             text = Path(path).read_text(encoding="utf-8")

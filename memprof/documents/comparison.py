@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from memprof.documents.base import Saved
 from memprof.documents.confidence import AllocatorHistory, Confidence, Document, Validation
@@ -27,6 +27,7 @@ from memprof.documents.run import (
     State,
     Steps,
 )
+from memprof.documents.script import ScriptInfo
 from memprof.documents.timeline import Timeline
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ __all__ = [
     "PhasePeak",
     "Rank",
     "Run",
+    "ScriptInfo",
     "State",
     "Steps",
     "WorkloadInfo",
@@ -58,12 +60,18 @@ SCHEMA: Literal["memprof.comparison/1"] = "memprof.comparison/1"
 
 
 class Environment(Document):
-    """Where the figures were made."""
+    """Where the figures were made.
+
+    Attributes:
+        instruction_set: that PyTorch's kernels use on the processor (`AVX2`); null in documents from before it was
+            there.
+    """
 
     memprof: str
     python: str
     platform: str
     processor: str
+    instruction_set: str | None = None
     cores: int
     threads: int
     memory_bytes: int
@@ -153,30 +161,62 @@ class Capacity(Document):
 
 
 class Comparison(Saved):
-    """Several optimizers on one workload."""
+    """Several optimizers on one workload, or on one training script.
+
+    Attributes:
+        workload: what was trained; null for a script.
+        script: what was run; null for a workload, and in documents from before it was there.
+        recipe: how a workload was trained; null for a script, which has its own.
+    """
 
     maker = "memprof compare --export-json"
     schema_: Literal["memprof.comparison/1"] = Field(default=SCHEMA, alias="schema")
     environment: Environment
-    workload: WorkloadInfo
-    recipe: Recipe
+    workload: WorkloadInfo | None = None
+    script: ScriptInfo | None = None
+    recipe: Recipe | None = None
     capacity: Capacity
     reference: str | None = None
     runs: list[Run]
 
+    @model_validator(mode="after")
+    def _check_subject(self) -> Comparison:
+        if (self.workload is None) == (self.script is None):
+            raise ValueError("a comparison is of a workload or of a script")
+        if (self.workload is None) != (self.recipe is None):
+            raise ValueError("a workload is trained by a recipe, and a script has its own")
+        return self
+
+    @property
+    def name(self) -> str:
+        """What was trained: the workload's name, or the script's."""
+        return self.workload.name if self.workload is not None else self.script.program if self.script else ""
+
+    @property
+    def subject(self) -> str:
+        """What was asked to be trained: the MODEL argument, or the script with its arguments."""
+        return self.workload.model if self.workload is not None else self.script.command if self.script else ""
+
+    @property
+    def strategy(self) -> str:
+        """How ranks share the training."""
+        return self.recipe.strategy if self.recipe is not None else "single"
+
+    @property
+    def world_size(self) -> int:
+        """Over how many ranks it goes."""
+        return self.recipe.world_size if self.recipe is not None else 1
+
     def to_frame(self) -> pd.DataFrame:
         """Return one row per run with the columns of `memprof compare --export-csv`; sizes are bytes."""
-        from memprof.report.render.frame import to_frame
-
-        return to_frame(self)
+        frame: pd.DataFrame = self._rendered("to_frame")
+        return frame
 
     def to_markdown(self) -> str:
         """Return the Markdown report."""
-        from memprof.report.render.markdown import to_markdown
-
-        return to_markdown(self)
+        text: str = self._rendered("to_markdown")
+        return text
 
     def _repr_html_(self) -> str:
-        from memprof.report.render.frame import to_html
-
-        return to_html(self)
+        text: str = self._rendered("to_html")
+        return text

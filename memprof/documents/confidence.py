@@ -1,6 +1,6 @@
-"""How far the figures of a run can be trusted: what a prediction rests on, and what measuring says to it.
+"""How far the figures of a run can be trusted: the basis of a prediction, and its deviation from the measurement.
 
-Parts of the comparison document (`memprof.documents.comparison`). Nothing here imports torch.
+These are parts of the comparison document (`memprof.documents.comparison`). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Document(BaseModel):
-    """A part of a saved document: it does not change, and has no field that it does not know."""
+    """The base class of the parts of saved documents: immutable, and strict about unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SizeRange(Document):
-    """A size that is known to lie between two others: one of the terms of an upper bound.
+    """A size that is known only as a range: one of the terms of an upper bound.
 
     Attributes:
-        what: has that size, for example `CUDA context`.
-        layer: the innermost layer of memory that it counts in.
-        low_bytes: the least it was seen to be.
-        bytes: what the point estimate takes.
-        high_bytes: the most; the upper bound takes what this is more than `bytes`.
-        source: where the range comes from.
+        what: The thing that has this size, for example `CUDA context`.
+        layer: The innermost layer of memory that the size counts in.
+        low_bytes: The smallest size that was seen.
+        bytes: The size that the prediction uses.
+        high_bytes: The largest size. The upper bound adds the difference between this size and `bytes`.
+        source: Where the range comes from.
     """
 
     what: str
@@ -37,12 +37,12 @@ class SizeRange(Document):
 
 
 class Confidence(Document):
-    """What a prediction and its upper bounds rest on.
+    """The basis of a prediction and of its upper bounds.
 
     Attributes:
-        basis: what was computed, chosen by a rule or taken from a table, a sentence each.
-        warnings: where something had to be guessed, a sentence each with the operator's name.
-        ranges: the terms of the upper bound, as they count at the peak.
+        basis: Sentences that say what was computed, chosen by a rule, or taken from a table.
+        warnings: Sentences that say where something had to be guessed; each names the operator.
+        ranges: The terms of the upper bound, as they count at the peak.
     """
 
     basis: list[str]
@@ -51,14 +51,14 @@ class Confidence(Document):
 
 
 class Deviation(Document):
-    """A predicted figure beside the measured one of the same trial.
+    """A predicted figure next to the measured figure of the same trial.
 
     Attributes:
-        layer: `state`, or the layer of memory: `tensors`, `allocated`, `reserved`, `process`.
-        phase: the phase whose peak it is; null for the peak of all steps.
-        category: the category of the breakdown at the peak; null for a peak.
-        predicted_bytes: what was predicted.
-        measured_bytes: what was measured.
+        layer: `state`, or the layer of memory: `tensors`, `allocated`, `reserved` or `process`.
+        phase: The phase that the peak belongs to; null for the peak of all steps.
+        category: The category of the breakdown at the peak; null if the figure is a peak.
+        predicted_bytes: The predicted figure, in bytes.
+        measured_bytes: The measured figure, in bytes.
     """
 
     layer: Literal["state", "tensors", "allocated", "reserved", "process"]
@@ -69,23 +69,24 @@ class Deviation(Document):
 
     @property
     def error_bytes(self) -> int:
-        """The signed error: above 0, too much was predicted."""
+        """The signed error in bytes; it is positive if the prediction is too high."""
         return self.predicted_bytes - self.measured_bytes
 
     @property
     def error(self) -> float | None:
-        """The signed error as a share of what was measured; None of nothing."""
+        """The signed error as a share of the measured figure; None if the measured figure is 0."""
         return self.error_bytes / self.measured_bytes if self.measured_bytes else None
 
 
 class Validation(Document):
-    """The prediction of a trial that was also measured.
+    """The comparison of a trial's prediction with its measurement.
 
     Attributes:
-        reason: why there is no prediction to compare with; null where there is one.
-        upper_bytes: the predicted upper bound of the outermost layer that both know; null where there is none.
-        upper_held: whether the measured figure stayed within it; null where there is none.
-        deviations: figure by figure; empty without a prediction.
+        reason: The reason why there is no prediction to compare with; null if there is one.
+        upper_bytes: The predicted upper bound, for the outermost layer of memory that was both predicted and measured;
+            null if there is no bound.
+        upper_held: Whether the measured figure stayed within the upper bound; null if there is no bound.
+        deviations: The deviation of every figure; empty if there is no prediction.
     """
 
     reason: str | None = None
@@ -95,18 +96,20 @@ class Validation(Document):
 
 
 class AllocatorHistory(Document):
-    """What the CUDA caching allocator itself recorded from the process's start to its end, and its replay.
+    """The CUDA caching allocator's own recording, from the start of the process to its end, and the replay of it.
 
     Attributes:
-        events: allocations and frees in the recording.
-        segment_events: how often memory was taken from the driver or given back.
-        requested_bytes: the most that was asked for at once, before rounding.
-        allocated_bytes: the most that was handed out at once, rounded.
-        reserved_bytes: the most that was held of the device at once.
-        fragmentation_bytes: reserved and not handed out, right after `reserved_bytes` was first reached.
-        replayed_reserved_bytes: `reserved_bytes` by memprof's own model of the allocator, given the same requests;
-            null where it does not model the recording (private pools of CUDA graphs).
-        exact: every segment and every address of the model is as recorded; null without a replay.
+        events: The number of allocations and frees in the recording.
+        segment_events: How often the allocator took memory from the driver or returned it.
+        requested_bytes: The peak of the requested memory, before rounding.
+        allocated_bytes: The peak of the allocated memory, after rounding.
+        reserved_bytes: The peak of the memory that the allocator held of the device.
+        fragmentation_bytes: The memory that was reserved but not allocated, right after `reserved_bytes` was first
+            reached.
+        replayed_reserved_bytes: The value of `reserved_bytes` when memprof's own model of the allocator serves the same
+            requests; null if it does not model the recording (private pools of CUDA graphs).
+        exact: Whether every segment and every address of the model is the same as in the recording; null without a
+            replay.
     """
 
     events: int

@@ -1,4 +1,4 @@
-"""The document of `memprof fit`: the largest value for each optimizer on each device."""
+"""The document of `memprof fit`: the largest value of a knob for each optimizer on each device."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 class FitDevice(Document):
-    """A device to fill.
+    """A device whose memory is to be filled.
 
     Attributes:
-        name: `cpu`, `cuda:N`, or a simulated GPU's.
-        simulated: it is not here, and was predicted for.
-        capacity_bytes: what training can allocate, before the margin.
-        usable_bytes: what the answers fill: the capacity without the margin.
-        source: `device`: what is free of this machine's device; `catalog`: a GPU's memory beside the CUDA context;
-            `budget`: what `--budget` says.
+        name: `cpu`, `cuda:N`, or the name of a simulated GPU.
+        simulated: Whether this machine does not have the device, so that its answers are predicted.
+        capacity_bytes: The memory that training can allocate, before the margin is taken off.
+        usable_bytes: The memory that the answers fill: the capacity without the margin.
+        source: Where the capacity comes from. `device`: the free memory of this machine's device. `catalog`: the memory
+            of a GPU without its CUDA context. `budget`: the value of `--budget`.
     """
 
     name: str
@@ -36,14 +36,14 @@ class FitDevice(Document):
 
 
 class FitCell(Document):
-    """One optimizer on one device.
+    """The answer for one optimizer on one device.
 
     Attributes:
-        optimizer: the spec.
-        device: its name.
-        answer: None where the optimizer cannot train the model, or it was not searched for.
-        reason: why there is no answer.
-        pending: the fit was interrupted before this cell was finished.
+        optimizer: The optimizer spec.
+        device: The name of the device.
+        answer: The answer; None if the optimizer cannot train the model, or if the search did not reach this cell.
+        reason: The reason why there is no answer.
+        pending: Whether the fit was interrupted before this cell was finished.
     """
 
     optimizer: str
@@ -54,19 +54,36 @@ class FitCell(Document):
 
     @property
     def fits(self) -> bool:
-        """Whether any value fits."""
+        """Whether at least one value fits."""
         return self.answer is not None and self.answer.value != 0
 
 
 class Evaluations(Document):
-    """How many values were tried for the whole matrix: traced for predictions, and trained."""
+    """How many values were tried for the whole matrix.
+
+    Attributes:
+        predicted: The number of values that were traced for predictions.
+        trained: The number of values that were trained.
+    """
 
     predicted: int = 0
     trained: int = 0
 
 
 class FitReport(Saved):
-    """The largest value of one knob, for optimizers and devices."""
+    """The largest value of one knob, for each optimizer on each device.
+
+    Attributes:
+        environment: The machine and the software versions.
+        workload: The workload that is trained.
+        recipe: The training recipe.
+        vary: The knob and the values that may be tried.
+        margin: The memory that is left free: a share (`5%`) or a size (`1GiB`).
+        devices: The columns of the matrix.
+        cells: The cells of the matrix.
+        evaluations: How many values were tried.
+        notes: What a reader must know about the whole matrix.
+    """
 
     maker = "memprof fit --export-json"
     schema_: Literal["memprof.fit/1"] = Field(default="memprof.fit/1", alias="schema")
@@ -81,17 +98,19 @@ class FitReport(Saved):
     notes: list[str] = Field(default=[])
 
     def cell(self, optimizer: str, device: str) -> FitCell:
-        """Return the cell of an optimizer on a device."""
+        """Return the cell of an optimizer spec and a device name."""
         return next(cell for cell in self.cells if (cell.optimizer, cell.device) == (optimizer, device))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per cell; sizes are bytes."""
-        from memprof.report.content.fit import to_frame
-
-        return to_frame(self)
+        """Return a data frame with one row per cell; sizes are in bytes."""
+        frame: pd.DataFrame = self._rendered("to_frame")
+        return frame
 
     def to_markdown(self, figure: str = "") -> str:
-        """Return the Markdown report, with a figure of the matrix where its Markdown is given."""
-        from memprof.report.content.fit import to_markdown
+        """Return the report as Markdown.
 
-        return to_markdown(self, figure)
+        Args:
+            figure: The Markdown that shows the figure of the matrix; without it, the report has no figure.
+        """
+        text: str = self._rendered("to_markdown", figure)
+        return text

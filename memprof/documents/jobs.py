@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from memprof.documents.comparison import Environment, FitAnswer, Lengths, Run, WorkloadInfo
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
+from memprof.documents.script import ScriptSpec, Substitution
 from memprof.documents.vary import Vary
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.workers.progress import Purpose
+
+Purpose = Literal["measure", "fit", "confirm", "predict"]
 
 
 class _Message(BaseModel):
@@ -59,12 +61,47 @@ class Forecast(_Message):
     steps: int | None = None
 
 
-class DeviceInquiry(_Message):
-    """Say what `--device` names mean, and how much memory there is for each of `world_size` ranks."""
+class ScriptTrial(_Message):
+    """One (script, optimizer, device): what one worker process runs, measured.
 
-    job: Literal["devices"] = "devices"
-    devices: list[str]
-    world_size: int = 1
+    Attributes:
+        steps: training steps to run; None for as many as it takes until two in a row allocate alike.
+        timeout_s: how long the script may take.
+        answers: what values that the prediction does not know are to be, by `FILE:LINE`.
+        output: the file that takes what the script prints; None for stderr.
+        keep_outputs: leave what the script saves where it saves it.
+        limit_bytes: memory that the trial may allocate; of a prediction what the device has. None for no other limit
+            than the device's own.
+        trace_folder: where to write the whole trace; None for not at all.
+    """
+
+    job: Literal["script"] = "script"
+    script: ScriptSpec
+    substitution: Substitution
+    device: str
+    steps: int | None = None
+    timeout_s: float
+    answers: dict[str, bool | int | float] = {}
+    output: str | None = None
+    keep_outputs: bool = False
+    limit_bytes: int | None = None
+    trace_folder: str | None = None
+
+
+class ScriptForecast(ScriptTrial):
+    """The same, predicted for a device that need not be here."""
+
+    job: Literal["script-forecast"] = "script-forecast"  # type: ignore[assignment]
+
+
+class ScriptInquiry(_Message):
+    """Check what can be checked of a script without running it, and describe the machine."""
+
+    job: Literal["script-inquiry"] = "script-inquiry"
+    script: ScriptSpec
+    substitutions: list[Substitution]
+    device: str
+    command: str | None = None
 
 
 class FitForecast(_Message):
@@ -106,34 +143,59 @@ class Weighing(_Message):
 
 
 class Inquiry(_Message):
-    """Check the arguments and describe the workload and the machine, without training."""
+    """Check the arguments and describe the workload, the devices and the machine, without training.
+
+    Attributes:
+        devices: `--device` names, of which the environment describes the first.
+        world_size: ranks that share a CPU's memory.
+    """
 
     job: Literal["inquiry"] = "inquiry"
     workload: WorkloadSpec
     optimizers: list[OptimizerSpec]
-    device: str
+    devices: list[str]
     world_size: int = 1
     command: str | None = None
+
+
+class DeviceFact(_Message):
+    """What a `--device` name means, as it is resolved once for a command.
+
+    Attributes:
+        name: with its number, or the catalog's.
+        simulated: it is to be predicted for.
+        memory_bytes: of the device; each rank on the CPU has its share of the machine's memory.
+        capacity_bytes: what training can allocate: of a GPU the memory beside the context, and what is free here.
+        kernels: the same for two devices on which a training makes the same requests.
+    """
+
+    name: str
+    simulated: bool
+    memory_bytes: int
+    capacity_bytes: int
+    kernels: str
 
 
 class Findings(_Message):
     """The answer to an inquiry.
 
     Attributes:
-        simulated: the device is to be predicted for.
-        device_memory_bytes: of the device; ranks on the CPU have a share of its memory each.
+        devices: what the inquiry's names mean, in their order.
     """
 
     kind: Literal["findings"] = "findings"
     environment: Environment
-    device: str
-    simulated: bool
-    device_memory_bytes: int
+    devices: list[DeviceFact]
     name: str
     knobs: dict[str, Any]
     scale: str | None
     lengths: Lengths
     positions: int | None
+
+    @property
+    def device(self) -> DeviceFact:
+        """The first device, which is the only one of a comparison."""
+        return self.devices[0]
 
     def workload_info(self, workload: WorkloadSpec, batch_size: int) -> WorkloadInfo:
         """Return what a result says of the workload that was inquired about."""
@@ -150,27 +212,12 @@ class Findings(_Message):
         )
 
 
-class DeviceFact(_Message):
-    """A device as a fit needs it.
+class ScriptFindings(_Message):
+    """The answer to an inquiry about a script; the attributes are those of `Findings`."""
 
-    Attributes:
-        name: with its number, or the catalog's.
-        simulated: it is to be predicted for.
-        capacity_bytes: what training can allocate: of a GPU the memory beside the context, and what is free here.
-        kernels: the same for two devices on which a training makes the same requests.
-    """
-
-    name: str
-    simulated: bool
-    capacity_bytes: int
-    kernels: str
-
-
-class DeviceFindings(_Message):
-    """The answer to an inquiry about devices."""
-
-    kind: Literal["devices"] = "devices"
-    devices: list[DeviceFact]
+    kind: Literal["script"] = "script"
+    environment: Environment
+    device: DeviceFact
 
 
 class FitFound(_Message):
@@ -256,5 +303,8 @@ class Mistake(_Message):
     exit_code: int
 
 
-Job = Trial | Forecast | FitForecast | Weighing | Inquiry | DeviceInquiry
-Answer = Findings | DeviceFindings | Outcome | Outcomes | FitMatrix | Weights
+Job = Annotated[
+    Trial | Forecast | ScriptTrial | ScriptForecast | ScriptInquiry | FitForecast | Weighing | Inquiry,
+    Field(discriminator="job"),
+]
+Answer = Findings | ScriptFindings | Outcome | Outcomes | FitMatrix | Weights

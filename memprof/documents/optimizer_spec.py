@@ -23,12 +23,13 @@ _EXAMPLE = "write for example sm3,momentum=0.9 or adam,betas=(0.9,0.95)"
 
 
 class OptimizerSpec(BaseModel):
-    """An optimizer and its options, as written by the user.
+    """An optimizer and its options, as the user wrote them.
 
     Attributes:
-        text: the canonical spec, one for all spellings of a choice: `Adam, lr=1e-3` is `adam,lr=0.001`.
-        name: a registry name (lower case) or an import path `pkg.mod:Class` or `file.py:Class`.
-        options: keyword arguments of the constructor; tuples are lists here, so that JSON keeps them.
+        text: The canonical spelling, which is the same for all spellings of a spec: `Adam, lr=1e-3` becomes
+            `adam,lr=0.001`.
+        name: A name of the registry in lower case, or an import path `pkg.mod:Class` or `file.py:Class`.
+        options: The keyword arguments of the constructor. Tuples are stored as lists, because JSON has no tuples.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,18 +43,22 @@ class OptimizerSpec(BaseModel):
 
     @property
     def is_import_path(self) -> bool:
-        """Whether `name` is an import path and not a name that the registry knows."""
+        """Whether `name` is an import path and not a name of the registry."""
         return ":" in self.name
 
 
 def parse_optimizer(text: str) -> OptimizerSpec:
-    """Return the spec that a text such as `sm3,momentum=0.9` or `torch.optim:AdamW,betas=(0.9,0.95)` means.
+    """Parse a spec such as `sm3,momentum=0.9` or `torch.optim:AdamW,betas=(0.9,0.95)`.
 
-    Values are int, float, `true`/`false`/`none` in any case, tuples in round or square brackets, and strings,
-    bare or quoted (quotes make `"1"` or `"true"` a string). Commas inside brackets and quotes do not split.
+    A value is an int, a float, `true`, `false` or `none` in any case, a tuple in round or square brackets, or a string.
+    A string may be quoted; quotes make `"1"` and `"true"` strings. Commas inside brackets and quotes do not separate
+    options.
+
+    Args:
+        text: The spec, as the user wrote it.
 
     Raises:
-        UsageError: the text does not follow the grammar, names an option twice or holds inf or nan.
+        UsageError: The text does not follow the grammar, gives an option twice, or contains inf or nan.
     """
     head, *items = [part.strip() for part in _split(text, text)]
     name = _parse_name(head, text)
@@ -102,7 +107,7 @@ def _parse_list(value: str, where: str) -> list[Scalar | list[Scalar]]:
         item = _parse_value(part, where)
         if isinstance(item, list) and any(isinstance(inner, list) for inner in item):
             raise UsageError(f"{where} nests brackets deeper than two levels: {value!r}")
-        items.append(item)  # type: ignore[arg-type]  # the line above leaves at most one inner level
+        items.append(item)  # type: ignore[arg-type]  # the check above leaves at most one inner level
     return items
 
 
@@ -133,7 +138,7 @@ def _parse_number(value: str, where: str) -> int | float | str:
 
 
 def _split(text: str, whole: str) -> list[str]:
-    """Split at the commas that stand outside brackets and quotes."""
+    """Split a text at the commas outside brackets and quotes; `whole` is the text that error messages show."""
     parts, closers, quote, start = [], "", "", 0
     for position, char in enumerate(text):
         if quote:
@@ -155,7 +160,7 @@ def _split(text: str, whole: str) -> list[str]:
 
 
 def _format(value: OptionValue | list[Scalar]) -> str:
-    """Return the one spelling of a value that parses back to it."""
+    """Return the canonical spelling of a value, which parses back to the same value."""
     if isinstance(value, list):
         return f"({','.join(_format(item) for item in value)}{',' if len(value) == 1 else ''})"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""How the model is trained: precision, accumulation, checkpointing, clipping, and over how many ranks."""
+"""The training recipe: precision, gradient accumulation, activation checkpointing, clipping, and the ranks."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ class Recipe(BaseModel):
     """The training recipe, the same for every optimizer of a comparison.
 
     Attributes:
-        precision: `fp32`; `bf16` (parameters and inputs); `amp-bf16` and `amp-fp16` (autocast over float32
-            parameters, the latter with a gradient scaler).
-        accumulate: micro-batches per optimizer step; each has the whole batch size.
-        checkpoint_activations: recompute the blocks of the model in the backward pass.
-        clip_grad: the largest total gradient norm, or None for no clipping.
-        zero_grad: where `zero_grad(set_to_none=True)` is called.
-        step_in_backward: step each parameter as soon as its gradient is complete, and drop the gradient.
-        strategy: `single` rank; `ddp`, every rank with the whole model; `fsdp`, parameters, gradients and state in
-            shards (`fully_shard` of each repeated block and of the model). There `amp-bf16` is FSDP's mixed precision:
-            parameters gathered in bfloat16, gradients reduced in float32.
-        world_size: ranks, each on a device of its own and with its own batch.
-        warmup: steps before the counted ones.
-        steps: counted steps; the last one is attributed operator by operator, the others are timed.
-        seed: of the weights and the batches.
+        precision: `fp32`; `bf16` (parameters and inputs); `amp-bf16` or `amp-fp16` (autocast with float32 parameters;
+            `amp-fp16` also uses a gradient scaler).
+        accumulate: The number of micro-batches per optimizer step. Each of them has the whole batch size.
+        checkpoint_activations: Whether the backward pass recomputes the activations of the model's blocks.
+        clip_grad: The largest total gradient norm; None for no clipping.
+        zero_grad: Where `zero_grad(set_to_none=True)` is called.
+        step_in_backward: Whether each parameter is stepped, and its gradient dropped, as soon as its gradient is
+            complete.
+        strategy: `single`: one rank. `ddp`: every rank holds the whole model. `fsdp`: parameters, gradients and state
+            are sharded over the ranks (`fully_shard` of each repeated block and of the model); `amp-bf16` is then
+            FSDP's mixed precision, which gathers parameters in bfloat16 and reduces gradients in float32.
+        world_size: The number of ranks. Each rank has a device and a batch of its own.
+        warmup: The number of steps before the counted ones.
+        steps: The number of counted steps. The last one is attributed operator by operator; the others are timed.
+        seed: The seed of the weights and the batches.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,5 +59,9 @@ class Recipe(BaseModel):
         return self
 
     def global_batch(self, batch_size: int) -> int:
-        """Return the samples of one optimizer step, over all ranks and micro-batches."""
+        """Return the number of samples of one optimizer step, over all ranks and micro-batches.
+
+        Args:
+            batch_size: The samples of one micro-batch on one rank.
+        """
         return batch_size * self.accumulate * self.world_size

@@ -1,4 +1,7 @@
-"""The figures of one run: what a comparison holds of each optimizer. Sizes are `int` bytes; an absent one is null."""
+"""The figures of one run, which a comparison holds for each optimizer.
+
+Sizes are whole numbers of bytes, and a figure that is absent is null.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,15 @@ CATEGORIES = (
 
 
 class OptimizerInfo(Document):
-    """The optimizer as asked for, and the implementation that ran (`fused`, `foreach`, `for-loop`, `chunked` …)."""
+    """The optimizer as the user asked for it, and the implementation that ran.
+
+    Attributes:
+        spec: The canonical spec.
+        name: The name in the registry, or the import path.
+        options: The keyword arguments of the constructor.
+        implementation: The implementation that ran, such as `fused`, `foreach`, `for-loop` or `chunked`; null if it is
+            not known.
+    """
 
     spec: str
     name: str
@@ -32,7 +43,13 @@ class OptimizerInfo(Document):
 
 
 class Parameters(Document):
-    """Unique parameters of the model: tied ones count once."""
+    """The parameters of the model. Tied parameters count once.
+
+    Attributes:
+        count: The number of parameters.
+        trainable: The number of parameters that require gradients.
+        bytes: The size of all parameters.
+    """
 
     count: int
     trainable: int
@@ -40,9 +57,15 @@ class Parameters(Document):
 
 
 class State(Document):
-    """What the optimizer holds between two steps, by walking it; parameters and gradients are not state.
+    """The state that the optimizer holds between two steps, found by walking the optimizer.
 
-    `bytes_per_parameter` divides by the trainable parameters.
+    Parameters and gradients are not part of the state.
+
+    Attributes:
+        bytes: The size of the state.
+        bytes_per_parameter: The size of the state divided by the number of trainable parameters.
+        by_dtype: The bytes of each dtype.
+        by_device: The bytes on each device.
     """
 
     bytes: int
@@ -52,19 +75,19 @@ class State(Document):
 
 
 class Peak(Document):
-    """The peak of a training step in the three layers, and the phase that sets the allocator's peak.
+    """The peak of a training step in the three layers of memory, and the phase that sets the allocator's peak.
 
     Attributes:
-        tensor_bytes: live storages that operators returned to the training step, byte-exact.
-        allocated_bytes: the allocator's peak, kernel temporaries included.
-        reserved_bytes: what the caching allocator took from the device; null on the CPU.
-        process_bytes: the process's high-water RSS on the CPU, NVML's used memory of the process on a GPU.
-        phase: the phase in which `allocated_bytes` was reached.
-        step: the step in which it was reached, counted from 1 (1 is the step that creates the state).
-        allocated_upper_bytes: a predicted run's upper bound on `allocated_bytes`; null where it was measured, or
-            where nothing is known of how far it may be off.
-        reserved_upper_bytes: the same for `reserved_bytes`.
-        process_upper_bytes: the same for `process_bytes`.
+        tensor_bytes: The byte-exact size of the live storages that operators returned to the training step.
+        allocated_bytes: The allocator's peak, including the temporaries of kernels.
+        reserved_bytes: The memory that the caching allocator took from the device; null on the CPU.
+        process_bytes: The memory of the process: its high-water RSS on the CPU, NVML's used memory on a GPU.
+        phase: The phase in which `allocated_bytes` was reached.
+        step: The step in which it was reached, counted from 1. Step 1 creates the optimizer's state.
+        allocated_upper_bytes: The upper bound on `allocated_bytes` of a predicted run; null if the run was measured, or
+            if nothing is known about the error of the prediction.
+        reserved_upper_bytes: The upper bound on `reserved_bytes`, likewise.
+        process_upper_bytes: The upper bound on `process_bytes`, likewise.
     """
 
     tensor_bytes: int | None = None
@@ -79,7 +102,7 @@ class Peak(Document):
 
 
 class PhasePeak(Document):
-    """The peaks within one phase, the largest over all steps; the upper bounds are as in `Peak`."""
+    """The peaks within one phase, each the largest over all steps. The fields mean the same as in `Peak`."""
 
     tensor_bytes: int | None = None
     allocated_bytes: int
@@ -89,10 +112,16 @@ class PhasePeak(Document):
 
 
 class Breakdown(Document):
-    """Who holds the memory at the allocator's peak of the attributed step; every map sums to `total_bytes`.
+    """What holds the memory at the allocator's peak of the attributed step.
 
-    `by_category_and_module` is the cross table, which `memprof gate` explains growth by; empty in documents from before
-    it was there.
+    The values of each map sum to `total_bytes`.
+    Attributes:
+        total_bytes: The allocated memory at the peak.
+        phase: The phase of the peak.
+        by_category: The bytes of each category.
+        by_module: The bytes of each module.
+        by_category_and_module: The bytes of each category and module, with which `memprof gate` explains growth; empty
+            in documents of older versions.
     """
 
     total_bytes: int
@@ -103,7 +132,13 @@ class Breakdown(Document):
 
 
 class Steps(Document):
-    """Counted steps: wall seconds and loss of each (warm-up excluded from times, included in `losses`)."""
+    """The figures of each training step.
+
+    Attributes:
+        seconds: The wall-clock time of each counted step, in seconds; warm-up steps are left out.
+        losses: The loss of each step, including the warm-up steps.
+        allocated_bytes: The allocator's peak of each step.
+    """
 
     seconds: list[float]
     losses: list[float]
@@ -111,12 +146,14 @@ class Steps(Document):
 
 
 class Rank(Document):
-    """One of several ranks that share a training: what its device holds.
+    """The memory of one of the ranks that share a training.
 
     Attributes:
-        parameters_bytes: the whole model's under DDP, this rank's shards under FSDP.
-        state_bytes: what this rank's optimizer holds between two steps.
-        peak: of this rank's training steps.
+        rank: The number of the rank, counted from 0.
+        device: The device of the rank.
+        parameters_bytes: The size of the parameters on this rank: the whole model with DDP, its shards with FSDP.
+        state_bytes: The state that the optimizer of this rank holds between two steps.
+        peak: The peak of the training steps on this rank.
     """
 
     rank: int
@@ -127,7 +164,12 @@ class Rank(Document):
 
 
 class FitPoint(Document):
-    """A knob value that was really trained, and the allocator peak it needed (null: it ran out of memory)."""
+    """A value of the knob that was trained or predicted.
+
+    Attributes:
+        value: The value of the knob.
+        peak_bytes: The allocator's peak at this value; null if it ran out of memory.
+    """
 
     value: int
     peak_bytes: int | None
@@ -138,19 +180,19 @@ class FitAnswer(Document):
 
     Attributes:
         knob: `batch_size`, or the workload's scale knob.
-        value: the answer; 0 where not even the smallest fits; null where the knob does not move the peak.
-        parameters: parameters of the model at `value`, for a scale knob.
-        accumulate: micro-batches of an optimizer step at `value`, for a batch size.
-        global_batch: samples of an optimizer step at `value`, over all ranks and micro-batches, for a batch size, which
-            is that of one micro-batch on one rank.
-        peak_bytes: the peak at `value`.
-        next_value: the next value, which does not fit, and `next_peak_bytes` what it would need; null where the range
-            ends at `value`.
-        phase: the phase that binds: in which the next value runs out of memory.
-        method: `extrapolated` from `points`; `confirmed`: `value` was trained within the capacity and the next
-            value was shown not to fit; `predicted`: the same without a device, by predicting both.
-        points: the values that were trained, or predicted.
-        notes: what must be known of the answer, such as that the range ended before the memory did.
+        value: The answer. 0 if not even the smallest value fits; null if the knob does not change the peak.
+        parameters: The number of parameters of the model at `value`, for a scale knob.
+        accumulate: The number of micro-batches of an optimizer step at `value`, for a batch size.
+        global_batch: The samples of an optimizer step at `value`, over all ranks and micro-batches, for a batch size;
+            the batch size itself is that of one micro-batch on one rank.
+        peak_bytes: The peak at `value`.
+        next_value: The next value, which does not fit; null if the range ends at `value`.
+        next_peak_bytes: The peak that the next value would need; null if it is not known.
+        phase: The phase that limits the answer: the one in which the next value runs out of memory.
+        method: `extrapolated`: computed from `points`. `confirmed`: `value` was trained within the capacity, and the
+            next value was shown not to fit. `predicted`: both were predicted, without a device.
+        points: The values that were trained or predicted.
+        notes: What a reader must know about the answer, for example that every value up to the end of the range fits.
     """
 
     knob: str
@@ -168,7 +210,12 @@ class FitAnswer(Document):
 
 
 class Fit(Document):
-    """The largest batch and the largest model within the capacity; null where it was not asked or cannot be said."""
+    """The largest batch and the largest model within the capacity.
+
+    Attributes:
+        batch_size: The answer for the batch size; null if it was not asked for or could not be found.
+        model: The answer for the workload's scale knob; null if it was not asked for or could not be found.
+    """
 
     batch_size: FitAnswer | None = None
     model: FitAnswer | None = None

@@ -1,4 +1,4 @@
-"""The memory of one training step from event to event: a part of the comparison document.
+"""The memory during one training step, event by event: a part of the comparison document.
 
 Nothing here imports torch.
 """
@@ -14,9 +14,16 @@ _BLOCK = re.compile(r"(?<![^.])\d+(?=\.)")
 
 
 def fold_blocks(modules: Iterable[str]) -> dict[str, str]:
-    """Return each module's name with `*` for the numbers of blocks: `blocks.*.attention`.
+    """Replace the numbers of repeated blocks in module names by `*`, as in `blocks.*.attention`.
 
-    A last number stays where the module has no parts: it tells a Sequential's layers apart.
+    A number at the end of a name stays if the module has no submodules, because it tells the layers of an
+    `nn.Sequential` apart.
+
+    Args:
+        modules: The names of modules.
+
+    Returns:
+        The new name of each module.
     """
     names = set(modules)
     blocks = {name[: number.end()] for name in names for number in _BLOCK.finditer(name)}
@@ -25,22 +32,27 @@ def fold_blocks(modules: Iterable[str]) -> dict[str, str]:
 
 
 class PhaseStart(Document):
-    """A phase begins after so many events of the step, and lasts until the next begins."""
+    """The start of a phase, which lasts until the next phase starts.
+
+    Attributes:
+        phase: The name of the phase.
+        event: How many events of the step happened before the phase started.
+    """
 
     phase: str
     event: int
 
 
 class Owner(Document):
-    """What the blocks of one category that one operator allocated for one module hold, over the timeline's points.
+    """The memory that one operator allocated for one module in one category, through the step.
 
     Attributes:
-        category: as in the breakdown.
-        module: with `*` for the number of a block, "" outside the model; null where owners too small to be listed are
-            summed up.
-        operator: "" where none was seen; null with `module`.
-        points: indices of the timeline's points at which the level changes; it is 0 before the first.
-        levels_bytes: the level from each of these points on.
+        category: The category, as in the breakdown.
+        module: The module, with `*` for the number of a repeated block; "" outside the model. Null for the sum of all
+            owners that are too small to be listed.
+        operator: The operator; "" if none was seen, and null if `module` is null.
+        points: The indices of the timeline's points at which the level changes. The level is 0 before the first.
+        levels_bytes: The level from each of these points on.
     """
 
     category: str
@@ -51,19 +63,19 @@ class Owner(Document):
 
 
 class Timeline(Document):
-    """The last training step, thinned out to a few hundred points.
+    """The last training step, reduced to a few hundred points.
 
-    Kept are the step's begin and end, the peak of allocated and of reserved memory, the begin and the peak of each
-    phase, and the highest and the lowest point of each stretch between.
+    The points are the begin and the end of the step, the peaks of the allocated and of the reserved memory, the begin
+    and the peak of each phase, and the highest and the lowest point of each interval between these.
 
     Attributes:
-        step: which step it is.
-        n_events: allocations and frees in it.
-        events: of each point, how many of these had happened; 0 is the step's begin.
-        allocated_bytes: the allocator's level at each point; the owners' levels sum to it.
-        reserved_bytes: what the caching allocator held at each point; null where that was not followed.
-        phases: in order.
-        owners: the largest first.
+        step: The number of the step.
+        n_events: The number of allocations and frees in the step.
+        events: For each point, how many of these events had happened before it; 0 at the begin of the step.
+        allocated_bytes: The allocated memory at each point, which is the sum of the owners' levels.
+        reserved_bytes: The memory that the caching allocator held at each point; null if it was not recorded.
+        phases: The starts of the phases, in order.
+        owners: The owners of the memory, the largest first.
     """
 
     step: int
@@ -75,7 +87,7 @@ class Timeline(Document):
     owners: list[Owner]
 
     def levels(self, owner: Owner) -> list[int]:
-        """Return an owner's level at every point."""
+        """Return the level of an owner at every point, in bytes."""
         changes = dict(zip(owner.points, owner.levels_bytes, strict=True))
         levels: list[int] = []
         level = 0
@@ -85,7 +97,7 @@ class Timeline(Document):
         return levels
 
     def by_category(self) -> dict[str, list[int]]:
-        """Return each category's level at every point; at each, they sum to `allocated_bytes`."""
+        """Return the level of each category at every point, in bytes; they sum to `allocated_bytes` at each point."""
         totals: dict[str, list[int]] = {}
         for owner in self.owners:
             so_far = totals.get(owner.category, [0] * len(self.events))

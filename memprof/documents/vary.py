@@ -1,4 +1,4 @@
-"""What is varied: `--vary KNOB[=LO:HI[:STEP]]`."""
+"""The knob that is varied and its range: `--vary KNOB[=LO:HI[:STEP]]`."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Vary(BaseModel):
 
     Attributes:
         knob: `batch_size`, or an integer knob of the workload.
-        low: the smallest value.
-        high: the largest value.
-        step: between neighbours.
-        samples: of a batch size, what the micro-batches of an optimizer step make up on each rank: of the values above
-            only divisors are tried, and there are as many micro-batches as it takes. None: their number is constant.
+        low: The smallest value.
+        high: The largest value that is allowed.
+        step: The distance between neighbouring values.
+        samples: For a batch size, the samples of one optimizer step on each rank. Only divisors of this number are
+            tried, and the number of micro-batches follows from it. None if the number of micro-batches is constant.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,25 +41,25 @@ class Vary(BaseModel):
 
     @cached_property
     def values(self) -> Sequence[int]:
-        """All values that may be tried, in order."""
+        """All values that may be tried, in ascending order."""
         grid = range(self.low, self.high + 1, self.step)
         return grid if self.samples is None else [value for value in _divisors(self.samples) if value in grid]
 
     @property
     def last(self) -> int:
-        """The largest value on the grid."""
+        """The largest value that may be tried."""
         return self.values[-1]
 
     def __contains__(self, value: int) -> bool:
-        """Say whether a value may be tried."""
+        """Return whether a value may be tried."""
         return value in self.values
 
     def below(self, value: int) -> int:
-        """Return the largest value on the grid that is at most the given one, else the smallest."""
+        """Return the largest value that may be tried and is at most the given one; the smallest if there is none."""
         return self.values[max(0, bisect_right(self.values, value) - 1)]
 
     def between(self, low: int, high: int) -> Sequence[int]:
-        """Return the values on the grid from `low` to `high`."""
+        """Return the values that may be tried from `low` to `high`, both included."""
         return self.values[bisect_left(self.values, low) : bisect_right(self.values, high)]
 
     def __str__(self) -> str:
@@ -68,12 +68,13 @@ class Vary(BaseModel):
 
 
 def parse_vary(text: str) -> Vary:
-    """Return what a text such as `batch_size`, `seq_len=128:4096:128` or `n_layers=1:96` varies.
+    """Parse a text such as `batch_size`, `seq_len=128:4096:128` or `n_layers=1:96`.
 
-    Without a range every value from 1 to 65,536 may be tried.
+    Args:
+        text: The text. Without a range, every value from 1 to 65,536 may be tried.
 
     Raises:
-        UsageError: it is of another form, or the range is empty, or zero or negative.
+        UsageError: The text has another form, the range is empty, or LO or STEP is below 1.
     """
     found = _TEXT.fullmatch(text.strip())
     if found is None:
@@ -89,10 +90,16 @@ def parse_vary(text: str) -> Vary:
 
 
 def with_global_batch(vary: Vary, global_batch: int, recipe: Recipe) -> Vary:
-    """Return the batch sizes that make up a global batch exactly, over a recipe's ranks and whole micro-batches.
+    """Limit the batch sizes to those that divide a global batch into whole micro-batches on every rank.
+
+    Args:
+        vary: The batch sizes that may be tried.
+        global_batch: The samples of one optimizer step, over all ranks and micro-batches.
+        recipe: The training recipe, which says how many ranks there are.
 
     Raises:
-        UsageError: another knob is varied, the recipe says how many micro-batches, or there is no such batch size.
+        UsageError: Another knob is varied, the recipe fixes the number of micro-batches, or no batch size divides the
+            global batch.
     """
     ranks = recipe.world_size
     if vary.knob != BATCH:
@@ -116,10 +123,15 @@ def _divisors(number: int) -> list[int]:
 
 
 def check_knob(vary: Vary, owner: str, knobs: Mapping[str, Any]) -> None:
-    """Refuse a knob that the workload does not have, or that is no whole number.
+    """Check that the workload has the knob that is varied, and that its value is a whole number.
+
+    Args:
+        vary: The knob to check.
+        owner: The name of the workload, for the message.
+        knobs: The knobs of the workload with their values.
 
     Raises:
-        UsageError: see above.
+        UsageError: The workload has no such knob, or the knob is not a whole number.
     """
     if vary.knob == BATCH:
         return

@@ -1,4 +1,4 @@
-"""What the user asked to train: a model, its knobs, its inputs; plain data that crosses processes."""
+"""What the user asked to train: a model, its knobs and its inputs, as plain data that is sent between processes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class WorkloadSpec(BaseModel):
     """A workload as named on the command line or in a configuration file.
 
     Attributes:
-        model: a built-in name, `path/to/file.py:attr`, `package.module:attr` or `hf:PATH_OR_ID`.
-        knobs: what `--set KEY=VALUE` sets; knobs that are left out keep their defaults.
-        inputs: what a plain module takes, one `--input` text each (grammar: `memprof.workloads.tensor_grammar`).
-        target: what its loss compares the output with, in the same grammar.
-        longest: make batches by the workload's `longest_batch`, where it has one.
+        model: A built-in name, `path/to/file.py:attr`, `package.module:attr` or `hf:PATH_OR_ID`.
+        knobs: The knobs that `--set KEY=VALUE` sets. All other knobs keep their defaults.
+        inputs: The inputs of a plain module, one `--input` text each (grammar: `memprof.workloads.tensor_grammar`).
+        target: The tensor that the loss compares a plain module's output with, in the same grammar.
+        longest: Whether batches are made by the workload's `longest_batch`, where it has one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,12 +35,14 @@ class WorkloadSpec(BaseModel):
 
 
 def parse_knobs(items: list[str]) -> dict[str, KnobValue]:
-    """Return the knobs that a list of `KEY=VALUE` texts sets.
+    """Parse the `KEY=VALUE` texts of `--set`.
 
-    A value is an int (`12`, `1_000`), a float (`0.1`, `3e-4`), a bool (`true`, `false`), else a string.
+    Args:
+        items: The texts. A value is read as an int (`12`, `1_000`), a float (`0.1`, `3e-4`), a bool (`true`, `false`),
+            or otherwise a string.
 
     Raises:
-        UsageError: an item is no `KEY=VALUE`, a key is given twice, or is `batch_size`.
+        UsageError: An item is not a `KEY=VALUE`, a key is given twice, or the key is `batch_size`.
     """
     knobs: dict[str, KnobValue] = {}
     for item in items:

@@ -1,9 +1,9 @@
-"""A trace as the pickle that PyTorch's memory viewer opens (https://pytorch.org/memory_viz).
+"""Writes a trace as the pickle that PyTorch's memory viewer opens (https://pytorch.org/memory_viz).
 
 The format is that of `torch.cuda.memory._dump_snapshot` (`_snapshot` in torch/cuda/memory.py,
-torch/csrc/cuda/memory_snapshot.cpp), checked on 2.13.0 with `torch.cuda._memory_viz`. An allocation's stack has two
-frames here: the operator with its module, and what the block holds in which phase. There is no clock in a trace: an
-event's time is its number in microseconds.
+torch/csrc/cuda/memory_snapshot.cpp), checked on 2.13.0 with `torch.cuda._memory_viz`. In this file the stack of an
+allocation has two frames: the operator with its module, and what the block holds in which phase. A trace has no clock,
+so the time of an event is its number in microseconds.
 """
 
 from __future__ import annotations
@@ -26,52 +26,57 @@ def save_snapshot(trace: Trace, path: Path, settings: AllocatorSettings | None =
     """Write a trace as a memory snapshot.
 
     Args:
-        trace: the events of a trial, at the sizes that were asked for.
-        path: of the pickle.
-        settings: of the caching allocator to serve the trace with; None for memory that is taken and given back block
-            by block, as on the CPU.
+        trace: the events of a trial, with the sizes that were requested.
+        path: the path of the pickle.
+        settings: the settings of the caching allocator that serves the trace. None means that memory is taken and given
+            back block by block, as on the CPU.
     """
     with path.open("wb") as file:
-        pickle.dump(make_snapshot(trace, settings), file, protocol=4)  # the viewer reads no later one
+        pickle.dump(make_snapshot(trace, settings), file, protocol=4)  # the viewer reads no later protocol
 
 
 def make_snapshot(trace: Trace, settings: AllocatorSettings | None = None) -> dict[str, Any]:
-    """Return the snapshot's content: the whole history of one device, and its segments after it."""
-    server: _Server = _Cached(settings) if settings is not None else _Plain()
+    """Return the content of the snapshot: the whole history of one device, and its segments at the end.
+
+    Args:
+        trace: the events of a trial, with the sizes that were requested.
+        settings: the settings of the caching allocator; see `save_snapshot`.
+    """
+    allocator: _RecordingAllocator = _CachingModel(settings) if settings is not None else _PlainAllocator()
     history: list[Entry] = []
     for time, (number, size) in enumerate(trace.events):
         if number == CACHE_EMPTIED:
-            history += [{**entry, "time_us": time} for entry in server.empty_cache()]
+            history += [{**entry, "time_us": time} for entry in allocator.empty_cache()]
         elif size:
             block = trace.blocks[number]
-            noted = server.allocate(number, block) if size > 0 else server.free(number, block)
-            history += [{**entry, "time_us": time} for entry in noted]
+            recorded = allocator.allocate(number, block) if size > 0 else allocator.free(number, block)
+            history += [{**entry, "time_us": time} for entry in recorded]
     return {
         "device_traces": [history],
-        "segments": server.segments(trace.blocks),
+        "segments": allocator.segments(trace.blocks),
         "allocator_settings": {},
         "external_annotations": [],
     }
 
 
-class _Server(Protocol):
-    """Serves blocks, and tells what a recording allocator would have noted."""
+class _RecordingAllocator(Protocol):
+    """Serves blocks, and returns what a recording allocator would have recorded."""
 
     def allocate(self, number: int, block: Block) -> list[Entry]:
         """Serve a block, by its number."""
 
     def free(self, number: int, block: Block) -> list[Entry]:
-        """Take it back."""
+        """Take a block back."""
 
     def empty_cache(self) -> list[Entry]:
         """Give back what nobody uses."""
 
     def segments(self, blocks: Sequence[Block]) -> list[Entry]:
-        """Return what is there now."""
+        """Return the segments that are held now."""
 
 
-class _Plain:
-    """Memory that is taken and given back block by block: each is a segment of its own."""
+class _PlainAllocator:
+    """Memory that is taken and given back block by block. Each block is its own segment."""
 
     def __init__(self) -> None:
         self._live: dict[int, int] = {}
@@ -101,18 +106,18 @@ class _Plain:
         ]
 
 
-class _Cached:
-    """PyTorch's caching allocator, modelled."""
+class _CachingModel:
+    """A model of PyTorch's caching allocator."""
 
     def __init__(self, settings: AllocatorSettings) -> None:
-        self._driver = _NotingMemory()
+        self._driver = _RecordingDriver()
         self._allocator = CachingAllocator(settings=settings, driver=self._driver)
         self._live: dict[int, Handle] = {}
 
     def allocate(self, number: int, block: Block) -> list[Entry]:
         handle = self._live[number] = self._allocator.allocate(block.size, block.stream)
         frames = _frames(block)
-        taken = [_entry(*noted, block.stream, frames) for noted in self._driver.take_notes()]
+        taken = [_entry(*recorded, block.stream, frames) for recorded in self._driver.take_records()]
         return [*taken, _entry("alloc", handle.address, block.size, block.stream, frames)]
 
     def free(self, number: int, block: Block) -> list[Entry]:
@@ -125,53 +130,52 @@ class _Cached:
 
     def empty_cache(self) -> list[Entry]:
         self._allocator.empty_cache()
-        return [_entry(*noted, 0, []) for noted in self._driver.take_notes()]
+        return [_entry(*recorded, 0, []) for recorded in self._driver.take_records()]
 
     def segments(self, blocks: Sequence[Block]) -> list[Entry]:
         owners = {id(handle): number for number, handle in self._live.items()}
         made = []
-        for stretch in _stretches(self._live.values(), self._allocator):
+        for run in _mapped_runs(self._live.values(), self._allocator):
             held = [
-                _held(part.address, part.size, blocks[owners[id(part)]] if id(part) in owners else None)
-                for part in stretch
+                _held(part.address, part.size, blocks[owners[id(part)]] if id(part) in owners else None) for part in run
             ]
-            made.append(_segment(held, stretch[0].stream, stretch[0].pool.small, bool(stretch[0].segment_end)))
+            made.append(_segment(held, run[0].stream, run[0].pool.small, bool(run[0].segment_end)))
         return made
 
 
-class _NotingMemory(Memory):
-    """A driver without end that notes what it gives and takes."""
+class _RecordingDriver(Memory):
+    """A driver with unlimited memory that records what it gives and takes."""
 
     def __init__(self) -> None:
         super().__init__(None)
-        self._notes: list[tuple[str, int, int]] = []
+        self._records: list[tuple[str, int, int]] = []
 
     def allocate(self, size: int, stream: int) -> int | None:
         address = super().allocate(size, stream)
         assert address is not None
-        self._notes.append(("segment_alloc", address, size))
+        self._records.append(("segment_alloc", address, size))
         return address
 
     def free(self, address: int, size: int) -> None:
         super().free(address, size)
-        self._notes.append(("segment_free", address, size))
+        self._records.append(("segment_free", address, size))
 
     def map(self, address: int, size: int) -> bool:
-        self._notes.append(("segment_map", address, size))
+        self._records.append(("segment_map", address, size))
         return super().map(address, size)
 
     def unmap(self, address: int, size: int) -> None:
         super().unmap(address, size)
-        self._notes.append(("segment_unmap", address, size))
+        self._records.append(("segment_unmap", address, size))
 
-    def take_notes(self) -> list[tuple[str, int, int]]:
-        """Return what was noted since the last call."""
-        notes, self._notes = self._notes, []
-        return notes
+    def take_records(self) -> list[tuple[str, int, int]]:
+        """Return what was recorded since the last call."""
+        records, self._records = self._records, []
+        return records
 
 
-def _stretches(live: Iterable[Handle], allocator: CachingAllocator) -> list[list[Handle]]:
-    """Return the allocator's memory as runs of neighbouring blocks with memory behind them."""
+def _mapped_runs(live: Iterable[Handle], allocator: CachingAllocator) -> list[list[Handle]]:
+    """Return the allocator's memory as runs of neighbouring blocks that have memory behind them."""
     known: dict[int, Handle] = {}
     for block in [*live, *allocator.cached_blocks()]:
         first = block
@@ -182,12 +186,12 @@ def _stretches(live: Iterable[Handle], allocator: CachingAllocator) -> list[list
 
 
 def _following(first: Handle) -> list[Handle]:
-    stretch = []
+    run = []
     block: Handle | None = first
     while block is not None and block.mapped:
-        stretch.append(block)
+        run.append(block)
         block = block.following
-    return stretch
+    return run
 
 
 def _frames(block: Block) -> list[Entry]:

@@ -1,7 +1,8 @@
-"""A trace as JSON for Perfetto (https://ui.perfetto.dev) and chrome://tracing: phases, operators, counters.
+"""Writes a trace as JSON for Perfetto (https://ui.perfetto.dev) and chrome://tracing.
 
-The format is the Trace Event Format's JSON object. There is no clock in a trace: an event's time is its number in
-microseconds. Counters hold the bytes of each category, and what is allocated and reserved.
+The file holds phases, operators and counters in the JSON object form of the Trace Event Format. A trace has no clock,
+so the time of an event is its number in microseconds. The counters hold the bytes of each category, and the bytes
+allocated and reserved.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ def save_perfetto(trace: Trace, path: Path, name: str, reserved: Sequence[int] =
 
     Args:
         trace: the events of a trial.
-        path: of the file.
-        name: of the process that the viewer shows.
-        reserved: the bytes reserved after each event; empty where that was not followed.
+        path: the path of the file.
+        name: the name of the process that the viewer shows.
+        reserved: the bytes reserved after each event; empty if they were not recorded.
     """
     document = {"displayTimeUnit": "ms", "traceEvents": list(_events(trace, name, reserved))}
     path.write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
@@ -43,7 +44,7 @@ def _events(trace: Trace, name: str, reserved: Sequence[int]) -> Iterator[dict[s
 
 
 def _operators(trace: Trace) -> Iterator[dict[str, Any]]:
-    """Yield a slice for each run of allocations that one operator makes for one module."""
+    """Yield a slice for each run of consecutive allocations that one operator makes for one module."""
     made = [(i, trace.blocks[event.block]) for i, event in enumerate(trace.events) if event.size > 0]
     for (operator, module), run in groupby(made, key=lambda one: (one[1].operator, one[1].module)):
         taken = list(run)

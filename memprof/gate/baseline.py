@@ -1,4 +1,4 @@
-"""The baseline: the figures last accepted, one sorted JSON file that is committed with the code."""
+"""The baseline: the figures that were last accepted, in a sorted JSON file that is committed with the code."""
 
 from __future__ import annotations
 
@@ -13,37 +13,52 @@ from pydantic import Field, ValidationError
 
 from memprof.devices.host import memprof_version
 from memprof.documents.confidence import Document
+from memprof.documents.wording import made_where
 from memprof.errors import UsageError, did_you_mean
 from memprof.gate.entry_figures import Figures, Record
 from memprof.gate.metrics import METRICS
-from memprof.report.content.wording import made_where
 
 SCHEMA: Literal["memprof.baseline/1"] = "memprof.baseline/1"
 _VERSION = re.compile(r"memprof\.baseline/(\d+)")
-_REMAKE = "make it anew with `memprof gate --update-baseline`, or restore it from version control"
+_REMAKE = "remake it with `memprof gate --update-baseline`, or restore it from version control"
 
 Entries = dict[str, dict[str, Record]]
 
 
 class Baseline(Document):
-    """Accepted figures, by entry and optimizer."""
+    """The accepted figures, by entry and optimizer.
+
+    Attributes:
+        memprof: The version that wrote the file.
+        entries: A record for each optimizer of each entry.
+    """
 
     schema_: Literal["memprof.baseline/1"] = Field(default=SCHEMA, alias="schema")
     memprof: str
     entries: Entries = Field(default_factory=dict)
 
     def record(self, entry: str, optimizer: str) -> Record | None:
-        """Return what was accepted for an optimizer of an entry."""
+        """Return the accepted record of an entry's optimizer, or None if there is none."""
         return self.entries.get(entry, {}).get(optimizer)
 
     def to_json(self) -> str:
-        """Return the document as sorted JSON, ending in a newline; what says nothing is left out."""
+        """Return the document as sorted JSON that ends in a newline. Fields with their default value are left out."""
         document = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
         return json.dumps({"schema": SCHEMA, **document}, indent=1, sort_keys=True) + "\n"
 
 
-class Change(Document):
-    """What an update did to one figure, or (`metric` null) to a whole record; an absent side is null."""
+class BaselineChange(Document):
+    """What an update did to one figure, or to a whole record if `metric` is null.
+
+    Attributes:
+        entry: The name of the entry.
+        optimizer: The optimizer spec.
+        metric: The name of the figure, or null if the change concerns the whole record.
+        old: The figure before the update; null if there was none.
+        new: The figure after the update; null if there is none.
+        what: The kind of change.
+        remark: A sentence for a change that is not a figure.
+    """
 
     entry: str
     optimizer: str
@@ -55,17 +70,23 @@ class Change(Document):
 
 
 def empty_baseline() -> Baseline:
-    """Return a baseline that accepts nothing yet."""
+    """Return a baseline without any entries."""
     return Baseline(schema=SCHEMA, memprof=memprof_version())
 
 
 def load_baseline(path: Path) -> Baseline | None:
-    """Return the baseline, None where there is no such file.
+    """Read the baseline from a file.
 
-    The JSON report of a gate is read as well, so that another branch's report can be compared with.
+    The file can also be the JSON report of a gate, so that a branch can be compared with another branch's report.
+
+    Args:
+        path: The path of the file.
+
+    Returns:
+        The baseline, or None if the file does not exist.
 
     Raises:
-        UsageError: the file cannot be read, is cut off, was edited into something else, or is from a newer version.
+        UsageError: The file cannot be read, is incomplete, is not a baseline, or is from a newer version.
     """
     if not path.exists():
         return None
@@ -80,7 +101,7 @@ def load_baseline(path: Path) -> Baseline | None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no figure")
+    raise ValueError(f"{name} is not a figure")
 
 
 def _as_baseline(path: Path, document: Any) -> dict[str, Any]:
@@ -96,7 +117,7 @@ def _as_baseline(path: Path, document: Any) -> dict[str, Any]:
         newer = _VERSION.fullmatch(str(schema))
         if newer is not None and int(newer[1]) > 1:
             raise UsageError(f"the baseline {path} was written by a newer memprof ({schema}); upgrade memprof")
-        raise UsageError(f"{path} is no baseline: its schema is {schema!r}, not {SCHEMA!r}; {_REMAKE}")
+        raise UsageError(f"{path} is not a baseline: its schema is {schema!r}, not {SCHEMA!r}; {_REMAKE}")
     return dict(document)
 
 
@@ -123,20 +144,24 @@ def _records(baseline: Baseline) -> Iterable[tuple[str, str, Record]]:
 
 def update(
     baseline: Baseline, figures: Sequence[Figures], known: Iterable[str], complete: bool
-) -> tuple[Baseline, list[Change]]:
-    """Return the baseline with what moved rewritten, and the changes.
+) -> tuple[Baseline, list[BaselineChange]]:
+    """Return a baseline that accepts the figures, and the list of changes.
 
-    A record whose figures all lie within their noise stays as it is, to the byte. Runs that failed or do not fit
-    change nothing: they cannot be accepted.
+    A record whose figures all lie within their noise stays byte for byte as it is. Runs that failed or do not fit
+    cannot be accepted, so they change nothing.
 
     Args:
-        baseline: as it was.
-        figures: as they are.
-        known: the names of all entries of the configuration; the records of others are removed.
-        complete: every entry was run; False leaves the records of those that were not.
+        baseline: The baseline before the update.
+        figures: The figures to accept.
+        known: The names of all entries of the configuration. If `complete` is set, records of other entries are
+            removed.
+        complete: Whether every entry was run. If it is False, the records of entries that were not run are kept.
+
+    Returns:
+        The new baseline and the changes; the old baseline itself if nothing changed.
     """
     entries = {entry: dict(records) for entry, records in baseline.entries.items()}
-    changes: list[Change] = []
+    changes: list[BaselineChange] = []
     for made in figures:
         old = baseline.record(made.entry, made.optimizer)
         new = made.record()
@@ -152,8 +177,8 @@ def update(
     return Baseline(schema=SCHEMA, memprof=memprof_version(), entries=kept), changes
 
 
-def _remove(entries: Entries, figures: Sequence[Figures], known: set[str]) -> list[Change]:
-    """Drop the records that nothing was made for; an entry at level off keeps its own."""
+def _remove(entries: Entries, figures: Sequence[Figures], known: set[str]) -> list[BaselineChange]:
+    """Drop the records that no figures were made for; an entry whose level is off keeps its records."""
     made = {(one.entry, one.optimizer) for one in figures}
     ran = {one.entry for one in figures}
     gone = [
@@ -164,12 +189,20 @@ def _remove(entries: Entries, figures: Sequence[Figures], known: set[str]) -> li
     ]
     for entry, optimizer in gone:
         del entries[entry][optimizer]
-    return [Change(entry=entry, optimizer=optimizer, what="removed") for entry, optimizer in gone]
+    return [BaselineChange(entry=entry, optimizer=optimizer, what="removed") for entry, optimizer in gone]
 
 
-def record_changes(made: Figures, old: Record | None) -> list[Change]:
-    """Return how the figures differ from what was accepted, beyond noise; nothing where they do not."""
-    change = partial(Change, entry=made.entry, optimizer=made.optimizer)
+def record_changes(made: Figures, old: Record | None) -> list[BaselineChange]:
+    """Return how the figures differ from the accepted record by more than their noise.
+
+    Args:
+        made: The figures of this run.
+        old: The accepted record, or None if there is none.
+
+    Returns:
+        The changes; an empty list if there are none.
+    """
+    change = partial(BaselineChange, entry=made.entry, optimizer=made.optimizer)
     if old is None:
         values = [change(metric=name, new=value, what="added") for name, value in made.values.items()]
         return values or [change(what="added")]
@@ -184,10 +217,10 @@ def record_changes(made: Figures, old: Record | None) -> list[Change]:
         if before != after and not within_noise(before, after, float(metric.noise_of(made.source))):
             changes.append(change(metric=name, old=before, new=after))
     if sorted(old.unlimited) != sorted(made.unlimited) and not changes:
-        changes.append(change(remark="what has no upper end changed"))
+        changes.append(change(remark="the searches without a largest value changed"))
     return changes
 
 
 def within_noise(before: int | None, after: int | None, share: float) -> bool:
-    """Whether a figure moved no further than it does by itself."""
+    """Return whether a figure changed by no more than its noise, which is given as a share of `before`."""
     return before is not None and after is not None and abs(after - before) <= share * before

@@ -1,4 +1,4 @@
-"""`[tool.memprof]` of pyproject.toml, or memprof.toml: budgets by name, and a block of defaults for all of them.
+"""Reads the budgets and their common defaults from `[tool.memprof]` in pyproject.toml or from memprof.toml.
 
     baseline = "memprof-baseline.json"         # the default, beside the configuration
 
@@ -10,13 +10,15 @@
     optimizers = ["sm3", "adam"]
     peak_allocated_bytes = ["20 GiB", "+2%"]
 
-An entry's key replaces the default's; `peak_allocated_bytes = []` drops a limit that the defaults set.
+A key of an entry replaces the same key of the defaults. `peak_allocated_bytes = []` drops a limit that the defaults
+set.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -40,7 +42,7 @@ _MEASURED_REPEATS = 3
 
 
 class _Settings(BaseModel):
-    """The keys of an entry that are no limits and no part of the recipe."""
+    """The keys of an entry that are neither limits nor part of the recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
@@ -57,21 +59,21 @@ class _Settings(BaseModel):
     message: str | None = None
 
 
-KEYS = (*_Settings.model_fields, *Recipe.model_fields, *METRICS)  # of an entry
+KEYS = (*_Settings.model_fields, *Recipe.model_fields, *METRICS)  # the keys that an entry may have
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """One named entry.
+    """One named entry of the configuration.
 
     Attributes:
-        name: of the entry.
-        settings: what is trained, where, and how a violation counts.
-        recipe: how it is trained.
-        limits: on its figures; without any, all that is asked is that the training fits the device.
-        optimizers: the canonical specs.
-        file: the configuration's name, for annotations.
-        line: where the entry begins in it.
+        name: The name of the entry.
+        settings: What is trained, on which device, and how serious a violation is.
+        recipe: How it is trained.
+        limits: The limits on its figures. If there are none, the training only has to fit the device.
+        optimizers: The optimizer specs in canonical form.
+        file: The name of the configuration file, for annotations.
+        line: The line of that file where the entry begins, or None if it is not known.
     """
 
     name: str
@@ -84,34 +86,45 @@ class Budget:
 
     @property
     def needs_fit(self) -> bool:
-        """Whether a limit needs the search for the largest batch or model."""
+        """Whether a limit requires the search for the largest batch or model."""
         return any(limit.metric.name in FITTED for limit in self.limits)
 
     @property
     def repeats(self) -> int:
-        """How often a measurement is repeated: what was asked for, else 3 where the process's memory is limited."""
+        """How many times the entry is measured.
+
+        By default that is 3 if there is a limit on the process's memory, which varies from run to run, and 1 otherwise.
+        """
         limited = any(limit.metric.name == "process_bytes" for limit in self.limits)
         return self.settings.repeats or (_MEASURED_REPEATS if limited else 1)
 
     @property
     def capacity_bytes(self) -> int | None:
-        """The memory to fill, where it is not the device's."""
+        """The capacity in bytes that replaces the device's memory, or None."""
         return parse_size(self.settings.capacity) if self.settings.capacity is not None else None
 
 
 @dataclass(frozen=True)
 class Config:
-    """The whole configuration; `baseline` is where the accepted figures are."""
+    """The whole configuration.
+
+    Attributes:
+        path: The path of the configuration file.
+        baseline: The path of the baseline.
+        budgets: The entries, in the order of the file.
+    """
 
     path: Path
     baseline: Path
     budgets: tuple[Budget, ...]
 
     def select(self, patterns: Sequence[str]) -> tuple[Budget, ...]:
-        """Return the entries that match any of the shell patterns, all without patterns, but for those at level off.
+        """Return the entries that match at least one of the shell patterns; without patterns, return all entries.
+
+        Entries whose level is off are left out.
 
         Raises:
-            UsageError: a pattern matches no entry.
+            UsageError: A pattern matches no entry.
         """
         names = [budget.name for budget in self.budgets]
         for pattern in patterns:
@@ -126,10 +139,16 @@ class Config:
 
 
 def read_config(file: ConfigFile) -> Config:
-    """Return what a configuration file says, checked.
+    """Check the content of a configuration file.
+
+    Args:
+        file: The parsed file.
+
+    Returns:
+        The configuration.
 
     Raises:
-        UsageError: a key is unknown, or a value is none; the sentence has file and line.
+        UsageError: A key is unknown, or a value is not valid. The message names the file and the line.
     """
     table = file.table
     unknown = next((key for key in table if key not in _TOP), None)
@@ -169,10 +188,12 @@ def _budget(file: ConfigFile, name: str, defaults: dict[str, Any], entry: Any) -
     limits: list[Limit] = []
     for metric in METRICS.values():
         if metric.name in merged:
-            with_place = _Place(file, table, metric.name)
-            limits += with_place(parse_limits, metric, merged[metric.name], settings.level, settings.message)
-    _Place(file, table, "capacity")(parse_size, settings.capacity or "1 B")
-    optimizers = [_Place(file, table, "optimizers")(parse_optimizer, text).text for text in settings.optimizers]
+            with _located(file, table, metric.name):
+                limits += parse_limits(metric, merged[metric.name], settings.level, settings.message)
+    with _located(file, table, "capacity"):
+        parse_size(settings.capacity or "1 B")
+    with _located(file, table, "optimizers"):
+        optimizers = [parse_optimizer(text).text for text in settings.optimizers]
     budget = Budget(
         name=name,
         settings=settings,
@@ -187,7 +208,7 @@ def _budget(file: ConfigFile, name: str, defaults: dict[str, Any], entry: Any) -
 
 
 def _refuse(file: ConfigFile, table: str, budget: Budget) -> None:
-    """Refuse what can be seen to fail without running anything."""
+    """Raise a UsageError for mistakes that can be found without running anything."""
     twice = next((text for text in budget.optimizers if budget.optimizers.count(text) > 1), None)
     if twice is not None:
         raise UsageError(f"{file.where(table, 'optimizers')} names the optimizer {twice!r} twice; keep one")
@@ -198,18 +219,13 @@ def _refuse(file: ConfigFile, table: str, budget: Budget) -> None:
                 raise UsageError(f"{place} limits {limit.metric.name} on the CPU: {limit.metric.absent}")
 
 
-class _Place:
-    """Calls a function, and puts the place in the file before what it says is wrong."""
-
-    def __init__(self, file: ConfigFile, table: str, key: str) -> None:
-        self._where = (table, key)
-        self._file = file
-
-    def __call__(self, function: Any, *arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except UsageError as error:
-            raise UsageError(f"{self._file.where(*self._where)} {error}") from None
+@contextmanager
+def _located(file: ConfigFile, table: str, key: str) -> Iterator[None]:
+    """Put the location of a key in front of the sentence of a UsageError."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{file.where(table, key)} {error}") from None
 
 
 def _validated(file: ConfigFile, table: str, model: type[Any], values: dict[str, Any]) -> Any:
@@ -222,7 +238,7 @@ def _validated(file: ConfigFile, table: str, model: type[Any], values: dict[str,
             raise UsageError(f'{file.where(table)} lacks {key!r}; say what is trained, e.g. model = "gpt2"') from None
         hint = did_you_mean(str(first["input"]), list(LEVELS)) if key == "level" else ""
         wanted = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
-        if not key:  # values that do not go together, told in the words of the command line
+        if not key:  # the values contradict each other, and the message names them as command-line options
             keys = re.sub(r"--([a-z-]+)", lambda option: option[1].replace("-", "_"), wanted)
             raise UsageError(f"{file.where(table)}: {keys}") from None
         if first["type"] == "list_type" and isinstance(first["input"], str):

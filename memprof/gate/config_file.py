@@ -1,4 +1,4 @@
-"""The configuration file: finding it, reading it, and saying where in it something stands."""
+"""Finds and reads the configuration file, and tells on which line of it a table or a key is."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class ConfigFile:
     """A configuration file.
 
     Attributes:
-        path: where it is.
-        text: what stands in it.
-        table: what memprof's part of it says.
-        prefix: of the table names: `tool.memprof.` in pyproject.toml, nothing in memprof.toml.
+        path: The path of the file.
+        text: The text of the file.
+        table: The parsed table of memprof.
+        prefix: What table names begin with: `tool.memprof.` in pyproject.toml, and the empty string in memprof.toml.
     """
 
     path: Path
@@ -39,7 +39,10 @@ class ConfigFile:
     prefix: str
 
     def line_of(self, table: str, key: str | None = None) -> int | None:
-        """Return the line of a table's header, or of a key below it; None where it is written in another way."""
+        """Return the line of a table's header, or of a key below it.
+
+        The answer is None if the file has no such header line, for example because the table is written inline.
+        """
         lines = self.text.splitlines()
         wanted = _plain(self.prefix + table)
         for number, line in enumerate(lines, 1):
@@ -48,20 +51,28 @@ class ConfigFile:
         return None
 
     def where(self, table: str, key: str | None = None) -> str:
-        """Return `memprof.toml:12: [budgets.pretrain]`, what sentences about the table begin with."""
+        """Return the beginning of an error message about a table: `memprof.toml:12: [budgets.pretrain]`."""
         line = self.line_of(table, key)
         place = f"{self.path.name}:{line}" if line is not None else self.path.name
         return f"{place}: [{self.prefix}{table}]"
 
 
 def find_config(start: Path, explicit: str | None = None) -> ConfigFile:
-    """Return the configuration: the file named, else the nearest in `start` and the folders above it.
+    """Find the configuration.
 
-    In one folder `memprof.toml` comes before the `[tool.memprof]` of `pyproject.toml`, as ruff's own file does.
+    Within one folder, `memprof.toml` takes precedence over the `[tool.memprof]` of `pyproject.toml`, just as ruff
+    prefers its own file.
+
+    Args:
+        start: The folder where the search begins. It continues in the folders above.
+        explicit: The file that the user named; then there is no search.
+
+    Returns:
+        The file named, or the nearest one found.
 
     Raises:
-        UsageError: the file named is not there, or a file is no TOML.
-        MemprofError: no file was named and there is none (nothing to do).
+        UsageError: The file named does not exist, or a file is not valid TOML.
+        MemprofError: No file was named and none was found, so there is nothing to do.
     """
     if explicit is not None:
         found = _load(Path(explicit))
@@ -84,7 +95,7 @@ def find_config(start: Path, explicit: str | None = None) -> ConfigFile:
 
 
 def _load(path: Path) -> ConfigFile | None:
-    """Return the file's configuration, None for a pyproject.toml without one."""
+    """Return the file's configuration, or None for a pyproject.toml without a `[tool.memprof]`."""
     text, document = read_toml(path)
     if path.name != PROJECT_FILE:
         return ConfigFile(path, text, document, "")
@@ -98,10 +109,10 @@ def _load(path: Path) -> ConfigFile | None:
 
 
 def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return a TOML file's text and what it says.
+    """Return the text of a TOML file and the parsed document.
 
     Raises:
-        UsageError: it cannot be read or is no TOML; the sentence has its line.
+        UsageError: The file cannot be read or is not valid TOML. The message names the line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -112,10 +123,17 @@ def read_toml(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def parse_toml(path: Path, text: str) -> dict[str, Any]:
-    """Return what TOML says that stands, or is to stand, in a file.
+    """Parse the text of a TOML file.
+
+    Args:
+        path: The path of the file, for the error message; the file is not read and need not exist yet.
+        text: The text to parse.
+
+    Returns:
+        The parsed document.
 
     Raises:
-        UsageError: it is no TOML; the sentence has its line.
+        UsageError: The text is not valid TOML. The message names the line.
     """
     try:
         document: dict[str, Any] = tomllib.loads(text)
@@ -128,7 +146,7 @@ def _malformed(path: Path, text: str, message: str) -> str:
     found = _LINE.search(message)
     line = (found[1] if found else None) or len(text.splitlines())
     said = message[: found.start()] if found else message
-    hint = " (an entry or a key stands there twice)" if _DUPLICATE.search(said) else ""
+    hint = " (the file has an entry or a key twice)" if _DUPLICATE.search(said) else ""
     return f"{path.name}:{line}: not TOML: {said}{hint}"
 
 

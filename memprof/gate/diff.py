@@ -1,4 +1,4 @@
-"""What changed between two saved comparisons, figure by figure, with the gate's own explanation."""
+"""Compares two saved comparisons figure by figure, and explains the changes as the gate does."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ from memprof.gate.metrics import METRICS
 
 SCHEMA: Literal["memprof.difference/1"] = "memprof.difference/1"
 Outcome = Literal["same", "within-noise", "better", "worse", "only-old", "only-new"]
-# The figure that the explanation of a run is about: the first of these that moved.
-_TELLING = ("peak_allocated_bytes", "peak_reserved_bytes", "state_bytes", "process_bytes")
+# A run is explained by the first of these figures that changed.
+_EXPLAINED = ("peak_allocated_bytes", "peak_reserved_bytes", "state_bytes", "process_bytes")
 
 
 class FigureChange(Document):
-    """One figure in both comparisons; an absent side is null."""
+    """One figure in both comparisons.
+
+    Attributes:
+        metric: The name of the figure.
+        old: The figure of the older comparison; null if it has none.
+        new: The figure of the newer comparison; null if it has none.
+        outcome: How the two compare.
+    """
 
     metric: str
     old: int | None = None
@@ -34,11 +41,11 @@ class RunChange(Document):
     """One optimizer in both comparisons.
 
     Attributes:
-        optimizer: its spec.
-        old_status: how its run ended; null where it was not there.
-        new_status: the same in the newer comparison.
-        figures: what both say.
-        why: which category and which module grew or shrank, largest first, and what was trained otherwise.
+        optimizer: The optimizer spec.
+        old_status: How its run ended in the older comparison; null if it has no such run.
+        new_status: How its run ended in the newer comparison; null if it has no such run.
+        figures: The figures of both runs.
+        why: Which categories and modules grew or shrank, the largest first, and which settings differ.
     """
 
     optimizer: str
@@ -49,7 +56,13 @@ class RunChange(Document):
 
 
 class Difference(Saved):
-    """What changed from one comparison to another."""
+    """What changed from one comparison to another.
+
+    Attributes:
+        old: The name of the older comparison.
+        new: The name of the newer comparison.
+        runs: The changes, one item for each optimizer of either comparison.
+    """
 
     schema_: Literal["memprof.difference/1"] = Field(default=SCHEMA, alias="schema")
     old: str
@@ -58,12 +71,15 @@ class Difference(Saved):
 
 
 def compare_documents(old: Comparison, new: Comparison, names: tuple[str, str]) -> Difference:
-    """Return what changed for every optimizer of either comparison.
+    """Compare two comparisons.
 
     Args:
-        old: the earlier comparison.
-        new: the later one.
-        names: what to call them.
+        old: The older comparison.
+        new: The newer comparison.
+        names: The names of the older and the newer comparison.
+
+    Returns:
+        The changes, for every optimizer of either comparison.
     """
     before = {one.optimizer: one for one in figures_of("", old)}
     after = {one.optimizer: one for one in figures_of("", new)}
@@ -101,12 +117,12 @@ def _outcome(name: str, before: int | None, after: int | None, new: Figures | No
     metric = METRICS[name]
     if within_noise(before, after, float(metric.noise_of(new.source))):
         return "within-noise"
-    return "better" if (after > before) is metric.lower else "worse"
+    return "better" if (after > before) is metric.higher_is_better else "worse"
 
 
 def _why(old: Figures | None, new: Figures | None, figures: Sequence[FigureChange]) -> list[str]:
     if old is None or new is None:
         return []
     moved = [one.metric for one in figures if one.outcome in ("better", "worse", "within-noise")]
-    telling = next((name for name in _TELLING if name in moved), _TELLING[0])
+    telling = next((name for name in _EXPLAINED if name in moved), _EXPLAINED[0])
     return explain(METRICS[telling], old, new)

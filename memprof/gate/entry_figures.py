@@ -1,4 +1,4 @@
-"""The figures of an entry as flat, plain data: what verdicts are made of, and what a baseline stores."""
+"""The figures of an entry as flat data. The verdicts are computed from them, and a baseline stores them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,22 @@ from memprof.documents.confidence import Document
 from memprof.documents.timeline import fold_blocks
 from memprof.gate.metrics import ANY, METRICS, Source
 
-Holders = dict[str, dict[str, int]]  # category -> module -> bytes; blocks that differ in their number stand together
+# Bytes by category and module. Modules that differ only in their block number are added up (`layers.*.mlp`).
+Holders = dict[str, dict[str, int]]
 
 
 class Fingerprint(Document):
-    """Where figures were made, in so far as measured ones depend on it; the device of a prediction is in `Record`.
+    """The environment that measured figures depend on. The device that figures are for is in `Record`.
 
-    What only a GPU has is null for measurements on a CPU and for predictions.
+    The fields about a GPU are null for measurements on a CPU and for predictions.
+
+    Attributes:
+        torch: The version of PyTorch.
+        cuda: The version of CUDA.
+        driver: The version of the GPU driver.
+        gpu: The name of the GPU.
+        gpu_memory_bytes: The memory of the GPU.
+        allocator_conf: The settings of the caching allocator; null for figures on the CPU.
     """
 
     torch: str
@@ -30,21 +39,28 @@ class Fingerprint(Document):
     allocator_conf: str | None = None
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """Return what differs from another, as `torch 2.13.0 is now 2.15.0`."""
+        """Return the differences from a newer fingerprint, as `torch 2.13.0 is now 2.15.0`."""
         mine, theirs = self.model_dump(), other.model_dump()
         return [f"{name} {mine[name]} is now {theirs[name]}" for name in mine if mine[name] != theirs[name]]
 
 
-class Setup(Document):
-    """What was trained; of the recipe only what is not the default."""
+class EntrySetup(Document):
+    """What was trained; of the recipe only what is not the default.
+
+    Attributes:
+        model: the MODEL argument, or the script with its arguments.
+        knobs: of the model.
+        batch_size: of each micro-batch; null for a script, which has its own.
+        recipe: how it was trained.
+    """
 
     model: str
-    knobs: dict[str, Any]
-    batch_size: int
+    knobs: dict[str, Any] = Field(default_factory=dict)
+    batch_size: int | None = None
     recipe: dict[str, Any] = Field(default_factory=dict)
 
-    def differences(self, other: Setup) -> list[str]:
-        """Return what differs from another, as `batch_size 8 is now 16`."""
+    def differences(self, other: EntrySetup) -> list[str]:
+        """Return the differences from a newer setup, as `batch_size 8 is now 16`."""
         mine, theirs = self._flat(), other._flat()
         names = sorted(set(mine) | set(theirs))
         return [
@@ -54,27 +70,28 @@ class Setup(Document):
         ]
 
     def _flat(self) -> dict[str, Any]:
-        return {"model": self.model, "batch_size": self.batch_size, **self.knobs, **self.recipe}
+        size = {} if self.batch_size is None else {"batch_size": self.batch_size}
+        return {"model": self.model, **size, **self.knobs, **self.recipe}
 
 
 class Record(Document):
     """The figures of one optimizer in one entry.
 
     Attributes:
-        source: measured or predicted.
-        device: where it trained, or was predicted to.
-        fingerprint: where the figures were made.
-        setup: what was trained.
-        values: the figures, by metric; those that the run does not give are left out.
-        unlimited: metrics of fits without an upper end.
-        phase: the phase that sets the peak.
-        holders: who holds the memory at the peak.
+        source: `measured` or `predicted`.
+        device: The device that it was trained on or predicted for.
+        fingerprint: The environment in which the figures were made.
+        setup: What was trained.
+        values: The figures by metric. Metrics that the run has no figure for are left out.
+        unlimited: The metrics of searches that found no largest value, because the knob does not change the peak.
+        phase: The phase that sets the peak.
+        holders: The memory at the peak by category and module.
     """
 
     source: Source
     device: str
     fingerprint: Fingerprint
-    setup: Setup
+    setup: EntrySetup
     values: dict[str, NonNegativeInt] = Field(default_factory=dict)
     unlimited: list[str] = Field(default_factory=list)
     phase: str | None = None
@@ -82,16 +99,17 @@ class Record(Document):
 
 
 class Figures(Record):
-    """A record as it was just made, or why it was not.
+    """The record of a run of the gate, or the reason why the run has none.
 
     Attributes:
-        entry: the budget's name.
-        optimizer: its spec.
-        status: of the run; `oom` has figures too where a prediction without a limit gave them.
-        reason: why it failed.
-        mistake: the reason lies in the arguments or the model's own code: exit code 2 and not 3.
-        capacity_bytes: what there was to take.
-        notes: what the reader must know.
+        entry: The name of the budget.
+        optimizer: The optimizer spec.
+        status: The status of the run. A run with `oom` has figures as well if they could be predicted for a larger
+            device.
+        reason: Why the run failed.
+        mistake: Whether the fault lies in the arguments or in the model's own code. The exit code is then 2, not 3.
+        capacity_bytes: The memory that was available.
+        notes: Remarks for the reader.
     """
 
     entry: str
@@ -103,7 +121,7 @@ class Figures(Record):
     notes: list[str] = Field(default_factory=list)
 
     def record(self) -> Record:
-        """Return what a baseline keeps of it."""
+        """Return the part that a baseline stores."""
         return Record(**{name: getattr(self, name) for name in Record.model_fields})
 
 
@@ -113,7 +131,6 @@ def figures_of(entry: str, comparison: Comparison) -> list[Figures]:
 
 
 def _figures(entry: str, comparison: Comparison, run: Run) -> Figures:
-    workload = comparison.workload
     values = {metric.name: metric.read(run) for metric in METRICS.values()}
     return Figures(
         entry=entry,
@@ -123,18 +140,25 @@ def _figures(entry: str, comparison: Comparison, run: Run) -> Figures:
         status=run.status,
         reason=run.reason,
         fingerprint=_fingerprint(comparison.environment, run),
-        setup=Setup(
-            model=workload.model,
-            knobs=workload.knobs,
-            batch_size=workload.batch_size,
-            recipe=comparison.recipe.model_dump(mode="json", exclude_defaults=True),
-        ),
+        setup=_setup(comparison),
         values={name: value for name, value in values.items() if isinstance(value, int)},
         unlimited=[name for name, value in values.items() if value == ANY],
         phase=run.peak.phase if run.peak is not None else None,
         holders=_holders(run),
         capacity_bytes=comparison.capacity.bytes,
         notes=run.notes,
+    )
+
+
+def _setup(comparison: Comparison) -> EntrySetup:
+    workload, recipe = comparison.workload, comparison.recipe
+    if workload is None or recipe is None:
+        return EntrySetup(model=comparison.subject)
+    return EntrySetup(
+        model=workload.model,
+        knobs=workload.knobs,
+        batch_size=workload.batch_size,
+        recipe=recipe.model_dump(mode="json", exclude_defaults=True),
     )
 
 
@@ -151,7 +175,10 @@ def _fingerprint(environment: Environment, run: Run) -> Fingerprint:
 
 
 def _holders(run: Run) -> Holders:
-    """Return the cross table with the blocks folded; a document without one gives its categories."""
+    """Return the breakdown by category and module, with the modules of all blocks added up.
+
+    A breakdown without modules gives its categories.
+    """
     if run.breakdown is None:
         return {}
     table = run.breakdown.by_category_and_module
@@ -168,9 +195,16 @@ def _holders(run: Run) -> Holders:
 
 
 def best_of(repeats: Sequence[Figures]) -> Figures:
-    """Return one set of figures for several measurements of the same thing, and say where they differ.
+    """Combine repeated measurements of one run, and note where they differ.
 
-    Resident memory errs upwards, so the least counts; of every other figure the worst. A repeat that failed decides.
+    Resident memory can only be measured too high, so its smallest value counts. Of every other figure the worst value
+    counts. If a repeat failed, the answer is that repeat.
+
+    Args:
+        repeats: The figures of each repeat; at least one.
+
+    Returns:
+        One set of figures.
     """
     broken = next((figures for figures in repeats if figures.status != "ok"), None)
     if broken is not None or len(repeats) == 1:

@@ -1,31 +1,32 @@
-"""Why a figure grew: which category and which module hold more than they did; the same for `gate` and for `diff`."""
+"""Explains why a figure grew: which categories and modules hold more than before. `gate` and `diff` share it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
 
+from memprof.documents.wording import category_title, phase_words
 from memprof.gate.entry_figures import Holders, Record
 from memprof.gate.metrics import Metric
-from memprof.report.content.wording import category_title, phase_words
 from memprof.units import format_size
 
-# A module is named if it, with all below it, makes up this share of its category's change.
+# A module is named if it and its submodules account for this share of the category's change.
 _DOMINANT = 0.75
-# Causes below this share of the largest are not worth a line.
+# Causes smaller than this share of the largest cause are left out.
 _MINOR = 0.05
 _MOST = 4
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A category that holds another amount than before.
+    """A category whose size changed.
 
     Attributes:
-        category: of the breakdown, or what lies between two layers.
-        change_bytes: signed.
-        module: the innermost module, blocks folded, that holds most of the change; "" for none.
-        module_bytes: its own part of the change; None where only that it is most of it is known.
+        category: A category of the breakdown, or the difference between two layers of memory.
+        change_bytes: The signed change.
+        module: The innermost module that accounts for most of the change, with `*` for a block number; the empty
+            string if there is none.
+        module_bytes: The module's part of the change, or None if only an approximate part is known.
     """
 
     category: str
@@ -34,7 +35,7 @@ class Cause:
     module_bytes: int | None = 0
 
     def sentence(self) -> str:
-        """Return `activations +1.20 GiB in model.layers.*.mlp`."""
+        """Return the cause in words, such as `activations +1.20 GiB in model.layers.*.mlp`."""
         text = f"{category_title(self.category)} {signed(self.change_bytes)}"
         if not self.module:
             return text
@@ -50,7 +51,7 @@ def signed(size_bytes: int) -> str:
 
 
 def causes(old: Holders, new: Holders) -> list[Cause]:
-    """Return the categories that hold another amount than before, the largest change first."""
+    """Return the categories whose size changed, the largest change first."""
     found = []
     for category in sorted({*old, *new}):
         before, after = Counter(old.get(category, {})), Counter(new.get(category, {}))
@@ -63,12 +64,21 @@ def causes(old: Holders, new: Holders) -> list[Cause]:
 
 
 def explain(metric: Metric, old: Record, new: Record) -> list[str]:
-    """Return why a figure of `new` is what it is, against `old`: sentences, the largest cause first.
+    """Explain how a figure changed from one record to another.
 
-    Causes that work in the direction of the change come first; those that work against it only where they are large.
+    Causes that have the direction of the change come first. Causes in the other direction are included only if they
+    are large.
+
+    Args:
+        metric: The figure.
+        old: The earlier record.
+        new: The later record.
+
+    Returns:
+        Phrases about the causes, the largest first, and then about what else changed.
     """
     before, after = old.values.get(metric.name), new.values.get(metric.name)
-    rising = before is None or after is None or (after > before) is not metric.lower
+    rising = before is None or after is None or (after > before) is not metric.higher_is_better
     found = causes(old.holders, new.holders) + _between_layers(metric, old, new)
     if metric.category is not None and before is not None and after is not None:
         found = [_exactly(cause, after - before) for cause in found if cause.category == metric.category]
@@ -79,7 +89,7 @@ def explain(metric: Metric, old: Record, new: Record) -> list[str]:
 
 
 def context(old: Record, new: Record) -> list[str]:
-    """Return what else changed between two records: what was trained, the phase of the peak, the version."""
+    """Return what else changed between two records: the setup, the device, the phase of the peak, and the versions."""
     said = old.setup.differences(new.setup)
     said += [f"device {old.device} is now {new.device}"] if old.device != new.device else []
     if old.phase != new.phase and old.phase and new.phase:
@@ -88,7 +98,7 @@ def context(old: Record, new: Record) -> list[str]:
 
 
 def largest_holders(metric: Metric, record: Record) -> list[str]:
-    """Return who holds the memory, where there is nothing to compare with."""
+    """Return the categories that hold the most memory, for a record that has nothing to be compared with."""
     held = [
         (category, Counter(modules))
         for category, modules in record.holders.items()
@@ -105,14 +115,17 @@ def largest_holders(metric: Metric, record: Record) -> list[str]:
 
 
 def _exactly(cause: Cause, change_bytes: int) -> Cause:
-    """Return a cause with its figure's own change: holders are known in the allocator's blocks, which are larger."""
+    """Return a cause with the change of the figure itself.
+
+    The holders are counted in blocks of the allocator, which are larger than the tensors inside them.
+    """
     if cause.change_bytes == change_bytes:
         return cause
     return Cause(cause.category, change_bytes, cause.module, None)
 
 
 def _between_layers(metric: Metric, old: Record, new: Record) -> list[Cause]:
-    """Return the change of what lies between the allocated bytes and a layer further out."""
+    """Return the change of the difference between the allocated bytes and an outer layer of memory."""
     names = {"peak_reserved_bytes": "reserved, not in use", "process_bytes": "process, outside the allocated bytes"}
     if metric.name not in names:
         return []
@@ -126,7 +139,10 @@ def _between_layers(metric: Metric, old: Record, new: Record) -> list[Cause]:
 
 
 def _dominant(changes: Counter[str], total: int) -> tuple[str, int]:
-    """Return the innermost module that, with all below it, makes up most of a total; "" where none does."""
+    """Return the innermost module that, with its submodules, accounts for most of a total, and its bytes.
+
+    The module is the empty string if there is none.
+    """
     name, part = "", 0
     while True:
         below: Counter[str] = Counter()
@@ -141,7 +157,7 @@ def _dominant(changes: Counter[str], total: int) -> tuple[str, int]:
 
 
 def _child(module: str, above: str) -> str | None:
-    """Return the name, one level below `above`, of what a module belongs to; None if it lies elsewhere."""
+    """Return the direct child of `above` that contains a module, or None if the module is not below `above`."""
     if not module or module == above:
         return None
     if above and not module.startswith(f"{above}."):

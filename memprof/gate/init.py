@@ -1,4 +1,4 @@
-"""`memprof gate init`: budgets to start from, written from a comparison, with the figures that they rest on."""
+"""Writes the first budgets for `memprof gate init` from a comparison, with the figures that they are based on."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from memprof.documents.comparison import Comparison
+from memprof.documents.comparison import Comparison, WorkloadInfo
+from memprof.documents.recipe import Recipe
+from memprof.documents.wording import made_where
 from memprof.errors import UsageError
 from memprof.gate.config import Config, read_config
 from memprof.gate.config_file import PROJECT_FILE, ConfigFile, parse_toml
 from memprof.gate.entry_figures import Figures
 from memprof.gate.metrics import METRICS
-from memprof.report.content.wording import made_where
 from memprof.units import parse_size
 
 _HEAD = """\
@@ -31,17 +32,21 @@ def starter(
 ) -> str:
     """Return an entry in TOML.
 
-    Ceilings leave a tenth of headroom, and none is above what the device has. Knobs that were left to the model stay
-    so: a change of their defaults is one of the program, which the gate is to see.
+    A ceiling leaves 10 % of headroom, but it is never above the memory of the device. Knobs that the user did not set
+    are not written: if their defaults change, the program has changed, and the gate should notice that.
 
     Args:
-        name: of the entry.
-        comparison: what was run.
-        figures: its finished runs.
-        prefix: of the table's name, `tool.memprof.` in pyproject.toml.
-        knobs: those that were asked for; None if a saved comparison does not say: then all are fixed.
+        name: The name of the entry.
+        comparison: The comparison that the limits are based on.
+        figures: The figures of its finished runs.
+        prefix: What the table's name begins with: `tool.memprof.` in pyproject.toml.
+        knobs: The knobs that the user set. A saved comparison does not tell them apart from the defaults; then this is
+            None and all knobs are written.
+
+    Returns:
+        The text of the entry.
     """
-    workload = comparison.workload
+    workload, recipe = trained(comparison)
     lines = [f"# {_origin(comparison, figures)}", *([_ALL_FIXED] if knobs is None and workload.knobs else [])]
     lines += [f"[{prefix}budgets.{name}]"]
     fixed = workload.knobs if knobs is None else knobs
@@ -53,17 +58,36 @@ def starter(
         "target": workload.target,
         "optimizers": [one.optimizer for one in figures],
         "device": figures[0].device,
-        **comparison.recipe.model_dump(mode="json", exclude_defaults=True),
+        **recipe.model_dump(mode="json", exclude_defaults=True),
     }
     lines += [f"{key} = {to_toml(value)}" for key, value in keys.items() if value not in (None, [], {})]
     return "\n".join([*lines, "", *_limits(comparison, figures)]) + "\n"
 
 
-def add_entry(path: Path, name: str, text: str) -> tuple[str, Config]:
-    """Return a configuration with an entry added at its end, and what it then says; nothing is written.
+def trained(comparison: Comparison) -> tuple[WorkloadInfo, Recipe]:
+    """Return the workload of a comparison, and its recipe.
 
     Raises:
-        UsageError: the entry is there already, or the file takes no further table.
+        UsageError: it is of a script.
+    """
+    if comparison.workload is None or comparison.recipe is None:
+        raise UsageError(f"{comparison.subject} is a script, and a budget is made of a model; write the entry by hand")
+    return comparison.workload, comparison.recipe
+
+
+def add_entry(path: Path, name: str, text: str) -> tuple[str, Config]:
+    """Add an entry at the end of a configuration, without writing the file.
+
+    Args:
+        path: The path of the configuration file, which need not exist.
+        name: The name of the entry.
+        text: The entry in TOML.
+
+    Returns:
+        The new text of the file, and the configuration that it contains.
+
+    Raises:
+        UsageError: The file already has an entry of that name, or the new text is not valid.
     """
     before = path.read_text(encoding="utf-8") if path.exists() else ""
     prefix = prefix_of(path)
@@ -79,12 +103,12 @@ def add_entry(path: Path, name: str, text: str) -> tuple[str, Config]:
 
 
 def prefix_of(path: Path) -> str:
-    """Return what memprof's tables begin with in that file."""
+    """Return what the names of memprof's tables begin with in that file."""
     return "tool.memprof." if path.name == PROJECT_FILE else ""
 
 
 def model_from(model: str, folder: Path) -> str:
-    """Return a MODEL whose file is named relative to another folder than the current one."""
+    """Return the model text with its file named relative to `folder` instead of the current folder."""
     file, colon, attr = model.rpartition(":")
     if not colon or not file.endswith(".py") or Path(file).is_absolute():
         return model
@@ -92,7 +116,7 @@ def model_from(model: str, folder: Path) -> str:
 
 
 def to_toml(value: Any) -> str:
-    """Return a value as TOML writes it: its strings are JSON's, and tables stand inline."""
+    """Return a value in TOML. Strings are written as in JSON, and tables are written inline."""
     if isinstance(value, dict):
         return f"{{ {', '.join(f'{key} = {to_toml(item)}' for key, item in value.items())} }}"
     if isinstance(value, (list, tuple)):
@@ -129,7 +153,7 @@ def _limits(comparison: Comparison, figures: Sequence[Figures]) -> list[str]:
         lines += [f"# {line}" for line in _now(figures, "peak_reserved_bytes", "")]
         lines.append(f'# peak_reserved_bytes = "{whole}"')
     lines += [
-        f"# max_batch_size = {comparison.workload.batch_size}  # at least; takes a search",
+        f"# max_batch_size = {trained(comparison)[0].batch_size}  # at least; takes a search",
         '# process_bytes = { limit = "+10%", level = "warn" }',
         '# level = "warn"  # of the whole entry: "error", "warn" or "off"',
         '# message = "whom to ask before this is raised"',
@@ -144,7 +168,7 @@ def _now(figures: Sequence[Figures], name: str, lead: str = "# ") -> list[str]:
 
 
 def _rounded_up(size: float) -> str:
-    """Return a size rounded up to two digits of its unit: `1.3 GiB`, `130 MiB`."""
+    """Return a size rounded up to two digits, such as `1.3 GiB` or `130 MiB`."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         value = size / factor
         if value >= 1:
@@ -154,5 +178,5 @@ def _rounded_up(size: float) -> str:
 
 
 def _rounded_down(size: int) -> str:
-    """Return a size of a device, rounded down to two decimals of a GiB, so that it fits when it is read back."""
+    """Return a device's memory in GiB, rounded down to two decimals so that the limit is not above the memory."""
     return f"{int(100 * size / 2**30) / 100:g} GiB"

@@ -1,13 +1,14 @@
-"""What the gate says: pure functions of figures, limits and baseline.
+"""Computes the verdicts of the gate, with pure functions of the figures, the limits and the baseline.
 
-A figure passes at its limit. A limit on growth that is narrower than the figure's own noise is widened to it, because a
-gate below the noise floor teaches people to run it again until it passes.
+A figure that equals its limit passes. A limit on growth that is narrower than the noise of the figure is widened to the
+noise, because a gate that fails by chance teaches people to run it again until it passes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from memprof.gate.baseline import Baseline
 from memprof.gate.config import Budget
@@ -22,9 +23,9 @@ class Policy:
     """How strict the gate is.
 
     Attributes:
-        strict: an entry without a baseline fails its limits on growth.
-        fail_on_improvement: so does a figure that got better by more than it may get worse.
-        other_environment: measured figures are compared with a baseline from another environment.
+        strict: An entry without a baseline fails its limits on growth.
+        fail_on_improvement: A figure fails if it improved by more than it would be allowed to get worse.
+        other_environment: Measured figures are compared even with a baseline from another environment.
     """
 
     strict: bool = False
@@ -39,15 +40,18 @@ def judge(
     policy: Policy,
     expected: Sequence[str] | None = None,
 ) -> list[Verdict]:
-    """Return every verdict, in the order of the budgets.
+    """Return all verdicts, in the order of the budgets.
 
     Args:
-        budgets: the entries that were to be run.
-        figures: what their runs gave.
-        baseline: what was accepted.
-        policy: how strict to be.
-        expected: the names of all entries of the configuration; accepted entries that are none of them are missing.
-            None where only some were to be run.
+        budgets: The entries that were selected to run.
+        figures: The figures of their runs.
+        baseline: The accepted figures.
+        policy: How strict the gate is.
+        expected: The names of all entries of the configuration. An entry of the baseline that is not among them gets
+            the verdict `missing`. None if only some entries were selected.
+
+    Returns:
+        The verdicts.
     """
     made = {(one.entry, one.optimizer): one for one in figures}
     verdicts: list[Verdict] = []
@@ -62,28 +66,29 @@ def judge(
 def _judge_run(
     budget: Budget, optimizer: str, made: Figures | None, base: Record | None, policy: Policy
 ) -> list[Verdict]:
-    whole = _Whole(budget, optimizer)
+    whole_run = partial(_run_verdict, budget, optimizer)
     if made is None:
-        return [whole("missing", "it was not run")]
+        return [whole_run("missing", "it was not run")]
     if made.status == "failed":
-        return [whole("failed", made.reason or "no reason was given")]
-    first = [whole("does-not-fit", made.reason)] if made.status == "oom" else []
+        return [whole_run("failed", made.reason or "no reason was given")]
+    first = [whole_run("does-not-fit", made.reason)] if made.status == "oom" else []
     if made.status == "oom" and not made.values:
         return first
     if not budget.limits and not first:
-        return [whole("passed", "it fits the device")]
+        return [whole_run("passed", "it fits the device")]
     return first + [_judge(limit, made, base, policy) for limit in budget.limits]
 
 
 def _lost_optimizers(budget: Budget, baseline: Baseline) -> list[Verdict]:
     lost = [spec for spec in baseline.entries.get(budget.name, {}) if spec not in budget.optimizers]
-    return [_Whole(budget, spec)("missing", "the baseline has it and the entry no longer names it") for spec in lost]
+    reason = "the baseline has this optimizer, but the entry no longer names it"
+    return [_run_verdict(budget, spec, "missing", reason) for spec in lost]
 
 
 def _lost_entries(baseline: Baseline, expected: Sequence[str] | None) -> list[Verdict]:
     if expected is None:
         return []
-    reason = "the baseline has this entry and the configuration no longer does: was it renamed?"
+    reason = "the baseline has this entry, but the configuration no longer does: was it renamed?"
     return [
         Verdict(entry=entry, optimizer=optimizer, status="missing", weight="error", reason=reason)
         for entry, records in baseline.entries.items()
@@ -92,22 +97,17 @@ def _lost_entries(baseline: Baseline, expected: Sequence[str] | None) -> list[Ve
     ]
 
 
-class _Whole:
-    """Makes verdicts about a run as a whole."""
-
-    def __init__(self, budget: Budget, optimizer: str) -> None:
-        self._budget, self._optimizer = budget, optimizer
-
-    def __call__(self, status: Status, reason: str | None) -> Verdict:
-        failing: Weight = "warning" if self._budget.settings.level == "warn" else "error"
-        return Verdict(
-            entry=self._budget.name,
-            optimizer=self._optimizer,
-            status=status,
-            weight="ok" if status == "passed" else failing,
-            reason=reason,
-            message=None if status == "passed" else self._budget.settings.message,
-        )
+def _run_verdict(budget: Budget, optimizer: str, status: Status, reason: str | None) -> Verdict:
+    """Return a verdict about a run as a whole."""
+    failing: Weight = "warning" if budget.settings.level == "warn" else "error"
+    return Verdict(
+        entry=budget.name,
+        optimizer=optimizer,
+        status=status,
+        weight="ok" if status == "passed" else failing,
+        reason=reason,
+        message=None if status == "passed" else budget.settings.message,
+    )
 
 
 def _judge(limit: Limit, made: Figures, base: Record | None, policy: Policy) -> Verdict:
@@ -145,15 +145,15 @@ def _judge_change(verdict: Verdict, limit: Limit, made: Figures, base: Record, p
         return _failing(verdict, limit, made, status="other-environment", reason=reason)
     if accepted == ANY or value == ANY:
         verdict = verdict.model_copy(update={"base": accepted if isinstance(accepted, int) else None})
-        return verdict if value == ANY else _failing(verdict, limit, made, reason="it had no upper end before")
+        return verdict if value == ANY else _failing(verdict, limit, made, reason="before, every value fitted")
     assert isinstance(accepted, int)
     assert isinstance(value, int)
     allowed, widened = allowance(limit, made, accepted)
-    bound = accepted - allowed if metric.lower else accepted + allowed
+    bound = accepted - allowed if metric.higher_is_better else accepted + allowed
     verdict = verdict.model_copy(update={"bound": bound, "base": accepted, "reason": widened})
     if not within(metric, value, bound):
         return _failing(verdict, limit, made)
-    better = value - accepted if metric.lower else accepted - value
+    better = value - accepted if metric.higher_is_better else accepted - value
     if better <= allowed:
         return verdict
     weight = "error" if policy.fail_on_improvement else "warning"
@@ -165,7 +165,7 @@ def _failing(
 ) -> Verdict:
     warns = limit.level == "warn" or limit.metric.only_warns(made.source, made.device)
     if warns and limit.level != "warn" and reason is None:
-        reason = "NVML's figure only warns: other processes have a part in it"
+        reason = "NVML's figure only warns: other processes influence it"
     return verdict.model_copy(
         update={
             "status": status,
@@ -177,31 +177,48 @@ def _failing(
 
 
 def value_of(metric: Metric, record: Record) -> Value:
-    """Return a figure of a record, `any` for a fit without an upper end, None where it has none."""
+    """Return a figure of a record: `any` if a search found no largest value, and None if the record has no figure."""
     return ANY if metric.name in record.unlimited else record.values.get(metric.name)
 
 
 def within(metric: Metric, value: Value, bound: int) -> bool:
-    """Whether a figure keeps to a bound; it does at the bound itself."""
+    """Return whether a figure keeps to a bound. A figure that equals the bound does."""
     if not isinstance(value, int):
-        return value == ANY and metric.lower
-    return value >= bound if metric.lower else value <= bound
+        return value == ANY and metric.higher_is_better
+    return value >= bound if metric.higher_is_better else value <= bound
 
 
 def allowance(limit: Limit, made: Record, accepted: int) -> tuple[int, str | None]:
-    """Return by how much a figure may get worse, and a remark where its noise is more than the limit allows."""
+    """Return by how much a figure may get worse.
+
+    Args:
+        limit: A limit on growth.
+        made: The record with the figure.
+        accepted: The figure of the baseline.
+
+    Returns:
+        The allowance, in the unit of the figure, and a remark if the limit was widened to the noise.
+    """
     asked = limit.allowance(accepted)
     share = limit.metric.noise_of(made.source)
     noise = int(accepted * share)
     if noise <= asked:
         return asked, None
-    return noise, f"widened to ±{float(100 * share):g} %, which it moves by itself"
+    return noise, f"widened to ±{float(100 * share):g} %, the noise of the figure"
 
 
 def incomparable(metric: Metric, made: Record, base: Record) -> list[str]:
-    """Return why a measured figure cannot be held against the baseline; nothing where it can.
+    """Return the reasons why a figure cannot be compared with the baseline.
 
-    What is predicted, and what does not depend on where it is measured, always can.
+    Predicted figures, and figures that do not depend on the machine, can always be compared.
+
+    Args:
+        metric: The figure.
+        made: The record of this run.
+        base: The record of the baseline.
+
+    Returns:
+        The differences of the environments; an empty list if the figures can be compared.
     """
     if metric.portable:
         return []

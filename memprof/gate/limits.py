@@ -1,6 +1,6 @@
-"""The grammar of a limit: a ceiling (`"20 GiB"`), growth against the baseline (`"+2%"`, `"+64MiB"`), or both in a list.
+"""Parses limits: a ceiling (`"20 GiB"`), growth against the baseline (`"+2%"`, `"+64MiB"`), or a list of both.
 
-For a figure that must not fall (`max_batch_size`) the same is a floor (`16`) and a loss (`"-5%"`, `"-2"`).
+A figure that must not fall (`max_batch_size`) has a floor (`16`) and a loss (`"-5%"`, `"-2"`) instead.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Limit:
     """One limit on one figure.
 
     Attributes:
-        metric: the figure.
-        text: the limit as the user wrote it.
-        bound: the most (for a figure that must not fall: the least) that it may be; None for a limit on growth.
-        share: what it may get worse by, as a share of the baseline; None for another kind of limit.
-        amount: the same in bytes, or as a count.
-        level: whether a violation fails the build or only warns.
-        message: the user's own words, shown with a violation.
+        metric: The figure.
+        text: The limit as the user wrote it.
+        bound: The largest allowed value (for a figure that must not fall, the smallest); None for a limit on growth.
+        share: How much the figure may get worse, as a share of the baseline; None for another kind of limit.
+        amount: How much the figure may get worse, in bytes or as a count; None for another kind of limit.
+        level: Whether a violation fails the build or only warns.
+        message: A message of the user that is shown with a violation.
     """
 
     metric: Metric
@@ -44,7 +44,7 @@ class Limit:
 
     @property
     def relative(self) -> bool:
-        """Whether it needs a baseline."""
+        """Whether the limit needs a baseline."""
         return self.bound is None
 
     def allowance(self, base: int) -> int:
@@ -56,13 +56,16 @@ def parse_limits(metric: Metric, value: Any, level: Level, message: str | None) 
     """Return the limits that a value of the configuration sets on a figure.
 
     Args:
-        metric: the figure.
-        value: a text, an int, a list of them, or a table of `limit`, `level` and `message`.
-        level: of the entry, where the value has none of its own.
-        message: of the entry.
+        metric: The figure.
+        value: A string, an integer, a list of them, or a table with `limit`, `level` and `message`.
+        level: The level of the entry, which counts if the value does not set its own.
+        message: The message of the entry, which counts if the value does not set its own.
+
+    Returns:
+        The limits; at most one bound and one limit on growth.
 
     Raises:
-        UsageError: the value is no limit, or sets two of a kind.
+        UsageError: The value is not a limit, or it sets two limits of the same kind.
     """
     if isinstance(value, dict):
         level, message = _own_words(metric, value, level, message)
@@ -94,14 +97,14 @@ def _own_words(metric: Metric, table: dict[str, Any], level: Level, message: str
 def _parse(metric: Metric, item: Any, level: Level, message: str | None) -> Limit:
     text = item.strip() if isinstance(item, str) else str(item)
     if not isinstance(item, (str, int)) or isinstance(item, bool) or not text:
-        raise UsageError(f"{metric.name} = {item!r} is no limit; {_example(metric)}")
-    worse = "-" if metric.lower else "+"
+        raise UsageError(f"{metric.name} = {item!r} is not a limit; {_example(metric)}")
+    worse = "-" if metric.higher_is_better else "+"
     if text[0] in "+-":
         if text[0] != worse:
-            better = "rise" if metric.lower else "fall"
+            better = "rise" if metric.higher_is_better else "fall"
             raise UsageError(
-                f"{metric.name} = {text!r}: a limit says how far it may get worse, and it may {better} "
-                f"as it likes; write {worse}{text[1:].strip()}"
+                f"{metric.name} = {text!r}: a limit says how far it may get worse, and it may always "
+                f"{better}; write {worse}{text[1:].strip()}"
             )
         return _change(metric, text, level, message)
     if text.endswith("%"):
@@ -120,19 +123,19 @@ def _change(metric: Metric, text: str, level: Level, message: str | None) -> Lim
 
 
 def _amount(metric: Metric, text: str) -> int:
-    if not metric.size:
+    if not metric.in_bytes:
         if not text.isdecimal():
-            raise UsageError(f"{metric.name} = {text!r} is no whole number; {_example(metric)}")
+            raise UsageError(f"{metric.name} = {text!r} is not a whole number; {_example(metric)}")
         return int(text)
     if text.replace(".", "", 1).isdecimal():
         raise UsageError(f'{metric.name} = {text} has no unit; write "{text} GiB", or "{text} B" for bytes')
     try:
         return parse_size(text)
     except UsageError:
-        raise UsageError(f"{metric.name} = {text!r} is no limit; {_example(metric)}") from None
+        raise UsageError(f"{metric.name} = {text!r} is not a limit; {_example(metric)}") from None
 
 
 def _example(metric: Metric) -> str:
-    if metric.lower:
+    if metric.higher_is_better:
         return 'write 16, "-5%" against the baseline, or both in a list'
     return 'write "20 GiB", "+2%" or "+64 MiB" against the baseline, or two of them in a list'

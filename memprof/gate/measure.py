@@ -1,4 +1,4 @@
-"""Runs the entries one after another, all in workers of one fork server; one that fails does not stop the others."""
+"""Runs the entries one after another in workers of one fork server. An entry that fails does not stop the others."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any
 from memprof.documents.comparison import Comparison
 from memprof.errors import ExitCode, MemprofError
 from memprof.gate.config import Budget
-from memprof.gate.entry_figures import Figures, Fingerprint, Setup, best_of, figures_of
+from memprof.gate.entry_figures import EntrySetup, Figures, Fingerprint, best_of, figures_of
+from memprof.gate.init import trained
 from memprof.gate.measure_fits import add_fits, is_here, largest_batch
 from memprof.workers.launcher import Launcher
 from memprof.workers.progress import OnProgress
 
-# More than any device has: a prediction with it says what would be needed, where the device's own memory ran out.
-_WITHOUT_LIMIT = 2**60
+# A capacity that no device reaches. A prediction with it shows how much memory a run that does not fit would take.
+_UNLIMITED_BYTES = 2**60
 
 
-class Gauge:
-    """Makes the figures of budgets; use it in a `with` block.
+class BudgetRunner:
+    """Runs budgets and returns their figures; use it in a `with` block, which starts and ends the workers.
 
     Args:
-        folder: of the configuration; model files are looked for from there.
-        on_progress: told about every step.
+        folder: The folder of the configuration. Paths of model files are relative to it.
+        on_progress: A function that is called with every progress event.
     """
 
     def __init__(self, folder: Path, on_progress: OnProgress | None = None) -> None:
@@ -33,7 +34,7 @@ class Gauge:
         self._on_progress = on_progress
         self._launcher: Launcher | None = None
 
-    def __enter__(self) -> Gauge:
+    def __enter__(self) -> BudgetRunner:
         with _inside(self._folder):
             self._launcher = Launcher()
         return self
@@ -43,11 +44,14 @@ class Gauge:
             self._launcher.__exit__(*error)
 
     def measure(self, budget: Budget, keep: Callable[[list[Figures]], None]) -> list[Figures]:
-        """Return the figures of an entry's optimizers; what keeps them from being made is in them.
+        """Run an entry.
 
         Args:
-            budget: the entry.
-            keep: given the entry's figures so far after every trial.
+            budget: The entry.
+            keep: A function that is called after every trial with the entry's figures so far.
+
+        Returns:
+            The figures of each optimizer. If the entry could not be run, they contain the reason.
         """
 
         def keep_comparison(comparison: Comparison) -> None:
@@ -60,14 +64,14 @@ class Gauge:
                 found = self._repeated(budget, found)
             found = self._beyond(budget, found)
             if budget.needs_fit and not is_here(budget.settings.device):
-                found = add_fits(budget, found, comparison.workload.scale, self._launcher, self._on_progress)
+                found = add_fits(budget, found, trained(comparison)[0].scale, self._launcher, self._on_progress)
         except MemprofError as error:
             found = [_broken(budget, optimizer, error) for optimizer in budget.optimizers]
         keep(found)
         return found
 
     def largest_batch(self, budget: Budget, optimizer: str, bound: int) -> int | None:
-        """Return the largest batch size that meets a bound; None where there is none below the entry's own."""
+        """Return the largest batch size below the entry's own whose peak stays within a bound in bytes, or None."""
         return largest_batch(budget, optimizer, bound, self._launcher, self._on_progress)
 
     def _compare(
@@ -98,7 +102,7 @@ class Gauge:
         )
 
     def _repeated(self, budget: Budget, first: list[Figures]) -> list[Figures]:
-        """Measure again as often as asked; what a search found is not searched again."""
+        """Repeat the measurement as often as the budget asks; the search for the largest batch is not repeated."""
         repeats = [figures_of(budget.name, self._compare(budget, again=True)) for _ in range(budget.repeats - 1)]
         best = [best_of(same) for same in zip(first, *repeats, strict=True)]
         return [
@@ -107,11 +111,11 @@ class Gauge:
         ]
 
     def _beyond(self, budget: Budget, found: list[Figures]) -> list[Figures]:
-        """Give predicted runs that do not fit the figures that they would have on a device that is large enough."""
+        """Give predicted runs that do not fit the figures that they would have on a large enough device."""
         short = [one.optimizer for one in found if one.status == "oom" and one.source == "predicted"]
         if not short:
             return found
-        comparison = self._compare(budget, optimizers=short, capacity=_WITHOUT_LIMIT, again=True)
+        comparison = self._compare(budget, optimizers=short, capacity=_UNLIMITED_BYTES, again=True)
         needs = {one.optimizer: one for one in figures_of(budget.name, comparison)}
         kept = ("values", "phase", "holders", "notes")
         return [
@@ -122,17 +126,28 @@ class Gauge:
         ]
 
 
-def measure_all(gauge: Gauge, budgets: Sequence[Budget], keep: Callable[[list[Figures]], None]) -> list[Figures]:
-    """Return the figures of all entries, in order; `keep` is given all figures so far after every trial."""
+def measure_all(
+    runner: BudgetRunner, budgets: Sequence[Budget], keep: Callable[[list[Figures]], None]
+) -> list[Figures]:
+    """Run all entries in order.
+
+    Args:
+        runner: Runs each entry.
+        budgets: The entries.
+        keep: A function that is called after every trial with all figures so far.
+
+    Returns:
+        The figures of all entries.
+    """
     done: list[Figures] = []
     for budget in budgets:
         before = tuple(done)
-        done += gauge.measure(budget, lambda begun, before=before: keep([*before, *begun]))  # type: ignore[misc]
+        done += runner.measure(budget, lambda begun, before=before: keep([*before, *begun]))  # type: ignore[misc]
     return done
 
 
 def _broken(budget: Budget, optimizer: str, error: MemprofError) -> Figures:
-    """Return the figures of an entry that could not be run at all."""
+    """Return the figures of an entry that could not be run: they hold only the reason."""
     settings = budget.settings
     return Figures(
         entry=budget.name,
@@ -143,13 +158,13 @@ def _broken(budget: Budget, optimizer: str, error: MemprofError) -> Figures:
         reason=str(error),
         mistake=error.exit_code == ExitCode.USAGE,
         fingerprint=Fingerprint(torch="unknown"),
-        setup=Setup(model=settings.model, knobs=dict(settings.knobs), batch_size=settings.batch_size),
+        setup=EntrySetup(model=settings.model, knobs=dict(settings.knobs), batch_size=settings.batch_size),
     )
 
 
 @contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """Work in a folder: what is started there stays there."""
+    """Change the current folder, so that processes started in the block keep it."""
     before = Path.cwd()
     os.chdir(folder)
     try:

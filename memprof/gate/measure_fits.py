@@ -1,4 +1,4 @@
-"""The largest batch and model of an entry, by the search of `memprof fit`."""
+"""Finds the largest batch and model of an entry with the search of `memprof fit`."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ from memprof.workers.progress import OnProgress
 
 
 def is_here(device: str) -> bool:
-    """Whether a configured device is one of this machine's, and not one to predict for."""
+    """Return whether the name of a device means one of this machine's devices, not a simulated one."""
     return device in ("auto", "cpu") or device.split(":", maxsplit=1)[0] == "cuda"
 
 
 def add_fits(
     budget: Budget, figures: Sequence[Figures], scale: str | None, launcher: Launcher | None, told: OnProgress | None
 ) -> list[Figures]:
-    """Return predicted figures with the fits that the entry limits.
+    """Add the largest batch and model to predicted figures, if the entry limits them.
 
     Args:
-        budget: the entry.
-        figures: of its optimizers.
-        scale: the workload's scale knob.
-        launcher: the fork server.
-        told: told about every evaluation.
+        budget: The entry.
+        figures: The figures of its optimizers.
+        scale: The workload's scale knob, or None.
+        launcher: The fork server.
+        told: A function that is called with every progress event.
+
+    Returns:
+        The figures with the answers of the searches.
 
     Raises:
-        MemprofError: the search failed for a reason that has to do with no single optimizer.
+        MemprofError: The search failed for a reason that does not depend on the optimizer.
     """
     limited = {limit.metric.name for limit in budget.limits}
     knobs = {"max_batch_size": "batch_size", **({"max_scale": scale} if scale is not None else {})}
@@ -47,9 +50,17 @@ def add_fits(
 def largest_batch(
     budget: Budget, optimizer: str, bound: int, launcher: Launcher | None, told: OnProgress | None
 ) -> int | None:
-    """Return the largest batch size, below the entry's own, whose peak is predicted to stay within a bound.
+    """Return the largest batch size below the entry's own whose predicted peak stays within a bound.
 
-    None where there is none, or where the search fails: this is advice, not a verdict.
+    Args:
+        budget: The entry.
+        optimizer: The optimizer spec.
+        bound: The bound in bytes.
+        launcher: The fork server.
+        told: A function that is called with every progress event.
+
+    Returns:
+        The batch size, or None if there is none. A failed search also gives None, because the answer is only advice.
     """
     if budget.settings.batch_size < 2:
         return None
@@ -69,7 +80,7 @@ def _search(
     told: OnProgress | None,
     capacity: int | None,
 ) -> dict[str, FitAnswer]:
-    from memprof.api_fit import fit
+    from memprof.api import fit
 
     settings = budget.settings
     arguments: dict[str, Any] = {

@@ -1,9 +1,9 @@
-"""What a budget can limit: where each figure stands in a run, which way is worse, and how far it moves by itself.
+"""The figures that a budget can limit: where each is in a run, which direction is worse, and how large its noise is.
 
-The noise rules, by what a figure is: optimizer state, parameters and everything predicted are exact; what a real
-device's allocator handed out repeats to about 2 % (cuBLAS workspaces, kernels chosen by autotuning), what it reserved
-to 5 % (fragmentation), the process's resident memory to 10 % (imports, threads, malloc). NVML's figure has other
-processes' doings in it, so it only warns.
+The noise depends on the kind of figure. Optimizer state, parameters and all predicted figures are exact. On a real
+device, allocated memory varies by about 2 % from run to run (cuBLAS workspaces, kernels chosen by autotuning), reserved
+memory by 5 % (fragmentation), and the resident memory of the process by 10 % (imports, threads, malloc). The figure of
+NVML also depends on other processes, so it only warns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from memprof.documents.comparison import FitAnswer, Run
 from memprof.units import format_size
 
 Source = Literal["measured", "predicted"]
-ANY: Final = "any"  # a fit without a limit: the knob does not move the peak
+ANY: Final = "any"  # the answer of a search whose knob does not change the peak, so that every value fits
 Value = int | Literal["any"] | None
 
 _EXACT = Fraction(0)
@@ -28,47 +28,54 @@ _PROCESS = Fraction(10, 100)
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A figure of a run.
+    """A kind of figure.
 
     Attributes:
-        name: its key in the configuration.
-        title: what sentences call it.
-        read: takes it from a finished run; None where the run has none.
-        category: the category of the breakdown that it consists of, where it is one alone.
-        lower: a limit is the least it may be; else it is the most.
-        size: it is in bytes; else it is a count.
-        portable: it is the same on every device and version, so a baseline from elsewhere counts.
-        noise: the share by which a measured figure moves from run to run.
-        absent: why a device may not give it.
+        name: The key in the configuration.
+        title: The name in sentences.
+        read: A function that returns the figure of a finished run, or None if the run does not have it.
+        category: The only category of the breakdown that the figure consists of; None if there are several.
+        higher_is_better: Whether a limit is the smallest allowed value; otherwise it is the largest.
+        in_bytes: Whether the figure is in bytes; otherwise it is a count.
+        portable: Whether the figure is the same on every device and version, so that a baseline from another
+            environment counts.
+        noise: How much a measured figure varies from run to run, as a share.
+        absent: Why a device may not have the figure.
     """
 
     name: str
     title: str
     read: Callable[[Run], Value]
     category: str | None = None
-    lower: bool = False
-    size: bool = True
+    higher_is_better: bool = False
+    in_bytes: bool = True
     portable: bool = False
     noise: Fraction = _EXACT
-    absent: str = "this run does not say"
+    absent: str = "this run does not have it"
 
     def text(self, value: Value, exact: bool = False) -> str:
-        """Return a figure as it is printed; `exact` prints bytes as they are."""
-        if value == ANY or value is None or not self.size:
+        """Return a figure as text. `exact` gives the number of bytes instead of a rounded size."""
+        if value == ANY or value is None or not self.in_bytes:
             return "-" if value is None else str(value)
         return f"{value} bytes" if exact else format_size(int(value))
 
     def noise_of(self, source: Source) -> Fraction:
-        """Return the share by which the figure moves by itself: nothing that is predicted does."""
+        """Return how much the figure varies from run to run, as a share; a predicted figure does not vary."""
         return _EXACT if source == "predicted" else self.noise
 
     def only_warns(self, source: Source, device: str) -> bool:
-        """Whether the figure is too loosely tied to the program to fail a build: what NVML says of the process."""
+        """Return whether the figure never fails a build.
+
+        That is so for NVML's figure of the process, on which other processes have an influence.
+        """
         return self.name == "process_bytes" and source == "measured" and device.startswith("cuda")
 
     def best_of(self, values: list[int]) -> int:
-        """Return the figure of several repeats: resident memory errs upwards, so its least; else the worst."""
-        return min(values) if self.lower or self.name == "process_bytes" else max(values)
+        """Return the value that counts of several repeats.
+
+        Resident memory can only be measured too high, so the smallest counts; of other figures the worst counts.
+        """
+        return min(values) if self.higher_is_better or self.name == "process_bytes" else max(values)
 
 
 def _peak(field: str) -> Callable[[Run], Value]:
@@ -92,7 +99,7 @@ def _largest(field: Literal["batch_size", "model"]) -> Callable[[Run], Value]:
 _NO_POOL = "the CPU has no caching allocator, so nothing is reserved; limit peak_allocated_bytes"
 _NO_BOUND = "only predictions have an upper bound, and this run has none; limit the figure itself"
 _NO_TENSORS = "on a GPU the allocator's blocks are rounded, so tensors are not counted; limit peak_allocated_bytes"
-_NO_PROCESS = "nothing says what the process takes there; `memprof doctor` says why"
+_NO_PROCESS = "the memory of the process cannot be measured there; `memprof doctor` says why"
 _NO_FIT = "the search found no answer; does the workload take this knob?"
 
 METRICS: dict[str, Metric] = {
@@ -150,8 +157,8 @@ METRICS: dict[str, Metric] = {
             name="max_batch_size",
             title="largest batch",
             read=_largest("batch_size"),
-            lower=True,
-            size=False,
+            higher_is_better=True,
+            in_bytes=False,
             noise=_ALLOCATED,
             absent=_NO_FIT,
         ),
@@ -159,8 +166,8 @@ METRICS: dict[str, Metric] = {
             name="max_scale",
             title="largest model",
             read=_largest("model"),
-            lower=True,
-            size=False,
+            higher_is_better=True,
+            in_bytes=False,
             noise=_ALLOCATED,
             absent="the workload names no scale knob, or the search found no answer",
         ),

@@ -1,4 +1,4 @@
-"""The gate's report: figures, verdicts and what to do, one JSON document that every format is made of."""
+"""The report of the gate: one JSON document with figures, verdicts and advice, from which every format is made."""
 
 from __future__ import annotations
 
@@ -10,44 +10,49 @@ from pydantic import Field
 from memprof.documents.base import Saved
 from memprof.documents.confidence import Document
 from memprof.errors import ExitCode
-from memprof.gate.baseline import Change
+from memprof.gate.baseline import BaselineChange
 from memprof.gate.entry_figures import Figures
 from memprof.gate.verdict import Verdict, counts
 
 SCHEMA: Literal["memprof.gate/1"] = "memprof.gate/1"
 
 
-class Place(Document):
-    """Where an entry stands in the configuration, for annotations."""
+class ConfigLocation(Document):
+    """Where an entry is in the configuration, for annotations.
+
+    Attributes:
+        file: The path of the configuration file, from the root of the repository if that is known.
+        line: The line where the entry begins; null if it is not known.
+    """
 
     file: str
     line: int | None = None
 
 
 class Report(Saved):
-    """What a gate found.
+    """The result of a gate.
 
     Attributes:
-        memprof: the version that made it.
-        config: the configuration's name.
-        baseline: the baseline's name; null where there is none.
-        places: where the entries stand.
-        figures: of every run.
-        verdicts: on every limit.
-        changes: what `--update-baseline` did.
-        updated: the baseline was to be updated.
-        accept: the command that accepts these figures.
-        exit_code: 0 to 5, as the design has them; 130 for a report that was cut short.
+        memprof: The version of memprof that made the report.
+        config: The name of the configuration file.
+        baseline: The name of the baseline file; null if there is none.
+        places: The location of each entry in the configuration.
+        figures: The figures of every run.
+        verdicts: The verdict on every limit.
+        changes: The changes that `--update-baseline` made.
+        updated: Whether `--update-baseline` was given.
+        accept: The command that accepts these figures.
+        exit_code: The exit code, 0 to 5; 130 for a report that was interrupted.
     """
 
     schema_: Literal["memprof.gate/1"] = Field(default=SCHEMA, alias="schema")
     memprof: str
     config: str
     baseline: str | None = None
-    places: dict[str, Place] = Field(default_factory=dict)
+    places: dict[str, ConfigLocation] = Field(default_factory=dict)
     figures: list[Figures] = Field(default_factory=list)
     verdicts: list[Verdict] = Field(default_factory=list)
-    changes: list[Change] = Field(default_factory=list)
+    changes: list[BaselineChange] = Field(default_factory=list)
     updated: bool = False
     accept: str
     exit_code: int
@@ -64,7 +69,10 @@ class Report(Saved):
 
     @property
     def acceptable(self) -> bool:
-        """Whether a verdict would be another one against a baseline of these figures: no ceiling, no broken run."""
+        """Whether accepting these figures as the baseline would change a verdict.
+
+        It would not if the only problems are exceeded ceilings and failed runs.
+        """
         return any(
             verdict.status in ("improved", "missing", "other-environment") or verdict.base is not None
             for verdict in (*self.failures, *self.warnings)
@@ -72,9 +80,17 @@ class Report(Saved):
 
 
 def exit_code(verdicts: Sequence[Verdict], figures: Iterable[Figures]) -> ExitCode:
-    """Return what the verdicts come to: a mistake (2) before a failed trial (3) before an exceeded budget (1).
+    """Return the exit code for the verdicts.
 
-    A failed run of an entry at level warn warns as well.
+    A user's mistake (2) takes precedence over a failed trial (3), and that over an exceeded budget (1). If the level of
+    an entry is `warn`, its failed runs only warn as well.
+
+    Args:
+        verdicts: All verdicts.
+        figures: The figures that they are about.
+
+    Returns:
+        The exit code.
     """
     failed = {(one.entry, one.optimizer): one.mistake for one in figures if one.status == "failed"}
     errors = [verdict for verdict in verdicts if verdict.weight == "error"]
@@ -87,7 +103,7 @@ def exit_code(verdicts: Sequence[Verdict], figures: Iterable[Figures]) -> ExitCo
 
 
 def summary(report: Report) -> str:
-    """Return one sentence: how many checks failed, warned and passed."""
+    """Return one sentence that says how many checks failed, warned and passed."""
     number = counts(report.verdicts)
     checks = len(report.verdicts)
     words = {"error": "failed", "warning": "warned", "note": "new"}

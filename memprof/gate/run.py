@@ -1,4 +1,4 @@
-"""One gate from configuration to report: measure, judge, explain, and update the baseline where asked."""
+"""Runs a gate from configuration to report: measures, judges, explains, and updates the baseline if asked."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ from typing import Any
 from memprof.devices.host import memprof_version
 from memprof.errors import ExitCode, MemprofError, UsageError
 from memprof.files import check_writable, write_text
-from memprof.gate.baseline import Baseline, Change, empty_baseline, load_baseline, update
+from memprof.gate.baseline import Baseline, BaselineChange, empty_baseline, load_baseline, update
 from memprof.gate.config import Budget, Config
 from memprof.gate.entry_figures import Figures
 from memprof.gate.explain import context, explain, largest_holders
 from memprof.gate.judge import Policy, judge, within
-from memprof.gate.measure import Gauge, measure_all
+from memprof.gate.measure import BudgetRunner, measure_all
 from memprof.gate.metrics import METRICS, Metric
-from memprof.gate.report import Place, Report, exit_code
+from memprof.gate.report import ConfigLocation, Report, exit_code
 from memprof.gate.verdict import Verdict, metric_of
 from memprof.workers.progress import OnProgress
 
-# What a smaller batch helps against: the figures that grow with it and that a search can fill.
+# The figures that a smaller batch reduces and that the search for the largest batch can limit.
 _BATCHED = ("peak_allocated_bytes", "peak_reserved_bytes")
 OnReport = Callable[[Report], None]
 Largest = Callable[[Budget, str, int], "int | None"]
 
 
 @dataclass
-class Session:
-    """A gate.
+class GateRun:
+    """One run of the gate.
 
     Attributes:
-        config: the configuration.
-        budgets: the entries to run.
-        baseline_path: where the accepted figures are.
-        policy: how strict to be.
-        updating: accept the figures.
-        complete: all entries of the configuration are run.
-        accept: the command that accepts the figures.
+        config: The configuration.
+        budgets: The entries to run.
+        baseline_path: The path of the baseline.
+        policy: How strict the gate is.
+        updating: Whether the figures are to be accepted.
+        complete: Whether all entries of the configuration are run.
+        accept: The command that accepts the figures.
+        baseline: The baseline; an empty one if there is no file.
+        had_baseline: Whether there was a file.
     """
 
     config: Config
@@ -54,11 +56,11 @@ class Session:
     _searched: dict[tuple[str, str, int], int | None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check all that can be checked without running anything.
+        """Check everything that can be checked without running anything.
 
         Raises:
-            UsageError: the baseline is damaged, missing where a limit needs one, or cannot be written.
-            MemprofError: there is no entry to run.
+            UsageError: The baseline is damaged, cannot be written, or does not exist although a limit needs it.
+            MemprofError: There is no entry to run.
         """
         if not self.budgets:
             raise MemprofError(
@@ -75,14 +77,30 @@ class Session:
             self._refuse_change_without_baseline()
 
     def run(self, on_progress: OnProgress | None, on_report: OnReport) -> Report:
-        """Run the entries and return the report; `on_report` is given what is known after every trial."""
-        with Gauge(self.config.path.resolve().parent, on_progress) as gauge:
-            figures = measure_all(gauge, self.budgets, lambda made: on_report(self.unfinished(made)))
-            return self.report(figures, gauge.largest_batch)
+        """Run the entries.
+
+        Args:
+            on_progress: A function that is called with every progress event.
+            on_report: A function that is called after every trial with the unfinished report.
+
+        Returns:
+            The report.
+        """
+        with BudgetRunner(self.config.path.resolve().parent, on_progress) as runner:
+            figures = measure_all(runner, self.budgets, lambda made: on_report(self.unfinished(made)))
+            return self.report(figures, runner.largest_batch)
 
     def report(self, figures: Sequence[Figures], largest: Largest | None = None) -> Report:
-        """Return the report on figures, however they were made, and update the baseline where that was asked."""
-        changes: list[Change] = []
+        """Judge figures that were just made or were saved earlier, and update the baseline if that was asked for.
+
+        Args:
+            figures: The figures.
+            largest: A function that finds the largest batch size within a bound; None to leave that advice out.
+
+        Returns:
+            The report.
+        """
+        changes: list[BaselineChange] = []
         baseline = self.baseline
         if self.updating:
             baseline, changes = self._updated(figures)
@@ -91,10 +109,14 @@ class Session:
         return self._as_report(figures, explained, changes, exit_code(explained, figures))
 
     def refuse_other_setups(self, name: str, figures: Sequence[Figures]) -> None:
-        """Refuse saved figures of something else than what the entries say: they would judge another program.
+        """Refuse saved figures that belong to other arguments than those of the entries.
+
+        Args:
+            name: The name of the file with the figures.
+            figures: The saved figures.
 
         Raises:
-            UsageError: an entry's figures were made with other arguments.
+            UsageError: The figures of an entry were made with other arguments.
         """
         for budget in self.budgets:
             for one in figures:
@@ -102,7 +124,7 @@ class Session:
                     refuse_other_setup(name, budget, one)
 
     def unfinished(self, figures: Sequence[Figures]) -> Report:
-        """Return the report on what has been run so far: what was not run yet is missing."""
+        """Return the report on the runs so far; runs that are not finished have the verdict `missing`."""
         return self._as_report(figures, self._judge(figures, self.baseline), [], ExitCode.INTERRUPTED)
 
     def _judge(self, figures: Sequence[Figures], baseline: Baseline) -> list[Verdict]:
@@ -110,16 +132,16 @@ class Session:
         return judge(self.budgets, figures, baseline, self.policy, expected)
 
     def _as_report(
-        self, figures: Sequence[Figures], verdicts: list[Verdict], changes: list[Change], code: ExitCode
+        self, figures: Sequence[Figures], verdicts: list[Verdict], changes: list[BaselineChange], code: ExitCode
     ) -> Report:
         known = self.had_baseline or self.updating
-        file = _from_the_repository(self.config.path)
+        file = _path_in_repository(self.config.path)
         return Report(
             schema="memprof.gate/1",
             memprof=memprof_version(),
             config=self.config.path.name,
             baseline=self.baseline_path.name if known else None,
-            places={budget.name: Place(file=file, line=budget.line) for budget in self.config.budgets},
+            places={budget.name: ConfigLocation(file=file, line=budget.line) for budget in self.config.budgets},
             figures=list(figures),
             verdicts=verdicts,
             changes=changes,
@@ -138,7 +160,7 @@ class Session:
                         f"there is no {self.baseline_path.name}; make it with `{self.accept}`"
                     )
 
-    def _updated(self, figures: Sequence[Figures]) -> tuple[Baseline, list[Change]]:
+    def _updated(self, figures: Sequence[Figures]) -> tuple[Baseline, list[BaselineChange]]:
         known = [budget.name for budget in self.config.budgets]
         baseline, changes = update(self.baseline, figures, known, self.complete)
         if changes:
@@ -146,14 +168,14 @@ class Session:
         return baseline, changes
 
     def _explained(self, verdict: Verdict, figures: Sequence[Figures], largest: Largest | None) -> Verdict:
-        """Add why it is so, against what was accepted before this run, and what would meet the limit."""
+        """Add to a verdict why it changed from the baseline before this run, and what would meet the limit."""
         made = next((f for f in figures if (f.entry, f.optimizer) == (verdict.entry, verdict.optimizer)), None)
         if made is None or verdict.status not in ("exceeded", "does-not-fit", "improved"):
             return verdict
         metric = metric_of(verdict) or METRICS["peak_reserved_bytes"]
         base = self.baseline.record(verdict.entry, verdict.optimizer)
         why = explain(metric, base, made) if base is not None else largest_holders(metric, made)
-        if base is not None and why == context(base, made):  # it is as it was: the ceiling is what is new
+        if base is not None and why == context(base, made):  # no category changed, so the limit must be new
             why += largest_holders(metric, made)
         remedies = [] if verdict.status == "improved" else self._remedies(verdict, metric, figures, largest)
         return verdict.model_copy(update={"why": why, "remedies": remedies})
@@ -180,18 +202,23 @@ class Session:
         return remedies
 
 
-def _from_the_repository(path: Path) -> str:
-    """Return a path as annotations name it: from the repository's root where a runner says it, else from here."""
+def _path_in_repository(path: Path) -> str:
+    """Return a path for annotations, relative to the repository if the CI runner names it, else to this folder."""
     root = Path(os.environ.get("GITHUB_WORKSPACE") or Path.cwd()).resolve()
     whole = path.resolve()
     return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else path.name
 
 
 def refuse_other_setup(name: str, budget: Budget, made: Figures) -> None:
-    """Refuse saved figures that were made with other arguments than the entry's.
+    """Refuse saved figures that were made with other arguments than those of the entry.
+
+    Args:
+        name: The name of the file with the figures.
+        budget: The entry.
+        made: The saved figures.
 
     Raises:
-        UsageError: with what differs.
+        UsageError: An argument differs; the message names it.
     """
     settings, setup = budget.settings, made.setup
     wanted: dict[str, Any] = {"model": settings.model, "batch_size": settings.batch_size, **settings.knobs}
@@ -207,11 +234,11 @@ def refuse_other_setup(name: str, budget: Budget, made: Figures) -> None:
 
 
 def optimizers_within(metric: Metric, bound: int, made: Sequence[Figures]) -> list[str]:
-    """Return the finished runs whose figure keeps to a bound, as `optimizer sm3 (9.78 GiB)`, the best first."""
+    """Return the finished runs whose figure keeps to a bound, as `optimizer sm3 (9.78 GiB)`, with the best first."""
     good = [
         (one.values[metric.name], one.optimizer)
         for one in made
         if one.status == "ok" and metric.name in one.values and within(metric, one.values[metric.name], bound)
     ]
-    good.sort(reverse=metric.lower)
+    good.sort(reverse=metric.higher_is_better)
     return [f"optimizer {spec} ({metric.text(value)})" for value, spec in good]

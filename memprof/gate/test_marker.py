@@ -1,4 +1,4 @@
-"""Budgets that are written at a test, `@pytest.mark.memory_budget(...)`: from keywords to verdicts. No pytest here."""
+"""Checks the budget of a test, `@pytest.mark.memory_budget(...)`, from keywords to verdicts. It imports no pytest."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from memprof.gate.config_file import ConfigFile, find_config
 from memprof.gate.entry_figures import Figures
 from memprof.gate.explain import largest_holders
 from memprof.gate.judge import Policy, judge
-from memprof.gate.measure import Gauge
+from memprof.gate.measure import BudgetRunner
 from memprof.gate.metrics import METRICS
 from memprof.gate.verdict import Verdict, metric_of
 from memprof.gate.wording import details, headline
 
-# What is short enough to be written at a test; the full names are understood as well.
+# Short names for the keywords of the marker; the full names are accepted as well.
 ALIASES = {
     "peak": "peak_allocated_bytes",
     "reserved": "peak_reserved_bytes",
@@ -33,8 +33,13 @@ ALIASES = {
 
 
 @dataclass(frozen=True)
-class Checked:
-    """What became of a marker's budget."""
+class CheckedBudget:
+    """The result of a marker's budget.
+
+    Attributes:
+        figures: The figures of each optimizer.
+        verdicts: The verdict on each limit.
+    """
 
     figures: tuple[Figures, ...]
     verdicts: tuple[Verdict, ...]
@@ -45,7 +50,7 @@ class Checked:
         return any(verdict.weight == "error" for verdict in self.verdicts)
 
     def text(self) -> str:
-        """Return what is wrong, a paragraph for each limit; of what holds a line each."""
+        """Return the verdicts in words: a paragraph for each exceeded limit, then a line for each limit that holds."""
         ordered = sorted(self.verdicts, key=lambda verdict: verdict.weight != "error")
         return "\n".join(line for verdict in ordered for line in _lines(verdict))
 
@@ -53,18 +58,21 @@ class Checked:
 def read_marker(
     name: str, path: Path, model: str, knobs: Mapping[str, Any], keywords: Mapping[str, Any], root: Path
 ) -> Budget:
-    """Return the budget that a marker's keywords set, over the defaults of the project's own configuration.
+    """Return the budget that a marker's keywords set. The project's configuration gives the defaults.
 
     Args:
-        name: of the test.
-        path: the test's file.
-        model: what is trained where the keywords do not say.
-        knobs: the test's parameters.
-        keywords: of the marker.
-        root: where the project's configuration is looked for.
+        name: The name of the test.
+        path: The path of the test's file.
+        model: The model to train if the keywords name none.
+        knobs: The parameters of the test.
+        keywords: The keywords of the marker.
+        root: The folder where the search for the project's configuration begins.
+
+    Returns:
+        The budget.
 
     Raises:
-        UsageError: a keyword is unknown, or a value is none.
+        UsageError: A keyword is unknown, or a value is not valid.
     """
     entry: dict[str, Any] = {"model": model, "knobs": dict(knobs)}
     for key, value in keywords.items():
@@ -91,33 +99,33 @@ def read_marker(
     return budget
 
 
-def check(gauge: Gauge, budget: Budget) -> Checked:
-    """Run a marker's budget and judge it."""
-    figures = gauge.measure(budget, lambda _: None)
+def check(runner: BudgetRunner, budget: Budget) -> CheckedBudget:
+    """Run a marker's budget and judge its figures."""
+    figures = runner.measure(budget, lambda _: None)
     verdicts = judge([budget], figures, empty_baseline(), Policy())
-    return Checked(tuple(figures), tuple(_explained(verdict, figures) for verdict in verdicts))
+    return CheckedBudget(tuple(figures), tuple(_explained(verdict, figures) for verdict in verdicts))
 
 
 @contextmanager
-def gauge_like_here(folder: Path) -> Iterator[Gauge]:
-    """Return a gauge whose workers import from where this process does."""
+def budget_runner(folder: Path) -> Iterator[BudgetRunner]:
+    """Start a budget runner whose workers have the import path of this process."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(entry or str(Path.cwd()) for entry in sys.path)
-    gauge = Gauge(folder)
+    runner = BudgetRunner(folder)
     try:
-        gauge.__enter__()
+        runner.__enter__()
     finally:
         os.environ.pop("PYTHONPATH")
         os.environ.update({"PYTHONPATH": before} if before is not None else {})
     with_error: tuple[Any, ...] = (None, None, None)
     try:
-        yield gauge
+        yield runner
     finally:
-        gauge.__exit__(*with_error)
+        runner.__exit__(*with_error)
 
 
 def _project_defaults(root: Path) -> dict[str, Any]:
-    """Return what the project's configuration sets for all entries, but for its limits."""
+    """Return the defaults of the project's configuration, without its limits."""
     try:
         defaults = find_config(root).table.get("defaults", {})
     except MemprofError as error:

@@ -1,4 +1,4 @@
-"""What the gate says about one limit."""
+"""The verdict of the gate on one limit."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ Weight = Literal["ok", "note", "warning", "error"]
 
 
 class Verdict(Document):
-    """What the gate says about one limit of one optimizer in one entry, or about its run as a whole.
+    """The verdict of the gate on one limit of one optimizer in one entry, or on its run as a whole.
 
     Attributes:
-        entry: the budget's name.
-        optimizer: its spec.
-        metric: the figure; null for what concerns the run as a whole.
-        status: `passed`; `exceeded`; `improved` (the baseline is stale); `new` (nothing accepted yet); `missing`
-            (accepted once, and no longer made); `failed`; `does-not-fit`; `unmeasured`; `other-environment` (the
-            baseline was made elsewhere, and a measured figure depends on it).
-        weight: `error` fails the build.
-        value: the figure.
-        limit: as the user wrote it.
-        bound: what the figure was compared with.
-        base: the accepted figure, for limits on the change.
-        reason: one sentence, where the figures do not say it all.
-        message: the user's own words.
-        why: which category and which module grew, largest first.
-        remedies: what would meet the budget.
+        entry: The name of the budget.
+        optimizer: The optimizer spec.
+        metric: The name of the figure; null for a verdict on the run as a whole.
+        status: `passed`, `exceeded`, `improved` (the baseline is stale), `new` (the baseline has no such figure yet),
+            `missing` (the baseline has a figure and this run does not), `failed`, `does-not-fit`, `unmeasured` (the
+            device has no such figure), or `other-environment` (the figure depends on the environment, and the baseline
+            was made in another one).
+        weight: How serious it is; `error` fails the build.
+        value: The figure.
+        limit: The limit as the user wrote it.
+        bound: The value that the figure was compared with.
+        base: The figure of the baseline, for a limit on growth.
+        reason: An explanation if the figures alone are not enough.
+        message: The message of the user.
+        why: Which categories and modules grew, the largest first.
+        remedies: Changes that would meet the budget.
     """
 
     entry: str
@@ -53,11 +54,11 @@ class Verdict(Document):
 
 
 def counts(verdicts: Sequence[Verdict]) -> Mapping[Weight, int]:
-    """Return how many verdicts there are of each weight."""
+    """Return the number of verdicts of each weight."""
     weights: tuple[Weight, ...] = ("ok", "note", "warning", "error")
     return {weight: sum(verdict.weight == weight for verdict in verdicts) for weight in weights}
 
 
 def metric_of(verdict: Verdict) -> Metric | None:
-    """Return the metric that a verdict is about."""
+    """Return the metric of a verdict, or None for a verdict on the run as a whole."""
     return METRICS[verdict.metric] if verdict.metric is not None else None

@@ -1,4 +1,4 @@
-"""Verdicts in words: the one place where they become sentences, for every format."""
+"""Turns verdicts into sentences, for every format."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _TINY = 0.05  # percent
 
 
 def mark(verdict: Verdict) -> str:
-    """Return a verdict in a word or two; those that only warn are in small letters."""
+    """Return a verdict in one or two words, in lower case if it only warns."""
     text = MARKS[verdict.status]
     return text.lower() if verdict.weight == "warning" else text
 
 
 def subject(verdict: Verdict) -> str:
-    """Return what a verdict is about: `pretrain/adam`."""
+    """Return the subject of a verdict, such as `pretrain/adam`."""
     return f"{verdict.entry}/{verdict.optimizer}"
 
 
 def headline(verdict: Verdict) -> str:
-    """Return one sentence: what is about what, limit, value and excess."""
+    """Return one sentence with the subject, the figure, its limit and the excess."""
     metric = metric_of(verdict)
     if metric is None or verdict.value is None or verdict.bound is None:
         return f"{subject(verdict)}: {_without_figures(verdict, metric)}"
@@ -42,7 +42,7 @@ def headline(verdict: Verdict) -> str:
     if verdict.status != "exceeded":
         return f"{subject(verdict)}: {metric.name} {figure(verdict)}, limit {bound(verdict)}"
     excess = abs(verdict.value - verdict.bound)
-    beyond = "below" if metric.lower else "over"
+    beyond = "below" if metric.higher_is_better else "over"
     return (
         f"{subject(verdict)}: {metric.name} is {figure(verdict)}, {metric.text(excess)} {beyond} "
         f"the limit of {bound(verdict)}"
@@ -50,7 +50,7 @@ def headline(verdict: Verdict) -> str:
 
 
 def figure(verdict: Verdict) -> str:
-    """Return the value as printed; to the byte where it and its bound would look the same."""
+    """Return the value as text. It is given in bytes if the rounded value would equal the rounded bound."""
     metric = metric_of(verdict)
     if metric is None or verdict.value is None:
         return "-"
@@ -58,7 +58,7 @@ def figure(verdict: Verdict) -> str:
 
 
 def bound(verdict: Verdict) -> str:
-    """Return what the value was held against, with its origin for a limit on the change."""
+    """Return the bound as text. For a limit on growth, the baseline and the limit follow in brackets."""
     metric = metric_of(verdict)
     if metric is None or verdict.limit is None:
         return "-"
@@ -71,7 +71,7 @@ def bound(verdict: Verdict) -> str:
 
 
 def change(verdict: Verdict) -> str:
-    """Return how far a value is from the baseline, signed; `-` without one."""
+    """Return the signed difference between a value and the baseline, or `-` if there is no baseline."""
     metric = metric_of(verdict)
     if metric is None or verdict.value is None or verdict.base is None:
         return "-"
@@ -79,7 +79,7 @@ def change(verdict: Verdict) -> str:
 
 
 def share(metric: Metric | None, old: int | None, new: int | None) -> str:
-    """Return a change in short, for a table that has both figures: `+2.1 %`, or the amount where that is tiny."""
+    """Return a change for a table that also shows both figures: `+2.1 %`, or the amount if the share is tiny."""
     if metric is None or old is None or new is None:
         return "-"
     if old == new:
@@ -90,7 +90,7 @@ def share(metric: Metric | None, old: int | None, new: int | None) -> str:
 
 
 def moved(metric: Metric, old: int, new: int) -> str:
-    """Return a change as `+1.20 GiB (+12.3 %)`, or `=`."""
+    """Return a change as `+1.20 GiB (+12.3 %)`, or `=` if the figures are equal."""
     if new == old:
         return "="
     amount, percent = _amount(metric, old, new), _percent(old, new)
@@ -98,7 +98,7 @@ def moved(metric: Metric, old: int, new: int) -> str:
 
 
 def _amount(metric: Metric, old: int, new: int) -> str:
-    return signed(new - old) if metric.size else f"{new - old:+d}"
+    return signed(new - old) if metric.in_bytes else f"{new - old:+d}"
 
 
 def _percent(old: int, new: int) -> float:
@@ -108,7 +108,7 @@ def _percent(old: int, new: int) -> float:
 def _without_figures(verdict: Verdict, metric: Metric | None) -> str:
     what = f"{metric.name}, limit {verdict.limit}: " if metric is not None else ""
     if verdict.status == "new":
-        return f"{what}nothing was accepted yet to compare with"
+        return f"{what}the baseline has no figure yet to compare with"
     words = {"failed": "the trial failed", "does-not-fit": "does not fit", "missing": "missing"}
     reason = " ".join((verdict.reason or "").split())
     return f"{what}{': '.join(part for part in (words.get(verdict.status), reason) if part)}"
@@ -122,14 +122,14 @@ def _improved(verdict: Verdict, metric: Metric) -> str:
 
 
 def _tied(verdict: Verdict, metric: Metric) -> bool:
-    """Whether value and bound differ, and not as printed."""
-    if not metric.size or verdict.value is None or verdict.bound is None or verdict.value == verdict.bound:
+    """Return whether value and bound differ but would look the same when rounded."""
+    if not metric.in_bytes or verdict.value is None or verdict.bound is None or verdict.value == verdict.bound:
         return False
     return format_size(verdict.value) == format_size(verdict.bound)
 
 
 def details(verdict: Verdict) -> list[tuple[str, str]]:
-    """Return what stands below a headline: why, what would fit, remarks, and the user's own words last."""
+    """Return the lines below a headline as pairs of a label and a sentence; the user's message comes last."""
     shown_already = verdict.value is None or verdict.bound is None
     lines = [("why", sentence) for sentence in verdict.why]
     lines += [("fits", sentence) for sentence in verdict.remedies]

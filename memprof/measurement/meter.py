@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import gc
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -13,11 +15,15 @@ from memprof.documents.timeline import Timeline
 from memprof.measurement.probes import make_probe
 from memprof.measurement.record.cuda_events import as_requested
 from memprof.measurement.record.profiler import ProfilerRecorder
-from memprof.trace.attribution import build_trace
+from memprof.trace.attribution import TraceBuilder, label_buckets, label_workspaces
 from memprof.trace.events import Entry, Mark, PhaseMark, Trace
-from memprof.trace.peaks import SpanPeak, holdings_at, span_peaks, step_levels
+from memprof.trace.peaks import TrainingPeaks, attributed_breakdown, span_peaks, step_levels, tensor_peaks
 from memprof.trace.timeline import make_timeline
 from memprof.units import format_size
+
+# After so many steps the record is reduced for the first time, and then whenever it has about so many events.
+_STEPS_AT_FIRST = 4
+_EVENTS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class Reading:
         operators: by phase, the operators of the attributed step.
         allocator_history: what the CUDA allocator recorded, None on the CPU.
         timeline: of the attributed step, None where there was none.
-        trace: that all of this was computed from.
+        trace: that this was computed from; of steps that were reduced it has only the blocks that still live.
         notes: what the reader of these figures must know.
     """
 
@@ -59,11 +65,24 @@ class Meter:
     Args:
         device: to watch.
         before: what happened there before `start`, for the trace to begin in an empty process.
+        whole: keep the record of every step for the trace; it grows with the steps.
+        with_build: what comes before the first training step is a phase, and may set the peak.
     """
 
-    def __init__(self, device: torch.device, before: Sequence[Entry] = ()) -> None:
-        self._device = device
-        self._before = before
+    def __init__(
+        self, device: torch.device, before: Sequence[Entry] = (), *, whole: bool = False, with_build: bool = False
+    ) -> None:
+        self._whole = whole
+        self._steps = 0  # in the record
+        self._most_steps = _STEPS_AT_FIRST
+        self._peaks = TrainingPeaks(with_build=with_build)
+        self._rounded = TraceBuilder()
+        # A CUDA allocator hands out more than what was requested of it.
+        self._requested = self._rounded if device.type == "cpu" else TraceBuilder()
+        self._builders = list(dict.fromkeys((self._rounded, self._requested)))
+        self._streams: dict[int, int] = {}
+        for builder in self._builders:
+            builder.take(before)
         self._probe = make_probe(device)
         self._recorder = ProfilerRecorder(device.type, device.index or 0)
         self._phase = "build"
@@ -73,6 +92,7 @@ class Meter:
     def start(self) -> None:
         """Begin, before the model is built."""
         self._probe.start()
+        self._summary = self._probe.summary()
         self._recorder.start()
 
     def begin_phase(self, step: int, phase: str) -> None:
@@ -80,6 +100,21 @@ class Meter:
         self._probe.end_phase(self._phase)
         self._phase = phase
         self._recorder.mark(PhaseMark(step, phase))
+
+    def begin_step(self) -> None:
+        """A training step is about to begin: if the record has grown long, reduce the steps before to their peaks.
+
+        Nothing of it is part of a step: call this before a step's time is taken.
+        """
+        if self._steps >= self._most_steps and not self._whole:
+            with self._probe.aside(), _no_garbage_collection():
+                events = self._take(self._recorder.collect())
+                self._peaks.add(span_peaks(self._rounded.trace))
+                for builder in self._builders:
+                    builder.forget()
+            self._most_steps = max(1, _EVENTS * self._steps // max(1, events))
+            self._steps = 0
+        self._steps += 1
 
     def begin_attribution(self) -> None:
         """The last step begins: from here on operators are recorded, and marks say who allocates."""
@@ -99,16 +134,24 @@ class Meter:
         """Return the most memory used so far, for progress."""
         return self._probe.high_water_bytes()
 
-    def finish(self, buckets: Collection[int] = ()) -> Reading:
-        """End recording and analyse the trace; `buckets` are the sizes of those in which DDP reduces gradients."""
+    def finish(
+        self,
+        buckets: Collection[int] = (),
+        tidied: Callable[[list[Entry]], list[Entry]] = list,
+    ) -> Reading:
+        """End recording and analyse the trace.
+
+        Args:
+            buckets: sizes of those in which DDP reduces gradients.
+            tidied: what is done to the stream of events before it is analysed.
+        """
         self._probe.end_phase(self._phase)
-        entries = self._recorder.stop()
-        trace = build_trace([*self._before, *entries])
-        history = self._recorder.history
-        spans = [span for span in span_peaks(trace) if span.step > 0]
-        top = max(spans, key=lambda span: span.peak_bytes)
-        step_peaks = [max(s.peak_bytes for s in spans if s.step == step) for step in sorted({s.step for s in spans})]
-        requested = build_trace([*self._before, *as_requested(entries, history)]) if history else trace
+        self._take(tidied(self._recorder.stop()))
+        trace, requested = self._rounded.trace, self._requested.trace
+        peaks = self._peaks
+        peaks.add(span_peaks(trace))
+        assert peaks.top is not None
+        step_peaks = list(peaks.steps)
         label_workspaces(trace, requested, self._probe.workspace_bytes())
         label_buckets(trace, requested, buckets)
         tensors = self._tensor_peaks(requested)
@@ -116,93 +159,44 @@ class Meter:
         return Reading(
             peak=Peak(
                 tensor_bytes=max(tensors.values(), default=None),
-                allocated_bytes=top.peak_bytes,
+                allocated_bytes=peaks.top.peak_bytes,
                 reserved_bytes=max(reserved.values(), default=None),
                 process_bytes=self._process_bytes,
-                phase=top.phase,
-                step=top.step,
+                phase=peaks.top.phase,
+                step=peaks.top.step,
             ),
-            phases=_phase_peaks(spans, tensors, reserved),
+            phases=_phase_peaks(peaks.phases, tensors, reserved),
             step_peaks=step_peaks,
             breakdown=attributed_breakdown(trace) if self._attributed else None,
-            levels=self._levels(trace, spans),
+            levels=self._levels(trace),
             operators=trace.operators,
             trace=trace,
-            allocator_history=self._probe.described(history, entries) if history else None,
+            allocator_history=self._summary.finish() if self._summary is not None else None,
             timeline=make_timeline(trace) if self._attributed else None,
             notes=self._probe.notes + repeatability_note(step_peaks),
         )
+
+    def _take(self, entries: list[Entry]) -> int:
+        """Go on with the next piece of the record, and return its length."""
+        history = self._recorder.history
+        if self._requested is not self._rounded:
+            self._requested.take(as_requested(entries, history, self._streams))
+        self._rounded.take(entries)
+        if self._summary is not None:
+            self._summary.add(history, entries)
+        return len(entries)
 
     def _tensor_peaks(self, trace: Trace) -> dict[str, int]:
         """Return the tensors' peak in each phase of the attributed step, of a trace with sizes as requested."""
         return tensor_peaks(trace, trace.spans[-1].step) if self._attributed else {}
 
-    def _levels(self, trace: Trace, spans: list[SpanPeak]) -> dict[str, list[int]]:
+    def _levels(self, trace: Trace) -> dict[str, list[int]]:
         if self._probe.reserved:
             return {phase: [peak] for phase, peak in self._probe.reserved.items() if phase != "build"}
         return {
-            phase: [*levels, max(span.peak_bytes for span in spans if span.phase == phase)]
-            for phase, levels in step_levels(trace, spans[-1].step).items()
+            phase: [*levels, self._peaks.phases[phase]]
+            for phase, levels in step_levels(trace, trace.spans[-1].step).items()
         }
-
-
-def label_workspaces(trace: Trace, requested: Trace, size: int | None) -> None:
-    """Name what libraries keep: blocks of their workspaces' size that nobody has, and that are never given back.
-
-    Args:
-        trace: whose blocks to name.
-        requested: the same trace with sizes as requested.
-        size: of a workspace; None where there is none.
-    """
-    for number in _kept(requested, {size}):
-        if trace.blocks[number].category == "unattributed":
-            trace.blocks[number].category = "workspace"
-
-
-def label_buckets(trace: Trace, requested: Trace, sizes: Collection[int]) -> None:
-    """Name the buckets in which DDP's reducer, which is in C++, keeps gradients for the others: nobody else has them.
-
-    Args:
-        trace: whose blocks to name.
-        requested: the same trace with sizes as requested.
-        sizes: of the buckets.
-    """
-    for number in _kept(requested, sizes):
-        for block in (trace.blocks[number], requested.blocks[number]):
-            if block.category in ("unattributed", "temporaries", "activations"):
-                block.category, block.module, block.tensor = "communication", "", True
-
-
-def _kept(requested: Trace, sizes: Collection[int | None]) -> list[int]:
-    """Return the blocks of certain sizes that are never given back."""
-    if not any(sizes):
-        return []
-    freed = {number for number, change in requested.events if change < 0}
-    blocks = enumerate(requested.blocks)
-    return [number for number, block in blocks if block.size in sizes and number not in freed]
-
-
-def tensor_peaks(trace: Trace, step: int) -> dict[str, int]:
-    """Return the peak of tensor bytes in each phase of a step."""
-    peaks: dict[str, int] = {}
-    for span in span_peaks(trace, tensors_only=True):
-        if span.step == step:
-            peaks[span.phase] = max(peaks.get(span.phase, 0), span.peak_bytes)
-    return peaks
-
-
-def attributed_breakdown(trace: Trace) -> Breakdown:
-    """Return who holds the memory at the peak of the trace's last step, the attributed one."""
-    spans = span_peaks(trace)
-    top = max((span for span in spans if span.step == spans[-1].step), key=lambda span: span.peak_bytes)
-    holdings = holdings_at(trace, top.event)
-    return Breakdown(
-        total_bytes=holdings.total_bytes,
-        phase=top.phase,
-        by_category=holdings.by_category,
-        by_module=holdings.by_module,
-        by_category_and_module=holdings.by_category_and_module,
-    )
 
 
 def repeatability_note(step_peaks: list[int]) -> list[str]:
@@ -215,12 +209,24 @@ def repeatability_note(step_peaks: list[int]) -> list[str]:
     return [f"Measured again, the peak differs: steps after the first needed {spread} apart; the highest is shown."]
 
 
-def _phase_peaks(spans: list[SpanPeak], tensors: dict[str, int], reserved: dict[str, int]) -> dict[str, PhasePeak]:
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep the collector from running because of what is made here: it may free tensors of the training."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _phase_peaks(phases: dict[str, int], tensors: dict[str, int], reserved: dict[str, int]) -> dict[str, PhasePeak]:
     return {
         phase: PhasePeak(
             tensor_bytes=tensors.get(phase),
-            allocated_bytes=max(span.peak_bytes for span in spans if span.phase == phase),
+            allocated_bytes=peak,
             reserved_bytes=reserved.get(phase),
         )
-        for phase in dict.fromkeys(span.phase for span in spans)
+        for phase, peak in phases.items()
     }

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from memprof.devices.host import allocator_conf, nvml
-from memprof.documents.confidence import AllocatorHistory
 from memprof.errors import UsageError
-from memprof.measurement.process_memory import peak_rss_bytes, reset_peak_rss
-from memprof.measurement.record.cuda_history import HistoryEvent
-from memprof.trace.events import Entry
+from memprof.measurement.process_memory import give_back_free_memory, peak_rss_bytes, reset_peak_rss
+
+if TYPE_CHECKING:
+    from memprof.measurement.record.check_history import HistorySummary
 
 
 class Probe(Protocol):
@@ -45,8 +46,11 @@ class Probe(Protocol):
     def workspace_bytes(self) -> int | None:
         """Return the size of a workspace that a library keeps for good, None where there is none."""
 
-    def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
-        """Return what the device's allocator recorded of itself, None where it records nothing."""
+    def aside(self) -> AbstractContextManager[None]:
+        """Leave out of the figures what goes on in the `with` block, which is no part of the training."""
+
+    def summary(self) -> HistorySummary | None:
+        """Return what sums up the recording of the device's allocator, None where it records nothing."""
 
 
 class CpuProbe:
@@ -55,6 +59,7 @@ class CpuProbe:
     def __init__(self) -> None:
         self.reserved: dict[str, int] = {}
         self.notes: list[str] = []
+        self._highest = 0  # before the last reset
 
     def start(self) -> None:
         """Begin with the resident size of now."""
@@ -69,19 +74,26 @@ class CpuProbe:
 
     def high_water_bytes(self) -> int:
         """Return the high-water resident size."""
-        return peak_rss_bytes()
+        return max(self._highest, peak_rss_bytes())
 
     def process_bytes(self) -> int | None:
         """Return the high-water resident size."""
-        return peak_rss_bytes()
+        return self.high_water_bytes()
 
     def workspace_bytes(self) -> int | None:
         """Return None: what libraries keep on the CPU is not the allocator's."""
         return None
 
-    def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Leave the block out of the high-water mark, where the kernel can reset it."""
+        self._highest = self.high_water_bytes()
+        yield
+        give_back_free_memory()
+        reset_peak_rss()
+
+    def summary(self) -> None:
         """Return None: the CPU's allocator records nothing."""
-        return None
 
 
 class CudaProbe:
@@ -140,19 +152,22 @@ class CudaProbe:
     def workspace_bytes(self) -> int | None:
         """Return the size of cuBLAS's workspace, which each thread that multiplies matrices has."""
         from memprof.devices.target import Target
-        from memprof.prediction.cuda.kernels import cublas_bytes
 
-        return cublas_bytes(Target(capability=torch.cuda.get_device_capability(self._device)))
+        return Target(capability=torch.cuda.get_device_capability(self._device)).cublas_workspace_bytes
 
-    def described(self, history: Sequence[HistoryEvent], entries: Sequence[Entry]) -> AllocatorHistory | None:
-        """Return the recording's peaks and its replay's."""
+    def aside(self) -> AbstractContextManager[None]:
+        """Do nothing: what is done on the host is none of the device's."""
+        return nullcontext()
+
+    def summary(self) -> HistorySummary | None:
+        """Return what sums up the recording, for the allocator's settings and the device's memory."""
         from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
-        from memprof.measurement.record.check_history import describe_history
+        from memprof.measurement.record.check_history import HistorySummary
 
         conf = allocator_conf()
         settings = parse_alloc_conf(conf) if conf else AllocatorSettings()
         total = torch.cuda.get_device_properties(self._device).total_memory
-        return describe_history(history, entries, settings, total)
+        return HistorySummary(settings, total)
 
 
 def make_probe(device: torch.device) -> Probe:

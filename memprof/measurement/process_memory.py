@@ -6,8 +6,14 @@ import ctypes
 import os
 import resource
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
@@ -65,6 +71,12 @@ def give_back_at_once() -> None:
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 64 * 1024)
 
 
+def give_back_free_memory() -> None:
+    """Have the C library return what it holds of memory that is free (malloc_trim(3))."""
+    with suppress(AttributeError, OSError):  # only the GNU library has it
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def _status_bytes(field: str) -> int | None:
     try:
         status = _STATUS.read_text(encoding="ascii")
@@ -72,3 +84,23 @@ def _status_bytes(field: str) -> int | None:
         return None
     values = (line.split()[1] for line in status.splitlines() if line.startswith(f"{field}:"))
     return next((int(value) * 1024 for value in values), None)
+
+
+def device_limit(device: torch.device, limit_bytes: int | None) -> Callable[[], object]:
+    """Return a function that sets the limit, from when on allocations beyond it fail.
+
+    On the CPU the limit counts what the process takes from this call on, on a GPU all that its allocator has.
+
+    Args:
+        device: of the trial.
+        limit_bytes: for its tensors; None for no limit.
+    """
+    import torch  # the doctor asks this module about machines where torch may be broken
+
+    if limit_bytes is None:
+        return lambda: None
+    if device.type == "cuda":
+        share = min(1.0, limit_bytes / torch.cuda.get_device_properties(device).total_memory)
+        return lambda: torch.cuda.set_per_process_memory_fraction(share, device)
+    give_back_at_once()
+    return partial(limit_memory, limit_bytes, data_bytes())

@@ -5,27 +5,28 @@ from __future__ import annotations
 import gc
 import math
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from memprof.documents.comparison import OptimizerInfo, Run, Steps
 from memprof.documents.jobs import Outcome, Step, Trial
 from memprof.errors import MemprofError, UsageError
-from memprof.export.files import save_trace
-from memprof.measurement.limits import device_limit
+from memprof.export import save_trace
 from memprof.measurement.meter import Meter, Reading
+from memprof.measurement.process_memory import device_limit
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.registry import build_optimizer
 from memprof.optimizers.state_bytes import measure_state
 from memprof.trace.modules import compiled_graphs, followed_modules
 from memprof.training.build import bucket_sizes, build_model, own_module
 from memprof.training.counts import count_parameters, state_figures
-from memprof.training.labels import Labeller, label_tensors
+from memprof.training.labels import Labeller
+from memprof.training.session import Session
 from memprof.training.step import PerParameterOptimizers, TrainingStep
 from memprof.user_code import describe, is_lost_rank, is_out_of_memory, raised
 from memprof.workloads.loader import load_workload
@@ -48,32 +49,31 @@ def run_trial(trial: Trial, emit: Emit, rank: int = 0) -> Outcome:
     Raises:
         UsageError: the workload or the recipe is at fault, so that no optimizer could run.
     """
-    session = _Session(trial, emit, rank)
+    training = _Training(trial, emit, rank)
     try:
-        return session.run()
+        return training.run()
     except _OptimizerError as failure:
-        return session.unfinished("failed", str(failure))
+        return training.unfinished("failed", str(failure))
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        return session.unfinished("oom", f"out of memory in {session.place}")
+        return training.unfinished("oom", f"out of memory in {training.session.place}")
 
 
-class _Session:
+class _Training:
     """A trial as it goes from step to step."""
 
     def __init__(self, trial: Trial, emit: Emit, rank: int) -> None:
         self.trial = trial
         self._rank = rank
         self.device = torch.device(trial.device)
-        self.place = "the build"
         self._emit = emit
-        self._meter = Meter(self.device)
-        self._losses: list[float] = []
-        self._seconds: list[float] = []
-        self._attributing = False
-        self._number = 0
-        self._phase = "build"
+        self._meter = Meter(self.device, whole=trial.trace_folder is not None)
+        self._losses = array("d")
+        self._seconds = array("d")
+        self.session = Session(
+            self._meter.mark, self._meter.begin_phase, step_in_backward=trial.recipe.step_in_backward
+        )
 
     def run(self) -> Outcome:
         limit = device_limit(self.device, self.trial.limit_bytes)
@@ -88,8 +88,9 @@ class _Session:
             limit()
         count = self.trial.recipe.warmup + self.trial.recipe.steps
         for number in range(1, count + 1):
-            self._number = number
+            self.session.number = number
             self._emit(Step(stage="step", step=number, steps=count, peak_bytes=self._meter.high_water_bytes()))
+            self._meter.begin_step()
             self._train_step(attributed=number == count and self.trial.purpose == "measure")
         return self._finished()
 
@@ -103,7 +104,7 @@ class _Session:
         workload = load_workload(self.trial.workload).workload
         self.model = build_model(workload, recipe, self.device)
         self._own = own_module(self.model, recipe)
-        self._labels = Labeller(self._own)
+        labels = Labeller(self._own)
         if recipe.world_size > 1:
             torch.manual_seed(recipe.seed + self._rank)  # the same weights everywhere, and batches of its own
         try:
@@ -117,8 +118,9 @@ class _Session:
             recipe,
             self.device,
             self.trial.batch_size,
-            self._begin_phase,
+            self.session.begin_phase,
         )
+        self.session.built(labels, lambda: self._meter.mark(labels.optimizer_state(self.optimizer)), self._step)
 
     def _build_optimizer(self) -> Any:
         named = [(name, p) for name, p in self._own.named_parameters() if p.requires_grad]
@@ -126,27 +128,8 @@ class _Session:
             return build_optimizer(self.trial.optimizer, named)
         names = {parameter: name for name, parameter in named}
         return PerParameterOptimizers(
-            names, lambda p: build_optimizer(self.trial.optimizer, [(names[p], p)]), self._before_own_step
+            names, lambda p: build_optimizer(self.trial.optimizer, [(names[p], p)]), self.session.before_own_step
         )
-
-    def _before_own_step(self, parameter: nn.Parameter) -> None:
-        if self._attributing:
-            self._meter.mark(self._labels.gradients())
-
-    def _begin_phase(self, phase: str) -> None:
-        if self._attributing:
-            self._label_end_of(self._phase)
-        self._phase = phase
-        self.place = f"the {phase} phase of step {self._number}"
-        self._meter.begin_phase(self._number, phase)
-
-    def _label_end_of(self, phase: str) -> None:
-        if phase == "batch":
-            self._meter.mark(label_tensors("inputs", self._step.batch))
-        elif phase == "backward":
-            self._meter.mark(self._labels.gradients())
-        elif phase == "optimizer" or self.trial.recipe.step_in_backward:
-            self._meter.mark(self._labels.optimizer_state(self.optimizer))
 
     def _train_step(self, attributed: bool) -> None:
         began = time.perf_counter()
@@ -160,7 +143,7 @@ class _Session:
             if is_out_of_memory(error) or is_lost_rank(error):
                 raise
             raise self._blame(error) from error
-        if self._number > self.trial.recipe.warmup and not attributed:
+        if self.session.number > self.trial.recipe.warmup and not attributed:
             self._seconds.append(time.perf_counter() - began)
         self._note_loss()
 
@@ -170,16 +153,17 @@ class _Session:
                 "--strategy ddp needs every trainable parameter in every loss, and some of "
                 f"{self.trial.workload.model} take no part; set requires_grad=False on them, or use --strategy fsdp"
             )
-        if self._phase in ("batch", "forward", "backward") and self._number == 1:
-            return UsageError(f"the {self._phase} phase of {self.trial.workload.model} raised {describe(error)}")
-        return _OptimizerError(raised(self.place, error))
+        if self.session.phase in ("batch", "forward", "backward") and self.session.number == 1:
+            phase, model = self.session.phase, self.trial.workload.model
+            return UsageError(f"the {phase} phase of {model} raised {describe(error)}")
+        return _OptimizerError(raised(self.session.place, error))
 
     def _note_loss(self) -> None:
         assert self._step.loss is not None
         loss = self._step.loss.item()
         if not math.isfinite(loss):
             raise _OptimizerError(
-                f"the loss is {loss} at step {self._number}; lower the learning rate (lr=...) or check the data"
+                f"the loss is {loss} at step {self.session.number}; lower the learning rate (lr=...) or check the data"
             )
         self._losses.append(loss)
 
@@ -189,21 +173,11 @@ class _Session:
             yield
             return
         self._meter.begin_attribution()
-        for mark in (
-            self._labels.buffers(),
-            self._labels.optimizer_state(self.optimizer),
-            self._labels.gradients(),
-            self._labels.parameters(),
-            label_tensors("inputs", self._step.batch),
-            label_tensors("activations", self._step.loss),
-            label_tensors("buffers", self._step.scaler_tensors()),
-        ):
-            self._meter.mark(mark)
-        self._attributing = True
+        self.session.follow()
         # Module hooks would make torch.compile compile again, with breaks where they are called.
         with nullcontext() if compiled_graphs() else followed_modules(self._own, self._meter.mark):
             yield
-        self._label_end_of(self._phase)
+        self.session.end_phase()
 
     def _finished(self) -> Outcome:
         gc.disable()  # training is over and the process ends soon: only the analysis would be slowed down
@@ -222,14 +196,14 @@ class _Session:
             breakdown=reading.breakdown,
             phases=reading.phases,
             allocator_history=reading.allocator_history,
-            steps=Steps(seconds=self._seconds, losses=self._losses, allocated_bytes=reading.step_peaks),
+            steps=Steps(seconds=list(self._seconds), losses=list(self._losses), allocated_bytes=reading.step_peaks),
             timeline=reading.timeline,
             notes=reading.notes + _compilation_note(),
         )
         return Outcome(run=run, levels=reading.levels)
 
     def _implementation(self, reading: Reading) -> str | None:
-        if not self._attributing:
+        if not self.session.following:
             return None
         phase = "backward" if self.trial.recipe.step_in_backward else "optimizer"
         one = next(iter(self.optimizer.optimizers.values())) if self.trial.recipe.step_in_backward else self.optimizer

@@ -1,4 +1,4 @@
-"""Which implementation of an optimizer's step ran, read from what it did and not from what was asked for."""
+"""Finds out which implementation of an optimizer's step ran, from the operators that it called and not its options."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ if TYPE_CHECKING:
 
 
 def implementation_name(optimizer: torch.optim.Optimizer, step_operators: Collection[str]) -> str:
-    """Return the implementation that ran: the optimizer's own word for it, or `fused`, `foreach`, `for-loop`.
+    """Return the name of the implementation that ran: the optimizer's own name, `fused`, `foreach` or `for-loop`.
 
     Args:
-        optimizer: an optimizer that has stepped. A string attribute `kernel` (`sm3.SM3`: `chunked`, ...)
-            names what ran and wins.
-        step_operators: names of the operators dispatched within `step()`, as the dispatcher spells them
-            (`aten::_fused_adam_`) or as a dispatch mode does (`aten._fused_adam_.default`). Fused steps of
-            torch.optim call `_foreach_` operators too (for the step counters), so one `_fused_` operator
-            decides. Kernels that a library launches past the dispatcher leave no trace here, and count as the
-            loop that launched them.
+        optimizer: An optimizer that has taken a step. If it has a string attribute `kernel` (`sm3.SM3`: `chunked`,
+            ...), that is the answer.
+        step_operators: The names of the operators called within `step()`, as the dispatcher spells them
+            (`aten::_fused_adam_`) or as a dispatch mode does (`aten._fused_adam_.default`). Fused steps of torch.optim
+            also call `_foreach_` operators (for the step counters), so a single `_fused_` operator decides. Kernels
+            that a library launches without the dispatcher are not seen here, and count as `for-loop`.
+
+    Returns:
+        The name of the implementation.
     """
     kernel = getattr(optimizer, "kernel", None)
     if isinstance(kernel, str) and kernel:

@@ -1,4 +1,4 @@
-"""A spec's options against a constructor's signature: names, kinds of values, dtypes."""
+"""Checks the options of an optimizer spec against the constructor's signature: names, types of values, dtypes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ _NAMED = ("named_parameters", "named_params")
 
 
 def constructor_arguments(factory: Callable[..., Any], spec: OptimizerSpec) -> dict[str, object]:
-    """Return the keyword arguments for the constructor that a spec's options mean.
+    """Return the keyword arguments for the constructor that a spec's options stand for.
 
-    Lists become tuples. A string becomes a `torch.dtype` where the argument's annotation or default says
-    dtype (`momentum_dtype=bfloat16`). A missing `lr` becomes 1e-3 where the constructor demands one.
+    Lists become tuples. A string becomes a `torch.dtype` if the argument's annotation or default is a dtype
+    (`momentum_dtype=bfloat16`). If the constructor requires `lr` and the spec has none, it is 1e-3.
+
+    Args:
+        factory: The constructor.
+        spec: The optimizer spec.
+
+    Returns:
+        The keyword arguments, without the parameters.
 
     Raises:
-        UsageError: an option is unknown, is the parameters themselves, has a value of the wrong kind, or a
-            demanded one is missing.
+        UsageError: An option is unknown, would replace the parameters, has a value of the wrong type, or a required
+            option is missing.
     """
     known = _signature(factory)
-    if known is None:  # a constructor written in C tells nothing; it judges the options itself
+    if known is None:  # a constructor written in C may have no signature; it checks the options itself
         return {name: _to_tuple(value) for name, value in spec.options.items()}
     first = next(iter(known), "params")
     named = {name: item for name, item in known.items() if name != first and item.kind not in _VARIADIC}
@@ -36,11 +43,11 @@ def constructor_arguments(factory: Callable[..., Any], spec: OptimizerSpec) -> d
             hint = did_you_mean(name, list(named))
             raise UsageError(f"optimizer {spec.name!r} has no option {name!r}{hint}")
     arguments = {name: _argument(value, named.get(name), name, spec) for name, value in spec.options.items()}
-    return {**_demanded(named, spec), **arguments}
+    return {**_required(named, spec), **arguments}
 
 
 def takes_names(factory: Callable[..., Any]) -> bool:
-    """Whether the constructor's first argument asks for (name, parameter) pairs."""
+    """Return whether the constructor's first argument takes (name, parameter) pairs."""
     return next(iter(_signature(factory) or {}), "") in _NAMED
 
 
@@ -54,13 +61,13 @@ def _signature(factory: Callable[..., Any]) -> dict[str, inspect.Parameter] | No
         return None
 
 
-def _demanded(named: dict[str, inspect.Parameter], spec: OptimizerSpec) -> dict[str, object]:
-    """Return the default `lr` where one is demanded, and refuse where anything else is."""
+def _required(named: dict[str, inspect.Parameter], spec: OptimizerSpec) -> dict[str, object]:
+    """Return the default `lr` if the constructor requires one; raise a UsageError if another option is missing."""
     missing = [name for name, item in named.items() if item.default is item.empty and name not in spec.options]
     others = [name for name in missing if name != "lr"]
     if others:
         example = ",".join(f"{name}=..." for name in others)
-        raise UsageError(f"optimizer {spec.text!r} demands {', '.join(others)}; write {spec.text},{example}")
+        raise UsageError(f"optimizer {spec.text!r} requires {', '.join(others)}; write {spec.text},{example}")
     return {"lr": DEFAULT_LR} if missing else {}
 
 
@@ -86,7 +93,7 @@ def _means_dtype(annotation: str, default: object) -> bool:
 
 
 def _to_dtype(value: str, annotation: str, where: str) -> object:
-    """Return the dtype of a name; another word passes where the annotation allows strings as well."""
+    """Return the dtype of that name. Other strings are returned unchanged if the annotation allows strings."""
     import torch
 
     found = getattr(torch, value.removeprefix("torch."), None)
@@ -99,7 +106,7 @@ def _to_dtype(value: str, annotation: str, where: str) -> object:
 
 
 def _check_kind(value: object, annotation: str, default: object, where: str) -> None:
-    """Refuse a word where a number or a flag belongs: `nesterov=no` would count as true."""
+    """Refuse a string for a number or a flag, because `nesterov=no` would count as true."""
     plain = annotation.replace("Optional", "").strip("[]") if "Optional" in annotation else annotation
     flag = plain in ("bool", "bool | None") or (not annotation and isinstance(default, bool))
     if flag and not (value is None or isinstance(value, bool)):

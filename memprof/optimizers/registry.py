@@ -1,4 +1,7 @@
-"""The optimizers known by name, and how a spec becomes an optimizer. Importing it needs no torch."""
+"""The optimizers that have short names, and functions that build an optimizer from a spec.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,13 @@ class KnownOptimizer:
     """An optimizer that has a short name.
 
     Attributes:
-        name: what a spec calls it.
-        class_path: where it is, as `module:Class`.
-        description: one line.
-        state: its state in float32 with default options, as a short formula; m x n is a matrix's shape.
-        source: the package it comes from, with the oldest version where that matters.
-        refusal: why memprof cannot train with it, in one sentence; None where it can.
+        name: The name in a spec.
+        class_path: The import path of the class, as `module:Class`.
+        description: A description in one line.
+        state: The size of its state in float32 with default options, as a short formula in bytes. A matrix has the
+            shape m x n.
+        source: The package that it comes from, with the oldest version if that matters.
+        refusal: Why memprof cannot train with it, in one sentence; None if it can.
     """
 
     name: str
@@ -74,10 +78,10 @@ KNOWN_OPTIMIZERS: dict[str, KnownOptimizer] = {
 
 
 def find_known(spec: OptimizerSpec) -> KnownOptimizer | None:
-    """Return what is known of a spec's name; None for an import path. Needs no torch.
+    """Return the known optimizer that a spec names, or None for an import path. It does not import torch.
 
     Raises:
-        UsageError: the name is unknown, or memprof cannot train with it.
+        UsageError: The name is unknown, or memprof cannot train with that optimizer.
     """
     if spec.is_import_path:
         return None
@@ -91,10 +95,10 @@ def find_known(spec: OptimizerSpec) -> KnownOptimizer | None:
 
 
 def resolve_class(spec: OptimizerSpec) -> Callable[..., Optimizer]:
-    """Return the optimizer's class (or the function that builds it, where an import path names one).
+    """Return the optimizer's class, or the function that builds it if the import path names a function.
 
     Raises:
-        UsageError: the path leads to no optimizer, importing it fails, or it is L-BFGS.
+        UsageError: The path does not name an optimizer, it cannot be imported, or it is L-BFGS.
     """
     known = find_known(spec)
     path = known.class_path if known else spec.name
@@ -111,27 +115,30 @@ def resolve_class(spec: OptimizerSpec) -> Callable[..., Optimizer]:
 
 
 def check_options(spec: OptimizerSpec) -> None:
-    """Check a spec's options against the constructor, without building anything.
+    """Check the options of a spec against the constructor, without building anything.
 
     Raises:
-        UsageError: an option is unknown, has a value of the wrong kind, is missing, or is `params`.
+        UsageError: An option is unknown, has a value of the wrong type, is missing, or is `params`.
     """
     constructor_arguments(resolve_class(spec), spec)
 
 
 def build_optimizer(spec: OptimizerSpec, named_parameters: Iterable[NamedParameter]) -> Optimizer:
-    """Build the optimizer over the parameters that require a gradient.
+    """Build the optimizer for the parameters that require a gradient.
 
-    A constructor that demands `lr` gets 1e-3, like torch's Adam; one whose first argument is called
-    `named_parameters` gets the names as well. An optimizer with a train mode, as schedule-free ones have, is
-    put into it.
+    A constructor that requires `lr` gets 1e-3, the default of torch's Adam. A constructor whose first argument is
+    called `named_parameters` gets the names as well. An optimizer that has a train mode, as schedule-free optimizers
+    do, is put into that mode.
 
     Args:
-        spec: what to build.
-        named_parameters: as `model.named_parameters()` gives them; a parameter given twice is taken once.
+        spec: The optimizer spec.
+        named_parameters: The parameters, as `model.named_parameters()` gives them. Duplicates are removed.
+
+    Returns:
+        The optimizer.
 
     Raises:
-        UsageError: the spec is wrong, nothing requires a gradient, or the constructor refuses.
+        UsageError: The spec is wrong, no parameter requires a gradient, or the constructor raised an error.
     """
     factory = resolve_class(spec)
     arguments = constructor_arguments(factory, spec)
@@ -164,7 +171,7 @@ def _construct(
     try:
         return factory(parameters, **arguments)
     except Exception as error:
-        if is_out_of_memory(error):  # some optimizers make their state here: that is a result, not a mistake
+        if is_out_of_memory(error):  # some optimizers allocate their state here, so this is a result and not a mistake
             raise
         message = " ".join(str(error).split()) or "no reason given"
         raise UsageError(f"optimizer {spec.text!r} refused: {type(error).__name__}: {message}") from error
@@ -190,9 +197,9 @@ def _refuse_class(factory: object, spec: OptimizerSpec) -> None:
     from torch.optim import LBFGS, Optimizer
 
     if not isinstance(factory, type):
-        return  # a function: what it returns is checked when it is called
+        return  # it is a function, whose return value is checked when it is called
     if not issubclass(factory, Optimizer):
-        raise UsageError(f"optimizer {spec.text!r}: {factory.__name__} is no subclass of torch.optim.Optimizer")
+        raise UsageError(f"optimizer {spec.text!r}: {factory.__name__} is not a subclass of torch.optim.Optimizer")
     if issubclass(factory, LBFGS):
         raise UsageError(_CLOSURE)
 

@@ -1,4 +1,4 @@
-"""Byte-exact optimizer state: every storage that an optimizer keeps alive and the model does not own."""
+"""Measures optimizer state to the byte: every storage that an optimizer keeps alive and the model does not own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from memprof.trace.storages import is_plain, plain_tensors
 
-# What a walk does not enter: values without references, code and its closures, and things that lead out of
-# the optimizer (modules, loggers, threads). Weak references keep nothing alive.
+# The search for tensors does not enter these: values without references, code and its closures, and objects that lead
+# out of the optimizer (modules, loggers, threads). Weak references are here because they keep nothing alive.
 _OPAQUE = (
     *(type(None), bool, int, float, complex, str, bytes, type, torch.dtype, torch.device, torch.Generator),
     *(types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial),
@@ -32,14 +32,14 @@ _CONTAINER_MODULES = (nn.ParameterList, nn.ParameterDict)
 
 @dataclass(frozen=True)
 class StateReport:
-    """What an optimizer holds between two steps.
+    """The memory that an optimizer holds between two steps.
 
     Attributes:
-        bytes: the sum over unique storages.
-        device_bytes: the same bytes by device, e.g. `{"cuda:0": 8192, "cpu": 4}`.
-        by_dtype: the same bytes by dtype, e.g. `{"float32": 8196}`; a storage counts under the dtype of the
-            tensor through which it was first reached.
-        tensors: the number of unique storages.
+        bytes: The total size of the unique storages.
+        device_bytes: The same bytes by device, such as `{"cuda:0": 8192, "cpu": 4}`.
+        by_dtype: The same bytes by dtype, such as `{"float32": 8196}`. A storage counts under the dtype of the tensor
+            through which it was first reached.
+        tensors: The number of unique storages.
     """
 
     bytes: int
@@ -49,18 +49,21 @@ class StateReport:
 
 
 def measure_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> StateReport:
-    """Count the bytes of every storage that the optimizer holds, apart from the model's own.
+    """Count the bytes of every storage that the optimizer holds, except those of the model.
 
-    Reached are `optimizer.state`, the extras of `param_groups` and all attributes of the optimizer, through
-    any nest of containers, objects, nested optimizers and tensor subclasses. A view counts as the whole
-    storage that it keeps alive; a storage counts once however many tensors share it. Storages of `parameters`
-    and of their gradients do not count. Python numbers are 0 bytes. Memory outside torch storages (NumPy
-    arrays, C++ objects) and what only a closure holds is not seen.
+    The search covers `optimizer.state`, the extra entries of `param_groups` and all attributes of the optimizer,
+    through any nesting of containers, objects, nested optimizers and tensor subclasses. A view counts with the whole
+    storage that it keeps alive. A storage that several tensors share counts once. Storages of `parameters` and of their
+    gradients do not count. Python numbers count 0 bytes. Memory outside torch storages (NumPy arrays, C++ objects), and
+    tensors that only a closure holds, are not seen.
 
     Args:
-        optimizer: any optimizer; its state is created in the first step, so call this after one.
-        parameters: all parameters of the model, those that the optimizer does not train too. Tensors of a
-            parameter group that are not among them (float32 master weights) are the optimizer's, hence state.
+        optimizer: Any optimizer. Its state is created in the first step, so call this function after one.
+        parameters: All parameters of the model, including those that the optimizer does not train. Tensors of a
+            parameter group that are not among them (float32 master weights) belong to the optimizer and count as state.
+
+    Returns:
+        The bytes in total, by device and by dtype.
     """
     devices: Counter[str] = Counter()
     dtypes: Counter[str] = Counter()
@@ -75,13 +78,21 @@ def measure_state(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]
 def iter_state_storages(
     optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]
 ) -> Iterator[tuple[torch.UntypedStorage, torch.dtype]]:
-    """Yield each storage that `measure_state` counts, once, with the dtype of the tensor that led to it."""
+    """Yield each storage that `measure_state` counts once, with the dtype of the tensor that led to it.
+
+    Args:
+        optimizer: As for `measure_state`.
+        parameters: As for `measure_state`.
+
+    Yields:
+        The storage and the dtype.
+    """
     for tensor in _state_tensors(optimizer, parameters):
         yield tensor.untyped_storage(), tensor.dtype
 
 
 def _state_tensors(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield one dense tensor for each non-empty storage that is the optimizer's own."""
+    """Yield one dense tensor for each non-empty storage that belongs to the optimizer."""
     model = list(parameters)
     gradients = [parameter.grad for parameter in model if parameter.grad is not None]
     seen = {_storage_key(part) for tensor in (*model, *gradients) for part in _dense_parts(tensor)}
@@ -94,7 +105,7 @@ def _state_tensors(optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor
 
 
 def _reachable_tensors(root: object, barred: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield every tensor that an object refers to, depth first in the order of its attributes and items."""
+    """Yield every tensor that an object refers to, depth first, in the order of its attributes and items."""
     visited = {id(tensor): object() for tensor in barred}  # values keep objects alive, so that no id is reused
     stack = [root]
     while stack:
@@ -108,7 +119,7 @@ def _reachable_tensors(root: object, barred: Iterable[Tensor]) -> Iterator[Tenso
 
 
 def _references(item: object) -> list[object]:
-    """Return what an object keeps alive: items, attributes and slots, of C-implemented containers too."""
+    """Return the objects that an object keeps alive: items, attributes and slots, also of containers written in C."""
     if isinstance(item, torch.UntypedStorage):
         return [torch.empty(0, dtype=torch.uint8, device=item.device).set_(item)]
     if not isinstance(item, Tensor):
@@ -133,7 +144,7 @@ def _dense_parts(tensor: Tensor) -> Iterator[Tensor]:
 
 
 def _has_memory(tensor: Tensor) -> bool:
-    """Whether a tensor has a storage; a `_make_wrapper_subclass` has only the shape of one."""
+    """Return whether a tensor has a storage with memory; a `_make_wrapper_subclass` has none."""
     if isinstance(tensor, FakeTensor) or type(tensor) in (Tensor, nn.Parameter):
         return True
     try:
@@ -144,9 +155,9 @@ def _has_memory(tensor: Tensor) -> bool:
 
 
 def _storage_key(tensor: Tensor) -> tuple[str | torch.device, int]:
-    """Return what two tensors on the same memory have in common.
+    """Return a key that two tensors on the same memory share.
 
-    That is the address; tensors without data (fake, meta) have none, and there it is torch's storage object.
+    It is the address. Tensors without data (fake, meta) have no address, so their key is torch's storage object.
     """
     storage = tensor.untyped_storage()
     if tensor.is_meta or (type(tensor) is not Tensor and isinstance(tensor, FakeTensor)):

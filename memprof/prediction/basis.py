@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+
 from memprof.devices.context import LATE_WITHIN_BYTES
 from memprof.devices.target import Target
+from memprof.documents.comparison import Peak, Rank
 from memprof.documents.confidence import Confidence, SizeRange
 from memprof.prediction.accuracy import accuracy
-from memprof.prediction.basis_of_ranks import rank_basis
 from memprof.prediction.bounds import Bounds
 from memprof.prediction.fake.training import FakeRun
 from memprof.trace.events import Trace
@@ -18,7 +20,7 @@ _ATTENTION = {
     "aten::_scaled_dot_product_cudnn_attention": "cuDNN attention",
 }
 _CONVOLUTIONS = "aten::convolution"
-# What is computed there is PyTorch's or sm3's own and known to the tables of `cuda_semantics` and `workspaces`.
+# What is computed there is PyTorch's or sm3's own and known to the tables of `memprof.prediction.cuda`.
 _OWN_NAMESPACES = ("aten", "prim", "prims", "sm3", "fsdp", "profiler", "_c10d_functional", "_dtensor")
 
 
@@ -147,4 +149,47 @@ def _tight(bounds: Bounds, target: Target) -> list[str]:
     there = format_size(target.capacity_bytes)
     return [
         f"The upper bound, {format_size(upper)} reserved, is more than the {there} there: it may run out of memory."
+    ]
+
+
+NCCL = (
+    "NCCL's own memory (buffers for each communicator and peer) is not counted, nor therefore what the process takes: "
+    "it lies outside PyTorch's allocator, and depends on NCCL's version, the links between the GPUs and its settings."
+)
+FIRST = (
+    "Predicted is rank 0, whose shards are the largest: of what cannot be divided evenly the last ranks hold less, or "
+    "nothing."
+)
+
+
+def ranks_of(fake: FakeRun, target: Target, peak: Peak) -> list[Rank]:
+    """Return a line for each rank; none for a single one, and where the others hold less than the first."""
+    if fake.ranks == 1 or not fake.alike or fake.parameters is None or fake.state is None:
+        return []
+    return [
+        Rank(
+            rank=number,
+            device=target.name,
+            parameters_bytes=fake.parameters.bytes,
+            state_bytes=fake.state.bytes,
+            peak=peak,
+        )
+        for number in range(fake.ranks)
+    ]
+
+
+def rank_notes(fake: FakeRun, target: Target) -> list[str]:
+    """Return what the reader must know of a prediction for several ranks."""
+    if fake.ranks == 1:
+        return []
+    return [*([] if fake.alike else [FIRST]), *([NCCL] if target.kind == "cuda" else [])]
+
+
+def rank_basis(fake: FakeRun) -> list[str]:
+    """Return what a prediction for several ranks rests on, beside what every one does."""
+    if fake.ranks == 1:
+        return []
+    version = torch.__version__
+    return [
+        f"What ranks do for each other is PyTorch {version}'s own code, run as one of {fake.ranks} with nobody there."
     ]

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import Counter
 
 from memprof.devices.target import Target
-from memprof.measurement.meter import label_buckets
 from memprof.prediction.fake.training import FakeRun
-from memprof.trace.attribution import build_trace
+from memprof.trace.attribution import build_trace, label_buckets
 from memprof.trace.events import CACHE_EMPTIED, Event, PhaseSpan, Trace
 
 

@@ -1,71 +1,71 @@
 """From a trial to a predicted run: train on fake tensors, replay the device's allocator, analyse the trace.
 
 predict_run(trial, Target())                                            # this machine's CPU
-predict_run(trial, target_of(find_device("rtx-4090")))                  # a GPU that is not here
+predict_run(trial, find_target("rtx-4090"))                  # a GPU that is not here
 predict_runs(workload, optimizers, recipe, batch_size, target)          # one forward and backward pass for all
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
+from pydantic import BaseModel
 
 from memprof.allocator.caching import CachingAllocator
-from memprof.allocator.settings import AllocatorSettings
-from memprof.devices.catalog import SimulatedDevice
 from memprof.devices.context import LATE_WITHIN_BYTES
-from memprof.devices.target import Target, parse_torch_version
+from memprof.devices.resolve import find_target, is_real
+from memprof.devices.target import Target
 from memprof.documents.comparison import OptimizerInfo, Peak, PhasePeak, Run, Steps
-from memprof.documents.jobs import Trial
+from memprof.documents.jobs import Forecast, Outcome, Outcomes, Trial
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.export.files import save_trace
-from memprof.measurement.meter import attributed_breakdown, tensor_peaks
-from memprof.prediction.basis import confidence_of
-from memprof.prediction.basis_of_ranks import rank_notes, ranks_of
+from memprof.export import save_trace
+from memprof.prediction.accuracy import accuracy, standing
+from memprof.prediction.basis import confidence_of, rank_notes, ranks_of
 from memprof.prediction.bounds import Bounds, upper_bounds
-from memprof.prediction.cpu.semantics import CpuSemantics
-from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import STEPS, FakeRun, fake_runs
 from memprof.prediction.gc_pause import no_garbage_collection
 from memprof.prediction.repeat_step import labelled_trace, trace_of
 from memprof.prediction.replay_trace import Replayed, replay_blocks
+from memprof.prediction.semantics import semantics_of
 from memprof.trace.events import Trace
-from memprof.trace.peaks import SpanPeak, span_peaks
+from memprof.trace.peaks import SpanPeak, attributed_breakdown, span_peaks, tensor_peaks
 from memprof.trace.timeline import make_timeline
 from memprof.training.counts import state_figures
 from memprof.units import format_size
 
 
-def target_of(
-    device: SimulatedDevice, allocator: AllocatorSettings | None = None, torch_version: str | None = None
-) -> Target:
-    """Return the target for a GPU of the catalog.
+def run(forecast: Forecast, send: Callable[[BaseModel], None]) -> Outcomes:
+    """Do a worker's job: predict every optimizer of a forecast, from one forward and backward pass.
 
-    Args:
-        device: the GPU.
-        allocator: settings of the caching allocator; PyTorch's defaults if not given.
-        torch_version: of the PyTorch that is to run there; this one if not given.
+    Raises:
+        UsageError: as `predict_runs`.
     """
-    return Target(
-        name=device.name,
-        title=device.title,
-        kind="cuda",
-        capability=device.compute_capability,
-        sm_count=device.sm_count,
-        torch_version=parse_torch_version(torch_version or torch.__version__),
-        capacity_bytes=device.capacity_bytes,
-        allocator=allocator or AllocatorSettings(),
-        context_bytes=device.context_bytes,
-        context_range_bytes=device.context_range_bytes,
-        context_source=device.context_source,
-        late_bytes=device.late_bytes,
-        generic=device.generic,
+    target = find_target(forecast.device)
+    if forecast.capacity_bytes is not None and target.capacity_bytes is not None:
+        mine = is_real(forecast.device)  # what its driver calls its memory includes the context
+        capacity = min(forecast.capacity_bytes, target.capacity_bytes) if mine else forecast.capacity_bytes
+        target = replace(target, capacity_bytes=capacity)
+    runs = predict_runs(
+        forecast.workload,
+        forecast.optimizers,
+        forecast.recipe,
+        forecast.batch_size,
+        target,
+        forecast.steps,
+        timeline=forecast.timeline,
+        trace_folder=Path(forecast.trace_folder) if forecast.trace_folder is not None else None,
     )
+    notes = [standing()] if target.kind == "cuda" and accuracy() is None else []
+    noted = [run.model_copy(update={"notes": [*run.notes, *notes]}) for run in runs]
+    return Outcomes(outcomes=[Outcome(run=run, levels=_levels(run)) for run in noted])
+
+
+def _levels(run: Run) -> dict[str, list[int]]:
+    return {name: [peak.reserved_bytes or peak.allocated_bytes] for name, peak in run.phases.items()}
 
 
 def predict_run(trial: Trial, target: Target, steps: int | None = None) -> Run:
@@ -103,16 +103,34 @@ def predict_runs(
     Raises:
         UsageError: as `predict_run`.
     """
-    semantics = CudaSemantics(target) if target.kind == "cuda" else CpuSemantics()
+    semantics = semantics_of(target)
     made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps or STEPS)
     traces = [trace_of(fake, target) if steps is None else labelled_trace(fake) for fake in made]
     jobs = zip(optimizers, made, traces, strict=True)
-    return [_run(spec, fake, trace, target, timeline, trace_folder) for spec, fake, trace in jobs]
+    return [run_of(spec, fake, trace, target, timeline, trace_folder) for spec, fake, trace in jobs]
 
 
-def _run(
-    spec: OptimizerSpec, fake: FakeRun, trace: Trace, target: Target, timeline: bool, trace_folder: Path | None
+def run_of(
+    spec: OptimizerSpec,
+    fake: FakeRun,
+    trace: Trace,
+    target: Target,
+    timeline: bool,
+    trace_folder: Path | None,
+    *,
+    with_build: bool = False,
 ) -> Run:
+    """Return the run that a fake training amounts to on a target.
+
+    Args:
+        spec: the optimizer.
+        fake: what was trained.
+        trace: of it.
+        target: where the training is to run.
+        timeline: the run is to carry its timeline.
+        trace_folder: where to write the whole trace; None for not at all.
+        with_build: what comes before the first training step is a phase, and may set the peak.
+    """
     info = OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=fake.implementation)
     if fake.failure is not None or fake.state is None or fake.parameters is None:
         return Run(optimizer=info, device=target.name, source="predicted", status="failed", reason=fake.failure)
@@ -126,7 +144,7 @@ def _run(
         settings = target.allocator if target.kind == "cuda" else None
         save_trace(trace, trace_folder, spec.text, settings, replayed.reserved_levels)
     tensors = tensor_peaks(trace, trace.spans[-1].step)
-    spans = [span for span in span_peaks(replayed.trace) if span.step > 0]
+    spans = [span for span in span_peaks(replayed.trace) if span.step > 0 or with_build]
     bounds = None
     if target.kind == "cuda":
         bounds = upper_bounds(trace, replayed, target.allocator, target.capacity_bytes)
@@ -199,7 +217,7 @@ def _phases(
 
 
 def _step_peaks(spans: list[SpanPeak]) -> list[int]:
-    steps = sorted({span.step for span in spans})
+    steps = sorted({span.step for span in spans if span.step > 0})
     return [max(span.peak_bytes for span in spans if span.step == step) for step in steps]
 
 

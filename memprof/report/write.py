@@ -1,4 +1,4 @@
-"""A report as files: the Markdown with its figures beside it, or one file of another format."""
+"""Writes reports to files: the Markdown, and its figures next to it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,24 @@ MATRIX = "matrix"
 
 
 def figure_path(report: Path, name: str) -> Path:
-    """Return the file of a report's figure: `gpt2_peak.svg` beside `gpt2.md`."""
+    """Return the path of a figure of a report: `gpt2_peak.svg` next to `gpt2.md`.
+
+    Args:
+        report: The Markdown file.
+        name: The name of the figure.
+    """
     return report.with_name(f"{report.stem}_{name}.svg")
 
 
 def report_paths(report: Path, names: Iterable[str] = NAMES) -> list[Path]:
-    """Return the files that a Markdown report with figures of these names may consist of.
+    """Return the files that a Markdown report may consist of.
+
+    Args:
+        report: The Markdown file.
+        names: The names of the figures that the report may have.
 
     Raises:
-        UsageError: it has no name of its own.
+        UsageError: The path of the report has no file name.
     """
     if not report.name:
         raise UsageError(f"cannot write {report}: it is a folder; name a file in it")
@@ -34,15 +43,15 @@ def report_paths(report: Path, names: Iterable[str] = NAMES) -> list[Path]:
 
 
 def write_report(comparison: Comparison, report: Path, document: Path | None) -> list[Path]:
-    """Write the Markdown and its figures, and return the files written.
+    """Write the Markdown report of a comparison with its figures, and return the files that were written.
 
     Args:
-        comparison: what to report.
-        report: the Markdown file; the figures go beside it.
-        document: the file that the comparison is saved in, to link to.
+        comparison: The comparison to report.
+        report: The Markdown file. The figures are written next to it.
+        document: The file with the saved comparison, which the report links to.
 
     Raises:
-        UsageError: a file cannot be written.
+        UsageError: A file cannot be written.
     """
     written, shown = [], {}
     for figure in draw_figures(comparison):
@@ -56,15 +65,15 @@ def write_report(comparison: Comparison, report: Path, document: Path | None) ->
 
 
 def write_fit_report(fit: FitReport, report: Path, document: Path) -> list[Path]:
-    """Write the Markdown of `memprof fit`, with its matrix as a figure, and return the files written.
+    """Write the Markdown report of `memprof fit` with a figure of its matrix, and return the files that were written.
 
     Args:
-        fit: what to report.
-        report: the Markdown file; the figure goes beside it.
-        document: the file that it is saved in, to link to.
+        fit: The document to report.
+        report: The Markdown file. The figure is written next to it.
+        document: The file with the saved document, which the report links to.
 
     Raises:
-        UsageError: a file cannot be written.
+        UsageError: A file cannot be written.
     """
     figure = figure_path(report, MATRIX)
     text, svg = draw_matrix(fit)

@@ -1,8 +1,8 @@
-"""Whether a result came out again: what was predicted to the byte, what was measured within what it moves by itself.
+"""Checks whether a result was reproduced: predicted figures must be equal, measured figures equal within their noise.
 
-A measured figure may move by its noise (`memprof.gate.metrics`): state, parameters and tensors not at all, the
-allocator's peak by 2 %, what is reserved by 5 %, the process by 10 %. Step times and losses are not compared, nor are
-sentences. Figures that a newer version adds are no difference.
+The noise of a measured figure is that of `memprof.gate.metrics`: 0 for state, parameters and tensors, 2 % for allocated
+memory, 5 % for reserved memory, and 10 % for the memory of the process. Step times, losses and sentences are not
+compared. Figures that a newer version adds do not count as differences.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from memprof.gate.baseline import within_noise
 from memprof.gate.metrics import FITTED, METRICS
 from memprof.units import format_size
 
-_WORDS = {"notes", "confidence", "reason", "validation", "pending", "points", "steps"}  # and times, which differ
-_PLACE = ("torch", "processor", "cores", "threads", "gpu", "driver")
+# Fields that are not compared, because they hold sentences or times.
+_WORDS = {"notes", "confidence", "reason", "validation", "pending", "points", "steps"}
+_ENVIRONMENT = ("torch", "processor", "instruction_set", "cores", "threads", "gpu", "driver")
 _FIT_NOISE = float(METRICS["max_batch_size"].noise)
 
 
 @dataclass
 class Agreement:
-    """What became of the figures of a saved result.
+    """How far a saved result agrees with a new one.
 
     Attributes:
-        compared: how many figures there were to come out again.
-        differences: a sentence for each that did not.
-        remarks: what is another machine or version, and what was not compared.
+        compared: The number of figures that were compared.
+        differences: A sentence for each figure that differs.
+        remarks: Sentences about differences of machine and version, and about what was not compared.
     """
 
     compared: int = 0
@@ -41,7 +42,15 @@ class Agreement:
     remarks: list[str] = field(default_factory=list)
 
     def check(self, subject: str, figure: str, old: Any, new: Any, share: float = 0.0) -> None:
-        """Compare one figure, which may move by a share of itself."""
+        """Compare one figure.
+
+        Args:
+            subject: The run that it belongs to.
+            figure: The name of the figure.
+            old: The saved value.
+            new: The new value.
+            share: How much the figure may differ, as a share of the saved value.
+        """
         self.compared += 1
         both_whole = isinstance(old, int) and isinstance(new, int)
         if old != new and not (both_whole and within_noise(old, new, share)):
@@ -50,8 +59,16 @@ class Agreement:
 
 
 def agreement(old: AnyReport, new: AnyReport) -> Agreement:
-    """Compare a saved result with one that its command made again."""
-    found = Agreement(remarks=_places(old.environment, new.environment))
+    """Compare a saved result with the result of running its command again.
+
+    Args:
+        old: The saved result.
+        new: The new result.
+
+    Returns:
+        The differences.
+    """
+    found = Agreement(remarks=_environment_changes(old.environment, new.environment))
     if isinstance(old, Comparison) and isinstance(new, Comparison):
         _compare_runs(found, old, new)
     elif isinstance(old, FitReport) and isinstance(new, FitReport):
@@ -59,37 +76,37 @@ def agreement(old: AnyReport, new: AnyReport) -> Agreement:
     elif isinstance(old, AdviceReport) and isinstance(new, AdviceReport):
         _exactly(found, old.optimizer, old, new, {"environment"})
     else:
-        found.differences.append("another kind of document was made")
+        found.differences.append("the command made another kind of document")
     return found
 
 
-def _places(old: Environment, new: Environment) -> list[str]:
-    pairs = ((name, getattr(old, name), getattr(new, name)) for name in _PLACE)
+def _environment_changes(old: Environment, new: Environment) -> list[str]:
+    pairs = ((name, getattr(old, name), getattr(new, name)) for name in _ENVIRONMENT)
     return [f"{name} was {before} and is {after}" for name, before, after in pairs if before != after]
 
 
 def _compare_runs(found: Agreement, old: Comparison, new: Comparison) -> None:
     made = {run.optimizer.spec: run for run in new.runs}
-    same_room = old.capacity == new.capacity
-    if not same_room:
-        sizes = f"{format_size(new.capacity.bytes)} to fill instead of {format_size(old.capacity.bytes)}"
-        found.remarks.append(f"there are {sizes}: the largest batch and model are not compared")
+    same_capacity = old.capacity == new.capacity
+    if not same_capacity:
+        sizes = f"{format_size(new.capacity.bytes)} instead of {format_size(old.capacity.bytes)}"
+        found.remarks.append(f"the capacity is {sizes}: the largest batch and model are not compared")
     for run in old.runs:
         again = made.get(run.optimizer.spec)
         if again is None:
             found.differences.append(f"{run.optimizer.spec}: it was not run")
         elif run.source == again.source == "predicted":
-            _exactly(found, run.optimizer.spec, run, again, _WORDS if same_room else {*_WORDS, "fit"})
+            _exactly(found, run.optimizer.spec, run, again, _WORDS if same_capacity else {*_WORDS, "fit"})
         else:
-            _within_noise(found, run, again, same_room)
+            _within_noise(found, run, again, same_capacity)
 
 
-def _within_noise(found: Agreement, old: Run, new: Run, same_room: bool) -> None:
+def _within_noise(found: Agreement, old: Run, new: Run, same_capacity: bool) -> None:
     subject = old.optimizer.spec
     found.check(subject, "status", old.status, new.status)
     for name, metric in METRICS.items():
         before = metric.read(old)
-        if before is not None and (same_room or name not in FITTED):
+        if before is not None and (same_capacity or name not in FITTED):
             found.check(subject, name, before, metric.read(new), float(metric.noise_of(old.source)))
 
 
@@ -118,7 +135,7 @@ def _exactly(found: Agreement, subject: str, old: BaseModel, new: BaseModel, lef
 
 
 def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every figure and word of a document with its place."""
+    """Yield every value of a document with its path."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _leaves(item, (*path, str(key)))

@@ -1,4 +1,4 @@
-"""Published results: where they are saved, and their own commands, run again."""
+"""Finds published results and runs the commands that made them again."""
 
 from __future__ import annotations
 
@@ -13,34 +13,39 @@ from tempfile import TemporaryDirectory
 from memprof.documents.advice import AdviceReport
 from memprof.documents.fit import FitReport
 from memprof.documents.load import AnyReport, load_any
+from memprof.documents.wording import made_where
 from memprof.errors import MemprofError, UsageError, did_you_mean
 from memprof.files import write_text
-from memprof.report.content.wording import made_where
 from memprof.report.write import write_fit_report, write_report
 
-_COMMANDS = ("compare", "fit", "advise")  # a saved command is not obeyed beyond these
+_COMMANDS = ("compare", "fit", "advise")  # for safety, no other saved command is run
 _SCHEMAS = ('"memprof.comparison/', '"memprof.fit/', '"memprof.advice/')
 _OUTPUTS = ("--json", "--force")
 
 
 @dataclass(frozen=True)
 class Published:
-    """A saved result, and the command that made it."""
+    """A saved result with the command that made it.
+
+    Attributes:
+        path: The path of the file.
+        document: The result.
+    """
 
     path: Path
     document: AnyReport
 
     @property
     def name(self) -> str:
-        """What it is called: its file's name without the suffix."""
+        """The name of the result: the file's name without the suffix."""
         return self.path.stem
 
     @property
     def command(self) -> str:
-        """The command as it was given.
+        """The command that made the result.
 
         Raises:
-            UsageError: the document does not say, or it is none of memprof's that make a result.
+            UsageError: The document names no command, or one that does not make a result.
         """
         command = self.document.environment.command or ""
         words = shlex.split(command)
@@ -51,12 +56,12 @@ class Published:
 
     @property
     def arguments(self) -> list[str]:
-        """The command's arguments without those that say where its result goes."""
+        """The arguments of the command, without the options for its outputs."""
         return _without_outputs(shlex.split(self.command)[1:])
 
     @property
     def origin(self) -> str:
-        """How its figures came about: `predicted for rtx-4090`."""
+        """How the figures were made, such as `predicted for rtx-4090`."""
         if isinstance(self.document, FitReport):
             return f"largest {self.document.vary.knob} on {', '.join(one.name for one in self.document.devices)}"
         if isinstance(self.document, AdviceReport):
@@ -66,10 +71,10 @@ class Published:
 
 
 def find_published(folder: Path) -> list[Published]:
-    """Return the results that are saved in a folder, by name.
+    """Return the results that are saved in a folder, sorted by name.
 
     Raises:
-        UsageError: there is no such folder, or a result in it cannot be read.
+        UsageError: The folder does not exist, or a result in it cannot be read.
     """
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder} here; name a saved result, or --folder")
@@ -78,10 +83,17 @@ def find_published(folder: Path) -> list[Published]:
 
 
 def choose(name: str, folder: Path) -> Published:
-    """Return the published result of a name, or the one that is saved in the file of that name.
+    """Return one published result.
+
+    Args:
+        name: The name of a result in the folder, or the path of a file that ends in `.json`.
+        folder: The folder with the published results.
+
+    Returns:
+        The result.
 
     Raises:
-        UsageError: there is none.
+        UsageError: There is no such result.
     """
     if name.endswith(".json"):
         return Published(Path(name), load_any(name))
@@ -92,23 +104,37 @@ def choose(name: str, folder: Path) -> Published:
 
 
 def run_again(published: Published) -> AnyReport:
-    """Run the command of a result in a process of its own, and return what it makes; no file is changed.
+    """Run the command of a result again in a separate process. The published files are not changed.
+
+    Args:
+        published: The result whose command is run.
+
+    Returns:
+        The new result.
 
     Raises:
-        MemprofError: the command made nothing, or nothing whole.
+        MemprofError: The command failed or wrote no complete result.
     """
     with TemporaryDirectory(prefix="memprof-") as folder:
         made = Path(folder, "result.json")
         command = [sys.executable, "-m", "memprof", *published.arguments, "--json"]
         with made.open("wb") as stdout:
             ended = subprocess.run(command, cwd=_root(published), stdout=stdout, check=False).returncode
-        if not made.stat().st_size or ended > 1:  # 1: nothing fits, which may be what was published
+        if not made.stat().st_size or ended > 1:  # 1 means that nothing fits, which may be the published result
             raise MemprofError(f"`{published.command}` ended with exit code {ended}")
         return load_any(made)
 
 
 def replace(published: Published, document: AnyReport) -> list[Path]:
-    """Put a new result, with the old one's command, and its report in the old one's place; return the files."""
+    """Overwrite a published result and its report with a new result, which keeps the recorded command.
+
+    Args:
+        published: The result to overwrite.
+        document: The new result.
+
+    Returns:
+        The paths of the files that were written.
+    """
     environment = document.environment.model_copy(update={"command": published.command})
     document = document.model_copy(update={"environment": environment})
     document.save(published.path)
@@ -130,7 +156,7 @@ def _is_result(path: Path) -> bool:
 
 
 def _without_outputs(arguments: Sequence[str]) -> list[str]:
-    """Return a command's arguments without those that say where its result goes."""
+    """Return the arguments of a command without the options for its outputs."""
     kept: list[str] = []
     waiting = iter(arguments)
     for argument in waiting:
@@ -143,7 +169,7 @@ def _without_outputs(arguments: Sequence[str]) -> list[str]:
 
 
 def _root(published: Published) -> Path:
-    """Return the folder in which the command was given: from which its `--export-json` names the file."""
+    """Return the folder in which the command was run: the path in its `--export-json` is relative to that folder."""
     words = shlex.split(published.command)
     path = published.path.resolve()
     for option, value in zip(words, [*words[1:], ""], strict=True):

@@ -1,8 +1,9 @@
-"""Which value to try next: a bracket that closes on the largest value that fits.
+"""The search bracket, which chooses the next value to try until it has closed on the largest value that fits.
 
-Whoever tries the values says for each whether it fits, or that it is refused (a width that the heads do not divide).
-A guess says where the boundary should be; it saves trials and is never believed: the search ends when a value was seen
-to fit and the next one that is not refused was seen not to.
+The caller tries each value and records whether it fits, does not fit, or is refused by the workload (for example a
+width that the number of heads does not divide). A guess suggests where the boundary lies. A guess only saves trials and
+is never trusted: the search ends when one value has been seen to fit and the next value that is not refused has been
+seen not to fit.
 """
 
 from __future__ import annotations
@@ -11,25 +12,29 @@ from collections.abc import Callable, Iterable, Iterator
 
 from memprof.documents.vary import Vary
 
-# Refused values in a row after which there are taken to be no more.
+UNEVEN = "Batches of one size differ in length, and a longer one needs more: give the workload a `longest_batch`."
+UNTRAINED = "The fit ended before this was trained."
+
+
+# After this many refused values in a row, the search assumes that the workload takes no larger value.
 _LONGEST_GAP = 1024
-# Guesses that may be wrong before the search halves and doubles by itself.
+# After this many wrong guesses, the search ignores guesses and bisects (or doubles while nothing has failed).
 _GUESSES = 5
 
 Guess = Callable[[int, int], int]
 
 
-class Search:
-    """The bracket of one optimizer on one device.
+class Bracket:
+    """The search bracket of one optimizer on one device.
 
     Args:
-        vary: the values that may be tried.
-        firsts: values to try before any guess; those off the grid are left out.
+        vary: The knob and the values that may be tried.
+        firsts: Values to try before any guess is asked for. Values that `vary` does not contain are ignored.
 
     Attributes:
-        fitting: the largest value seen to fit, None if none was.
-        failing: the smallest value above `fitting` seen not to fit, None if none was.
-        refused: values that the workload does not take.
+        fitting: The largest value that was seen to fit, or None.
+        failing: The smallest value above `fitting` that was seen not to fit, or None.
+        refused: The values that the workload does not take.
     """
 
     def __init__(self, vary: Vary, firsts: Iterable[int]) -> None:
@@ -42,7 +47,12 @@ class Search:
         self._edge = self._edges = 0
 
     def note(self, value: int, fits: bool | None) -> None:
-        """Take down that a value fits, does not, or is refused (None)."""
+        """Record the outcome of a trial.
+
+        Args:
+            value: The value that was tried.
+            fits: Whether the value fits; None if the workload refuses it.
+        """
         if fits is None:
             self.refused.add(value)
         else:
@@ -50,26 +60,26 @@ class Search:
 
     @property
     def fitting(self) -> int | None:
-        """The largest value seen to fit."""
+        """The largest value that was seen to fit, or None."""
         return max((value for value, fits in self._fits.items() if fits), default=None)
 
     @property
     def failing(self) -> int | None:
-        """The smallest value above the largest fitting one that was seen not to fit."""
+        """The smallest value above `fitting` that was seen not to fit, or None."""
         floor = self.fitting or 0
         return min((value for value, fits in self._fits.items() if not fits and value > floor), default=None)
 
     @property
     def tried(self) -> list[int]:
-        """The values that were tried, and not refused."""
+        """The values that were tried and not refused, in ascending order."""
         return sorted(self._fits)
 
     def next_value(self, guess: Guess) -> int | None:
-        """Return the value to try next; None when the answer stands.
+        """Return the value to try next, or None when the search has ended.
 
         Args:
-            guess: given the largest value that fits (or one below the range) and the largest that still may, returns
-                the largest that is thought to fit.
+            guess: A function of two values: the largest value that fits (the smallest of the range while none does)
+                and the largest value that may still fit. It returns its estimate of the largest value that fits.
         """
         for value in self._firsts:
             if value not in self._fits and value not in self.refused:
@@ -78,14 +88,14 @@ class Search:
         return None if lowest is None else self._choose(lowest, guess)
 
     def _lowest_open(self) -> int | None:
-        """Return the smallest value that may be the answer or its successor untried, or None."""
+        """Return the smallest value above `fitting` that is not refused; None if it was tried already or is missing."""
         fitting = self.fitting
         start = self._vary.low if fitting is None else fitting + 1
         lowest = next(self._upwards(start), None)
         return None if lowest in self._fits else lowest
 
     def _upwards(self, start: int) -> Iterator[int]:
-        """Yield the values from `start` on that are not known to be refused, until too many in a row are."""
+        """Yield the values from `start` on that are not known to be refused; stop after too many refused in a row."""
         gap = 0
         for value in self._vary.between(start, self._vary.last):
             gap = gap + 1 if value in self.refused else 0
@@ -119,14 +129,15 @@ class Search:
 
     @property
     def _stride(self) -> int:
-        """How far to go beyond a guess that says that the boundary is here: farther when it was wrong again.
+        """The distance to step past the edge of the bracket when the guess says that the boundary is at that edge.
 
-        Upwards once more by one: the next guess has a trace nearer to the boundary to rest on.
+        The stride doubles each time the guess is wrong again at the same edge. Upwards it starts to grow one guess
+        later than downwards, because the next upward guess can use a trace that lies closer to the boundary.
         """
         return 1 << max(0, self._edges - (1 if self._edge > 0 else 2))
 
     def _nearest(self, wanted: int, lowest: int, highest: int) -> int:
-        """Return the value not refused that is next to the wanted one, looking downwards first."""
+        """Return the largest value up to `wanted` that is not refused, or `lowest` if there is none."""
         wanted = min(max(wanted, lowest), highest)
         for value in reversed(self._vary.between(lowest, wanted)):
             if value not in self.refused:

@@ -11,21 +11,20 @@ from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
 from memprof.documents.vary import BATCH, Vary
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.search.by_training import RunTrial, TrainedSearch
-from memprof.search.matrix import Matrix, Place, Question
-from memprof.search.room import Room
+from memprof.search.by_training import RunTrial, SearchSpace, TrainedSearch
+from memprof.search.matrix import MatrixRequest, MatrixResult, SearchDevice
 
 
 @dataclass(frozen=True)
 class FitColumns:
-    """What is to be found beside the runs of a comparison.
+    """Fills the fit columns of a comparison, next to the figures of its runs.
 
     Attributes:
-        workload: what is trained.
-        found: what is known of it and of the device.
-        batch_size: of the runs.
-        recipe: of the runs.
-        capacity_bytes: what is filled.
+        workload: The workload that is trained.
+        found: What the first job found out about the workload and the device.
+        batch_size: The batch size of the runs.
+        recipe: The training recipe of the runs.
+        capacity_bytes: The memory to fill, in bytes.
     """
 
     workload: WorkloadSpec
@@ -36,7 +35,7 @@ class FitColumns:
 
     @property
     def knobs(self) -> dict[str, tuple[str, int]]:
-        """The columns: the knob that each varies, and its value in the runs."""
+        """The knob that each column varies and its value in the runs, by the column's name."""
         knobs = {"batch_size": (BATCH, self.batch_size)}
         scale = self.found.scale
         if scale is not None and isinstance(self.found.knobs.get(scale), int):
@@ -45,46 +44,57 @@ class FitColumns:
 
     @property
     def longest(self) -> WorkloadSpec:
-        """The workload with the longest batches that it declares."""
+        """The workload with the longest batches that it declares, where it declares any."""
         return self.workload.model_copy(update={"longest": True})
 
     def trials(self, confirm: bool) -> int:
-        """Return how many trials each optimizer takes on a device that is here; proofs may take more."""
+        """Return how many trials each optimizer takes on a device of this machine.
+
+        Args:
+            confirm: Whether the answers are confirmed by training, which may take more trials than this.
+        """
         return (3 if confirm else 1) * len(self.knobs) + (self.found.lengths == "longest_batch")
 
     def train(self, optimizer: OptimizerSpec, measured: Outcome, run_trial: RunTrial, confirm: bool) -> Fit:
-        """Return the answers by training on a device that is here.
+        """Find the answers of one optimizer by training on a device of this machine.
 
         Args:
-            optimizer: with which.
-            measured: the outcome of its run; a workload that declares longer batches is trained anew with those.
-            run_trial: runs a trial in a fresh process.
-            confirm: train the answers and their successors too.
+            optimizer: The optimizer to train with.
+            measured: The outcome of its run in the comparison. A workload that declares longer batches is trained
+                again with those.
+            run_trial: Runs a trial in a fresh process.
+            confirm: Whether to train each answer and the value after it, instead of extrapolating.
         """
         trial = Trial(
             workload=self.longest,
             optimizer=optimizer,
-            device=self.found.device,
+            device=self.found.device.name,
             batch_size=self.batch_size,
             recipe=self.recipe,
         )
         if self.found.lengths == "longest_batch":
-            present = Room(trial, Vary(), self.capacity_bytes).at(self.batch_size, "fit")
+            present = SearchSpace(trial, Vary(), self.capacity_bytes).at(self.batch_size, "fit")
             measured = run_trial(present, "fit", f"{optimizer.text}  longest batch")
         answers: dict[str, FitAnswer | None] = {}
         for name, (knob, value) in self.knobs.items():
-            search = TrainedSearch(Room(trial, Vary(knob=knob), self.capacity_bytes), run_trial, {value: measured})
-            answers[name] = search.prove() if confirm else search.extrapolate()
+            search = TrainedSearch(
+                SearchSpace(trial, Vary(knob=knob), self.capacity_bytes), run_trial, {value: measured}
+            )
+            answers[name] = search.confirm() if confirm else search.extrapolate()
         return Fit(**answers)
 
-    def questions(self, optimizers: Sequence[OptimizerSpec]) -> list[Question]:
-        """Return what is to be predicted, the largest model first: it takes longest."""
-        place = Place(self.found.device, self.capacity_bytes, "")
+    def requests(self, optimizers: Sequence[OptimizerSpec]) -> list[MatrixRequest]:
+        """Return the matrices to predict, the largest model first because it takes the longest.
+
+        Args:
+            optimizers: The rows of each matrix; the device of the comparison is the only column.
+        """
+        device = SearchDevice(self.found.device.name, self.capacity_bytes, "")
         return [
-            Question(
+            MatrixRequest(
                 workload=self.longest,
                 optimizers=optimizers,
-                places=[place],
+                devices=[device],
                 recipe=self.recipe,
                 batch_size=self.batch_size,
                 vary=Vary(knob=knob),
@@ -93,9 +103,14 @@ class FitColumns:
             for knob, value in reversed(self.knobs.values())
         ]
 
-    def filled(self, run: Run, matrices: Sequence[Matrix]) -> Run:
-        """Return a run with what is found so far, or why nothing is, in matrices that go by the questions."""
-        key = self.found.device, run.optimizer.spec
+    def filled(self, run: Run, matrices: Sequence[MatrixResult]) -> Run:
+        """Return a run with the answers found so far, and a note for each answer that could not be found.
+
+        Args:
+            run: The run of one optimizer.
+            matrices: The results of `requests`, in the same order.
+        """
+        key = self.found.device.name, run.optimizer.spec
         found = {name: matrix.found.get(key) for name, matrix in zip(reversed(self.knobs), matrices, strict=True)}
         answers = {name: answer for name, answer in found.items() if isinstance(answer, FitAnswer)}
         lost = [f"No largest {self.knobs[name][0]}: {why}" for name, why in found.items() if isinstance(why, str)]

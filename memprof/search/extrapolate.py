@@ -1,9 +1,9 @@
-"""The largest value of a knob within a capacity, from the peaks at a few values.
+"""Extrapolates the largest value of a knob within a capacity from the peaks at a few values.
 
-A training step makes the same allocations in the same order at every batch size, and each tensor's size is linear in
-the batch size; so is the level of live bytes after each allocation, and the peak is the largest of these lines. Where
-the steps at two values do not match allocation by allocation (another number of layers, a kernel that takes other
-scratch), the peak of each phase is extrapolated instead.
+A training step makes the same allocations in the same order at every batch size, and the size of each tensor is linear
+in the batch size. The level of live bytes after each allocation is therefore linear as well, and the peak is the
+largest of these lines. Where the steps at two values do not match allocation by allocation (for example because the
+number of layers differs, or because a kernel takes other workspace), the peak of each phase is extrapolated instead.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Point:
-    """What was trained at one value of the knob.
+    """The memory levels that were measured at one value of the knob.
 
     Attributes:
-        value: of the knob.
-        levels: by phase, live bytes through a step; the last of each list is the phase's peak.
-        parameters: of the model at this value.
+        value: The value of the knob.
+        levels: For each phase, the live bytes through a training step; the largest is the peak of the phase.
+        parameters: The number of parameters of the model at this value.
     """
 
     value: int
@@ -28,43 +28,48 @@ class Point:
 
     @property
     def peak_bytes(self) -> int:
-        """The peak over all phases."""
+        """The peak over all phases, in bytes."""
         return max(max(levels) for levels in self.levels.values())
 
     @property
     def phase(self) -> str:
-        """The phase that sets it; of several the first."""
+        """The phase that sets the peak; the first one if several phases reach it."""
         return max(self.levels, key=lambda phase: max(self.levels[phase]))
 
 
 @dataclass(frozen=True)
 class Line:
-    """`intercept + slope * value`."""
+    """The straight line `intercept + slope * value`."""
 
     intercept: float
     slope: float
 
     @classmethod
     def through(cls, x0: int, y0: float, x1: int, y1: float) -> Line:
-        """Return the line through two points of different x."""
+        """Return the line through two points whose x differs."""
         slope = (y1 - y0) / (x1 - x0)
         return cls(y0 - slope * x0, slope)
 
     def at(self, value: int) -> int:
-        """Return the line's height, rounded."""
+        """Return the height of the line at a value, rounded to a whole number."""
         return round(self.intercept + self.slope * value)
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """Straight lines through two points: for each phase, one line or one for each allocation."""
+    """Straight lines through two points.
+
+    Attributes:
+        phases: The lines of each phase: one line for each allocation, or a single one through the phase's peaks.
+        parameters: The line of the number of parameters.
+    """
 
     phases: Mapping[str, Sequence[Line]]
     parameters: Line
 
     @classmethod
     def through(cls, first: Point, second: Point) -> Extrapolation:
-        """Return the lines through two points of different values."""
+        """Return the lines through two points whose values differ."""
         phases = {
             phase: _lines(first.value, levels, second.value, second.levels[phase])
             for phase, levels in first.levels.items()
@@ -73,12 +78,19 @@ class Extrapolation:
         return cls(phases, Line.through(first.value, first.parameters, second.value, second.parameters))
 
     def peak(self, value: int) -> tuple[int, str]:
-        """Return the peak at a value, and the phase that sets it; of several the first."""
+        """Return the peak at a value in bytes, and the phase that sets it (the first one if several reach it)."""
         peaks = [(max(line.at(value) for line in lines), phase) for phase, lines in self.phases.items()]
         return max(peaks, key=lambda peak: peak[0])
 
     def largest(self, capacity_bytes: int) -> int | None:
-        """Return the largest value whose peak is at most the capacity, 0 if none is; None if the peak never grows."""
+        """Return the largest value whose peak is at most the capacity.
+
+        Args:
+            capacity_bytes: The capacity, in bytes.
+
+        Returns:
+            The value; 0 if no value fits; None if the peak does not grow with the value, so that every value fits.
+        """
         lines = [line for lines in self.phases.values() for line in lines]
         if any(line.slope <= 0 and line.at(1) > capacity_bytes for line in lines):
             return 0
@@ -93,6 +105,6 @@ def _lines(x0: int, levels0: Sequence[int], x1: int, levels1: Sequence[int]) -> 
 
 
 def furthest_apart(points: Sequence[Point]) -> tuple[Point, Point]:
-    """Return the two points that an extrapolation upwards should rest on: the smallest and the largest value."""
+    """Return the two points to extrapolate from: those with the smallest and the largest value."""
     ordered = sorted(points, key=lambda point: point.value)
     return ordered[0], ordered[-1]

@@ -1,4 +1,4 @@
-"""What `memprof fit` is asked."""
+"""The arguments of `memprof fit`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from memprof.documents.workload_spec import WorkloadSpec
 
 @dataclass(frozen=True, kw_only=True)
 class FitRequest:
-    """What is to be found.
+    """What `memprof fit` is asked to find.
 
     Attributes:
-        workload: what is trained.
-        optimizers: rows of the matrix.
-        devices: columns, as `--device` takes them.
-        vary: the knob.
-        batch_size: where that is not the knob; and what its search begins with.
-        recipe: how it is trained.
-        budget: in place of the devices' memory, in bytes.
-        margin: to leave free, a share or a size.
-        confirm: prove by training what is predicted for devices that are here.
-        command: the command line to record.
+        workload: The workload that is trained.
+        optimizers: The rows of the matrix.
+        devices: The columns of the matrix, named as `--device` takes them.
+        vary: The knob and the values that may be tried.
+        batch_size: The batch size. Where the batch size is the knob, the search begins with this value.
+        recipe: The training recipe.
+        budget: The memory to fill in place of each device's own, in bytes.
+        margin: The memory to leave free: a share (`5%`) or a size (`1GiB`).
+        confirm: Whether to confirm by training what is predicted for devices of this machine.
+        command: The command line to record in the report.
     """
 
     workload: WorkloadSpec

@@ -1,7 +1,7 @@
 """The event model: the ordered allocations and frees of a trial, each block tagged with who asked for it.
 
-A source (the profiler, fake tensors) delivers one ordered stream of `Allocation`, `Free` and marks. The marks
-say what the training step was doing in between; `memprof.trace.attribution` turns the stream into a `Trace`.
+A source (the profiler or fake tensors) delivers one ordered stream of `Allocation`, `Free` and marks. The marks say
+what the training step was doing in between. `memprof.trace.attribution` turns the stream into a `Trace`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,14 @@ from typing import NamedTuple
 
 
 class SizeLimits(NamedTuple):
-    """Between which sizes a block really lies whose size is not known; blocks of one `source` are off together.
+    """The limits of a block's real size if the exact size is not known.
 
-    `source` names what decides the size, for example `cuDNN convolution workspaces`.
+    The sizes of all blocks with the same `source` err in the same direction.
+
+    Attributes:
+        low: the smallest possible size in bytes.
+        high: the largest possible size in bytes.
+        source: what decides the size, for example `cuDNN convolution workspaces`.
     """
 
     low: int
@@ -23,7 +28,14 @@ class SizeLimits(NamedTuple):
 
 
 class Allocation(NamedTuple):
-    """The allocator handed out `size` bytes at `address`; `range` is for a predicted size that is an estimate."""
+    """The allocator handed out a block.
+
+    Attributes:
+        address: the address of the block.
+        size: its size in bytes.
+        stream: the CUDA stream of the request.
+        range: the limits of the size if it is predicted and only an estimate.
+    """
 
     address: int
     size: int
@@ -32,13 +44,22 @@ class Allocation(NamedTuple):
 
 
 class Free(NamedTuple):
-    """The block at `address` was given back."""
+    """The block at an address was given back.
+
+    Attributes:
+        address: the address of the block.
+    """
 
     address: int
 
 
 class PhaseMark(NamedTuple):
-    """From here on, `phase` of training step `step` is running; step 0 is the build."""
+    """A phase of a training step begins.
+
+    Attributes:
+        step: the number of the step; 0 is the build.
+        phase: the name of the phase.
+    """
 
     step: int
     phase: str
@@ -47,8 +68,10 @@ class PhaseMark(NamedTuple):
 class OperatorBegin(NamedTuple):
     """An operator was dispatched.
 
-    `module` is the dotted name of the module it runs for, "" outside the model; `recompute` says that the backward
-    pass is running a module's forward again (activation checkpointing).
+    Attributes:
+        operator: the name of the operator.
+        module: the dotted name of the module for which it runs; "" outside the model.
+        recompute: whether the backward pass is running a module's forward again (activation checkpointing).
     """
 
     operator: str
@@ -57,30 +80,46 @@ class OperatorBegin(NamedTuple):
 
 
 class OperatorEnd(NamedTuple):
-    """The operator returned tensors with storages at these addresses."""
+    """The operator returned.
+
+    Attributes:
+        outputs: the addresses of the storages of the tensors that it returned.
+    """
 
     outputs: list[int]
 
 
 class ModuleMark(NamedTuple):
-    """The forward of a module begins (`enters`) or ends."""
+    """The forward of a module begins or ends.
+
+    Attributes:
+        module: the dotted name of the module.
+        enters: whether the forward begins.
+    """
 
     module: str
     enters: bool
 
 
 class RangeMark(NamedTuple):
-    """A named range of FSDP's own work (`torch.profiler.record_function`) begins (`enters`) or ends."""
+    """A named range of FSDP's own work (`torch.profiler.record_function`) begins or ends.
+
+    Attributes:
+        name: the name of the range.
+        enters: whether the range begins.
+    """
 
     name: str
     enters: bool
 
 
 class ProfiledOperator(NamedTuple):
-    """An operator as the profiler saw it, whose module is not yet known.
+    """An operator as the profiler recorded it, whose module is not yet known.
 
-    `sequence` is the number of the autograd node that it makes, if it makes one; `node_sequence` that of the node
-    that it runs for in the backward pass, None outside.
+    Attributes:
+        operator: the name of the operator.
+        sequence: the number of the autograd node that the operator makes, if it makes one.
+        node_sequence: the number of the autograd node for which it runs in the backward pass; None outside of it.
     """
 
     operator: str
@@ -89,7 +128,12 @@ class ProfiledOperator(NamedTuple):
 
 
 class LabelMark(NamedTuple):
-    """The live blocks at these addresses hold `category`; values are module names."""
+    """The live blocks at some addresses hold a known category.
+
+    Attributes:
+        category: one of `memprof.documents.comparison.CATEGORIES`; empty where it is only known that they are tensors.
+        modules: the dotted name of the module for each address.
+    """
 
     category: str
     modules: Mapping[int, str]
@@ -105,17 +149,18 @@ Entry = Allocation | Free | Mark
 
 @dataclass(slots=True)
 class Block:
-    """One allocation from its birth to its end.
+    """One allocation, from the request to the free.
 
     Attributes:
-        size: bytes asked of the allocator.
-        phase: in which it was allocated.
-        operator: that allocated it, "" where none was seen.
-        module: that the operator ran for, "" outside the model.
-        tensor: an operator returned it, so the training step can see it; False for scratch inside a kernel.
+        size: the bytes requested from the allocator.
+        phase: the phase in which it was allocated.
+        operator: the operator that allocated it; "" if none was seen.
+        module: the module for which the operator ran; "" outside the model.
+        tensor: whether an operator returned it, so that the training step can see it. It is False for scratch memory
+            inside a kernel.
         category: one of `memprof.documents.comparison.CATEGORIES`.
-        stream: the CUDA stream it was allocated on.
-        range: between which sizes it lies, where `size` is an estimate.
+        stream: the CUDA stream on which it was allocated.
+        range: the limits of the size if `size` is an estimate.
     """
 
     size: int
@@ -132,9 +177,11 @@ CACHE_EMPTIED = -1
 
 
 class Event(NamedTuple):
-    """Block number `block` is allocated (`size` > 0) or freed (`size` < 0).
+    """A block is allocated or freed; or, with `CACHE_EMPTIED` in its place, the allocator gives its cache back.
 
-    With `CACHE_EMPTIED` in the block's place and a size of 0 the allocator gave its cache back to the driver.
+    Attributes:
+        block: the number of the block.
+        size: its size in bytes, positive for an allocation and negative for a free; 0 for an emptied cache.
     """
 
     block: int
@@ -143,7 +190,13 @@ class Event(NamedTuple):
 
 @dataclass(slots=True)
 class PhaseSpan:
-    """The events `[start, next span's start)` belong to `phase` of `step`."""
+    """The events of one phase, from `start` up to the start of the next span.
+
+    Attributes:
+        start: the index of the first event.
+        step: the number of the training step; 0 is the build.
+        phase: the name of the phase.
+    """
 
     start: int
     step: int
@@ -152,7 +205,14 @@ class PhaseSpan:
 
 @dataclass(slots=True)
 class Trace:
-    """The ordered events of a trial from an empty process on, the phases they fall into, and the operators of each."""
+    """The ordered events of a trial, starting from an empty process.
+
+    Attributes:
+        blocks: the blocks, by number.
+        events: the allocations and frees, in order.
+        spans: the phases into which the events fall, in order.
+        operators: for each phase, the names of the operators that ran in it.
+    """
 
     blocks: list[Block] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Which module's forward is running, as marks."""
+"""Marks that say which module's forward is running."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from memprof.trace.events import Mark, ModuleMark
 
 @contextmanager
 def followed_modules(model: nn.Module, mark: Callable[[Mark], None]) -> Iterator[None]:
-    """Mark the begin and end of every module's forward within the `with` block, recomputed ones too.
+    """Mark the start and the end of every module's forward within the `with` block, recomputed ones included.
 
     Args:
-        model: whose modules give the names; modules outside it count to the one that calls them.
-        mark: takes the marks.
+        model: the model whose modules give the names. A module outside of it counts as part of the module that calls
+            it.
+        mark: a function that receives the marks.
     """
     names = {id(module): name for name, module in model.named_modules()}
     running: list[str] = []
@@ -39,9 +40,9 @@ def followed_modules(model: nn.Module, mark: Callable[[Mark], None]) -> Iterator
 
 
 def compiled_graphs() -> int:
-    """Return how many graphs torch.compile has captured in this process.
+    """Return the number of graphs that torch.compile has captured in this process.
 
-    Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch._dynamo.utils.counters`.
+    Private API (see `memprof.torch_private`): `torch._dynamo.utils.counters`.
     """
     dynamo = sys.modules.get("torch._dynamo.utils")
     return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])

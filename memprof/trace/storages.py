@@ -1,4 +1,7 @@
-"""The storages behind a tensor: of a subclass its inner tensors', of a sparse tensor its indices' and values'."""
+"""The storages behind a tensor.
+
+A tensor subclass has the storages of its inner tensors, and a sparse tensor has those of its indices and values.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,20 @@ _PLAIN = (torch.Tensor, torch.nn.Parameter)
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Say whether a tensor is what nearly all are: no subclass, and strided over one storage."""
+    """Return whether a tensor is of the usual kind: not a subclass, and strided over one storage.
+
+    Args:
+        tensor: any tensor.
+    """
     return type(tensor) in _PLAIN and tensor.layout is torch.strided
 
 
 def tensor_storages(tensor: torch.Tensor) -> Iterator[torch.UntypedStorage]:
-    """Yield each storage that a tensor keeps alive; a view yields the whole storage it looks into."""
+    """Yield each storage that a tensor keeps alive. A view yields the whole storage into which it looks.
+
+    Args:
+        tensor: any tensor.
+    """
     if is_plain(tensor):
         yield tensor.untyped_storage()
         return
@@ -26,13 +37,17 @@ def tensor_storages(tensor: torch.Tensor) -> Iterator[torch.UntypedStorage]:
 
 
 def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Yield the dense tensors with a storage of their own that a tensor is made of."""
+    """Yield the dense tensors, each with its own storage, of which a tensor is made.
+
+    Args:
+        tensor: any tensor.
+    """
     if is_plain(tensor):
         yield tensor
         return
     if is_traceable_wrapper_subclass(tensor):
         names, _ = tensor.__tensor_flatten__()
-        inner = (getattr(tensor, name) for name in names)  # of a DTensor the device mesh is among them
+        inner = (getattr(tensor, name) for name in names)  # for a DTensor the device mesh is one of them
         parts: Iterable[torch.Tensor] = [part for part in inner if isinstance(part, torch.Tensor)]
     elif tensor.layout is torch.sparse_coo:
         parts = [tensor._indices(), tensor._values()]
@@ -50,7 +65,11 @@ def plain_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def nested_tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Yield the tensors in a nest of dicts, lists, tuples and objects with attributes (model outputs, batches)."""
+    """Yield the tensors in nested dicts, lists, tuples and sets, such as model outputs and batches.
+
+    Args:
+        value: any object.
+    """
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
@@ -62,6 +81,10 @@ def nested_tensors(value: Any) -> Iterator[torch.Tensor]:
 
 
 def data_pointers(tensors: Iterable[torch.Tensor]) -> list[int]:
-    """Return the addresses of the non-empty storages behind the tensors."""
+    """Return the addresses of the non-empty storages behind some tensors.
+
+    Args:
+        tensors: any tensors.
+    """
     pointers = (storage.data_ptr() for tensor in tensors for storage in tensor_storages(tensor))
     return [pointer for pointer in pointers if pointer]

@@ -1,4 +1,4 @@
-"""From a trace to the timeline of its last step, thinned out without losing a peak or the begin of a phase."""
+"""Turns a trace into the timeline of its last step, which is thinned out but keeps every peak and phase start."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from memprof.documents.timeline import Owner, PhaseStart, Timeline, fold_blocks
 from memprof.trace.events import PhaseSpan, Trace
 
-# Together they keep a run's timeline within about 50 KiB of JSON.
+# Together these limits keep a run's timeline within about 50 KiB of JSON.
 MOST_POINTS = 240
 MOST_OWNERS = 80
 MOST_CHANGES = 3000
@@ -22,8 +22,8 @@ def make_timeline(trace: Trace, reserved: Sequence[int] | None = None) -> Timeli
     """Return the timeline of a trace's last step.
 
     Args:
-        trace: the events of a trial, from an empty process on.
-        reserved: the bytes reserved after each event of the trace; None where that was not followed.
+        trace: the events of a trial, starting from an empty process.
+        reserved: the bytes reserved after each event of the trace; None if they were not recorded.
     """
     spans = [span for span in trace.spans if span.step == trace.spans[-1].step]
     begin = spans[0].start
@@ -49,14 +49,17 @@ def _phases(spans: Iterable[PhaseSpan], begin: int) -> list[PhaseStart]:
 
 
 def _choose(curves: Sequence[Sequence[int]], starts: Sequence[int]) -> list[int]:
-    """Return the indices to keep: the ends, both sides' extremes of every stretch, the peaks of phases and curves."""
+    """Return the indices to keep.
+
+    They are the two ends, the highest and the lowest point of every interval, and the peaks of the phases and curves.
+    """
     last = len(curves[0]) - 1
     kept = {0, last, *starts}
     for curve in curves:
         kept.add(_highest(curve, 0, last))
         kept.update(_highest(curve, start, end) for start, end in zip(starts, [*starts[1:], last], strict=True))
-    stretches = max(1, (MOST_POINTS - len(kept)) // 2)
-    edges = sorted({last * number // stretches for number in range(stretches + 1)})
+    intervals = max(1, (MOST_POINTS - len(kept)) // 2)
+    edges = sorted({last * number // intervals for number in range(intervals + 1)})
     for start, end in pairwise(edges):
         kept.add(_highest(curves[0], start, end))
         kept.add(min(range(start, end + 1), key=curves[0].__getitem__))
@@ -68,7 +71,7 @@ def _highest(curve: Sequence[int], start: int, end: int) -> int:
 
 
 def _group_levels(trace: Trace, begin: int, chosen: Sequence[int]) -> dict[_Key, _Changes]:
-    """Return, by category, module and operator, the level at each chosen point at which it differs from before."""
+    """Return, by category, module and operator, the level at each chosen point where the level has changed."""
     names = fold_blocks(block.module for block in trace.blocks)
     keys: list[_Key] = [(block.category, names[block.module], block.operator) for block in trace.blocks]
     levels: defaultdict[_Key, int] = defaultdict(int)
@@ -88,14 +91,14 @@ def _group_levels(trace: Trace, begin: int, chosen: Sequence[int]) -> dict[_Key,
 
 
 def _owners(changes: dict[_Key, _Changes]) -> list[Owner]:
-    """Return the largest owners, and what is left of each category in one."""
+    """Return the largest owners, and one more owner per category for the rest of that category."""
     largest = sorted(changes, key=lambda key: (-max(changes[key].values()), key))
     listed: list[_Key] = []
-    room = MOST_CHANGES
+    changes_left = MOST_CHANGES
     for key in largest[:MOST_OWNERS]:
-        if len(changes[key]) > room:
+        if len(changes[key]) > changes_left:
             break
-        room -= len(changes[key])
+        changes_left -= len(changes[key])
         listed.append(key)
     rest: defaultdict[str, list[_Changes]] = defaultdict(list)
     for key in largest[len(listed) :]:

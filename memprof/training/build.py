@@ -51,7 +51,7 @@ def own_module(model: nn.Module, recipe: Recipe) -> nn.Module:
 def bucket_sizes(model: nn.Module, recipe: Recipe) -> list[int]:
     """Return the sizes in bytes of the buckets in which DDP reduces gradients; none without DDP.
 
-    Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `DistributedDataParallel._get_ddp_logging_data` and
+    Private API (see `memprof.torch_private`): `DistributedDataParallel._get_ddp_logging_data` and
     `logger.set_runtime_stats_and_log`, without which the buckets of the second step are told in the third.
     """
     if recipe.strategy != "ddp":

@@ -1,9 +1,9 @@
-"""The fork server: imports torch once, then forks one worker per trial. Run as
-`python -m memprof.workers.fork_server FD`.
+"""The fork server: it imports torch once, then forks one worker process for each job.
 
-It stays single-threaded and never touches CUDA, so that its children may. Requests come over a Unix socket, each with
-the descriptor that the worker answers on. When the socket closes - the parent is gone, for whatever reason - it kills
-what still runs and ends.
+It is started as `python -m memprof.workers.fork_server FD`, where FD is the file descriptor of a Unix socket. It stays
+single-threaded and never uses CUDA, so that the forked workers can. Each request on the socket carries the file
+descriptor that the worker answers on. When the socket closes, because the parent process ended for whatever reason, the
+server kills the workers that still run and ends.
 """
 
 from __future__ import annotations
@@ -23,15 +23,21 @@ _CHUNK = 1 << 16
 
 
 def send_message(control: socket.socket, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
-    """Send one line of JSON, the descriptors with its first byte."""
+    """Send a message as one line of JSON.
+
+    Args:
+        control: The socket to the other process.
+        message: The message, as a JSON object.
+        descriptors: File descriptors to pass along; they arrive with the first byte of the line.
+    """
     line = json.dumps(message).encode() + b"\n"
     sent = socket.send_fds(control, [line], list(descriptors))
-    if sent < len(line):  # the other side may be gone once it has the whole line
+    if sent < len(line):  # otherwise send nothing: the receiver may end as soon as it has the whole line
         control.sendall(line[sent:])
 
 
 def receive_message(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Return the next message and its descriptors; None when the other side has closed."""
+    """Return the next message and its file descriptors, or None when the other side has closed the socket."""
     line = b""
     descriptors: list[int] = []
     while not line.endswith(b"\n"):
@@ -60,10 +66,10 @@ def serve(control: socket.socket) -> None:
                 _, status = os.waitpid(message["wait_for"], 0)
                 running.discard(message["wait_for"])
                 with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(message["wait_for"], signal.SIGKILL)  # what it started and left behind
+                    os.killpg(message["wait_for"], signal.SIGKILL)  # processes that the worker started and left behind
                 send_message(control, {"exit_code": os.waitstatus_to_exitcode(status)})
     except (BrokenPipeError, ConnectionResetError):
-        pass  # closed while we answered
+        pass  # the parent closed the socket while this process answered
     finally:
         for pid in running:
             kill_worker(pid)
@@ -80,7 +86,7 @@ def _fork_worker(control: socket.socket, descriptor: int, request: dict[str, Any
 
 def _become_worker(descriptor: int, request: dict[str, Any]) -> NoReturn:
     exit_code = 1
-    os.setpgid(0, 0)  # so that what the worker starts (data loaders) can be ended with it
+    os.setpgid(0, 0)  # so that the processes that the worker starts (data loaders) can be ended together with it
     try:
         from memprof.workers.worker import work
 
@@ -88,21 +94,22 @@ def _become_worker(descriptor: int, request: dict[str, Any]) -> NoReturn:
         exit_code = 0
     finally:
         sys.stderr.flush()
-        os._exit(exit_code)  # no clean-up of what the server owns
+        os._exit(exit_code)  # skip the clean-up at exit, which would act on resources of the server
 
 
 def kill_worker(pid: int) -> None:
-    """End a worker and its process group, if it is still there."""
-    for kill in (os.killpg, os.kill):  # the group may not be there yet
+    """Kill a worker and its process group, if they still exist."""
+    for kill in (os.killpg, os.kill):  # also the process itself, because its group may not exist yet
         try:
             kill(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             continue
 
 
-# Everything a trial needs, imported once: the first optimizer built in a process imports torch._dynamo (a second).
-_PRELOADED = ("memprof.workers.worker", "torch._dynamo")
-_FOR_RANKS = ("memprof.measurement.ranks.launch",)  # once the first job needs it
+# Everything that a trial imports. torch._dynamo is among it because the first optimizer that is built in a process
+# imports it, which takes about a second.
+_PRELOADED = ("memprof.workers.worker", "memprof.workers.inquiry", "memprof.measurement.trial", "torch._dynamo")
+_FOR_RANKS = ("memprof.measurement.ranks.launch",)  # imported when the first job with several ranks arrives
 
 
 def _has_ranks(request: dict[str, Any]) -> bool:
@@ -112,10 +119,10 @@ def _has_ranks(request: dict[str, Any]) -> bool:
 def _preload(modules: Sequence[str]) -> None:
     if all(module in sys.modules for module in modules):
         return
-    gc.disable()  # a million objects that stay: walking them over and over takes a quarter of the imports' time
+    gc.disable()  # the imports create a million lasting objects; collecting takes a quarter of the imports' time
     for module in modules:
         importlib.import_module(module)
-    gc.freeze()  # keeps the workers' garbage collector from touching, and so copying, the shared pages
+    gc.freeze()  # keeps the garbage collector of the workers from writing to, and so copying, the shared pages
     gc.enable()
 
 

@@ -1,4 +1,4 @@
-"""Runs jobs in worker processes, one fresh process each, and survives whatever happens to them."""
+"""Runs each job in a fresh worker process, and keeps working if a worker crashes or is killed."""
 
 from __future__ import annotations
 
@@ -8,66 +8,35 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 
-from memprof.documents.comparison import OptimizerInfo, Run
-from memprof.documents.jobs import Answer, Job, Mistake, Outcome, Step, Trial
+from memprof.documents.jobs import Answer, Job, Mistake, Step
 from memprof.errors import ExitCode, MemprofError
+from memprof.workers.death import WorkerDiedError, kernel_kills
 from memprof.workers.fork_server import kill_worker, receive_message, send_message
 
 _Message = Annotated[Answer | Mistake | Step, Field(discriminator="kind")]
 _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
 
-# The profiler announces itself on stderr in every worker; users' own PyTorch warnings come through Python.
+# Silences PyTorch's C++ log: the profiler would announce itself on stderr in every worker. The PyTorch warnings that
+# concern users come through Python and still appear.
 _QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
-# Threads that wait by spinning make a step ten times slower as soon as another process has one of the cores.
+# OpenMP threads shall sleep while they wait: spinning threads make a step ten times slower as soon as another process
+# occupies one of the cores.
 _PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
-class WorkerDiedError(MemprofError):
-    """A worker ended without an answer.
-
-    Attributes:
-        out_of_memory: the kernel killed a process for want of memory meanwhile, and this one was killed.
-    """
-
-    def __init__(self, exit_code: int, out_of_memory: bool) -> None:
-        self.out_of_memory = out_of_memory
-        name = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
-        reason = ": the machine ran out of memory" if out_of_memory else ""
-        super().__init__(f"the worker process ended without a result ({name}){reason}")
-
-
-def outcome_of(death: WorkerDiedError, trial: Trial) -> Outcome:
-    """Return the outcome of a trial whose worker died: out of memory if the kernel killed it for that."""
-    spec = trial.optimizer
-    run = Run(
-        optimizer=OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options),
-        device=trial.device,
-        status="oom" if death.out_of_memory else "failed",
-        reason=str(death),
-    )
-    return Outcome(run=run)
-
-
-def kernel_kills() -> int:
-    """Return how often the kernel killed a process for want of memory; 0 where it does not say (only Linux does)."""
-    try:
-        counters = Path("/proc/vmstat").read_text(encoding="ascii").split()
-    except OSError:
-        return 0
-    return int(counters[counters.index("oom_kill") + 1]) if "oom_kill" in counters else 0
-
-
 class Launcher:
-    """Starts the fork server at once and hands it one job at a time; use it in a `with` block.
+    """Starts a fork server and gives it one job at a time; use it in a `with` block.
 
-    On leaving the block, also by an exception or Ctrl-C, the running worker and the server are killed.
+    When the block is left, also by an exception or Ctrl-C, the running worker and the server are killed.
+
+    Raises:
+        MemprofError: This system has no `fork()`.
     """
 
     def __init__(self) -> None:
@@ -81,7 +50,7 @@ class Launcher:
                 pass_fds=[child_end.fileno()],
                 env={**_QUIET, **_PATIENT, **os.environ},
                 stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C reaches this process alone, which then ends the others
+                start_new_session=True,  # so that Ctrl-C reaches only this process, which then ends the others
             )
 
     def __enter__(self) -> Launcher:
@@ -99,9 +68,13 @@ class Launcher:
     def run(self, job: Job, on_step: Callable[[Step], None] | None = None) -> Answer:
         """Run a job in a fresh process and return its answer.
 
+        Args:
+            job: The job.
+            on_step: Called with each progress message of the worker.
+
         Raises:
-            MemprofError: what the worker found wrong, with its exit code.
-            WorkerDiedError: the worker was killed or crashed.
+            MemprofError: The worker reported an error; it has the worker's message and exit code.
+            WorkerDiedError: The worker was killed or crashed.
         """
         kills = kernel_kills()
         ours, theirs = socket.socketpair()
@@ -111,7 +84,7 @@ class Launcher:
             self._pid = int(self._receive()["pid"])
             answer = _read_answer(ours, on_step)
         if answer is not None:
-            kill_worker(self._pid)  # it has said all; its clean-up (freeing tensors one by one) helps nobody
+            kill_worker(self._pid)  # the answer is complete, so its clean-up (freeing each tensor) is not worth waiting
         send_message(self._control, {"wait_for": self._pid})
         exit_code = int(self._receive()["exit_code"])
         self._pid = None

@@ -1,4 +1,4 @@
-"""Several fork servers at work on the parts of one job."""
+"""A pool of fork servers that run several jobs side by side."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Workers:
     """Runs jobs side by side, each in a fresh process; use it in a `with` block.
 
     Args:
-        most: servers to start at most; there is never one more than this process may use cores.
-        launcher: one that runs already, to be used alone; it is not ended.
+        most: The largest number of servers to start. There are never more servers than cores that this process may use.
+        launcher: A server that is already running. It is then the only one, and it keeps running after the block.
 
     Attributes:
-        launchers: the servers, the first for whatever is done one by one.
+        launchers: The servers. The first one serves the jobs that are run one after the other.
     """
 
     def __init__(self, most: int, launcher: Launcher | None = None) -> None:
@@ -44,7 +44,7 @@ class Workers:
         self._stack.close()
 
     def grow(self, most: int) -> None:
-        """Start servers until there are so many, where more may be started."""
+        """Start servers until there are `most`, or as many as this process may use cores."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         while not self._alone and len(self.launchers) < min(most, cores):
             self.launchers.append(self._stack.enter_context(Launcher()))
@@ -56,16 +56,16 @@ class Workers:
         on_finish: OnFinish = lambda number: None,
         tolerates: Tolerates = lambda error: False,
     ) -> list[Answer | MemprofError]:
-        """Run all jobs and return their answers in order.
+        """Run all jobs and return their answers in the order of the jobs.
 
         Args:
-            jobs: what to do.
-            on_step: told the job's number and its sign of life, from one of several threads.
-            on_finish: told the number of a job that is done, likewise.
-            tolerates: whether an error takes the place of its job's answer, and the others go on.
+            jobs: The jobs.
+            on_step: Called with the index of a job and its progress message, from one of several threads.
+            on_finish: Called with the index of a finished job, from one of several threads.
+            tolerates: Returns whether an error may take the place of its job's answer while the other jobs go on.
 
         Raises:
-            MemprofError: what the first worker that failed found wrong, if that is not tolerated.
+            MemprofError: A worker failed with an error that is not tolerated; the first such error is raised.
         """
 
         def work(launcher: Launcher, number: int) -> Answer | MemprofError:
@@ -101,10 +101,10 @@ class Workers:
         try:
             waiting = [pool.submit(work_when_free, number) for number in range(count)]
             return [one.result() for one in waiting]
-        except MemprofError:  # what else runs ends by itself, and the servers may be needed
+        except MemprofError:  # the other jobs end by themselves, and the caller may still need the servers
             raise
         except BaseException:
-            self._stack.close()  # ends what the threads wait for
+            self._stack.close()  # kills the workers, so that the threads that wait for them end
             raise
         finally:
             pool.shutdown(cancel_futures=True)

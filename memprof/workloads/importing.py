@@ -1,4 +1,4 @@
-"""Importing `path/to/file.py:attr` and `package.module:attr`, with uvicorn's and fastapi-cli's rules."""
+"""Imports `path/to/file.py:attr` and `package.module:attr`, by the same rules as uvicorn and fastapi-cli."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from memprof.user_code import describe
 
 @dataclass(frozen=True)
 class Imported:
-    """What a `MODULE:ATTR` text names.
+    """The object that a `MODULE:ATTR` text names.
 
     Attributes:
-        value: the object.
-        module: the module that it was found in.
-        file: that module's file, where it has one.
+        value: The object.
+        module: The module that it was found in.
+        file: The file of that module, or None if it has none.
     """
 
     value: Any
@@ -30,15 +30,22 @@ class Imported:
     file: str | None
 
     def beside(self, name: str) -> Any:
-        """Return another attribute of the same module, or None."""
+        """Return another attribute of the same module, or None if it does not exist."""
         return getattr(self.module, name, None)
 
 
 def import_attr(text: str) -> Imported:
-    """Import what `path/to/file.py:attr` or `package.module:attr` names; the attribute may have dots.
+    """Import the object that `path/to/file.py:attr` or `package.module:attr` names; the attribute may contain dots.
+
+    Args:
+        text: The text.
+
+    Returns:
+        The object and its module.
 
     Raises:
-        UsageError: the text has another form, there is no such file, module or attribute, or it raised.
+        UsageError: The text has another form, the file, module or attribute does not exist, or importing it raised an
+            error.
     """
     source, _, attr = text.rpartition(":")
     if not source or not attr:
@@ -71,7 +78,7 @@ def _import_file(path: Path) -> ModuleType:
 
 
 def _load_file(path: Path, name: str) -> ModuleType:
-    """Import the file under its dotted name; where that names another module (`types.py`), by location."""
+    """Import a file under its dotted name, or by its location if that name belongs to another module (`types.py`)."""
     if all(part.isidentifier() for part in name.split(".")):
         try:
             module = importlib.import_module(name)
@@ -86,12 +93,12 @@ def _load_file(path: Path, name: str) -> ModuleType:
 
 
 def _names(error: ModuleNotFoundError, name: str) -> bool:
-    """Return whether what is missing is the module itself or a package it is in, not something it imports."""
+    """Return whether the missing module is the named one or a package that contains it, not one that it imports."""
     return error.name is not None and f"{name}.".startswith(f"{error.name}.")
 
 
 def _import_root(path: Path) -> tuple[Path, str]:
-    """Return the folder to import from and the dotted name: a parent with an `__init__.py` is a package."""
+    """Return the folder to import from and the dotted name. A parent folder with an `__init__.py` is a package."""
     names = [] if path.stem == "__init__" else [path.stem]
     folder = path.parent
     while (folder / "__init__.py").is_file():
@@ -101,7 +108,7 @@ def _import_root(path: Path) -> tuple[Path, str]:
 
 
 def _load_by_location(path: Path) -> ModuleType:
-    """Import a file on its own, under a name that nothing else has."""
+    """Import a file by its location, under a name that no other module has."""
     name = f"_memprof_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -128,7 +135,7 @@ def _put_first(folder: Path) -> None:
 
 
 def _run(source: str, name: str, load: Callable[[], ModuleType], file: str | None = None) -> ModuleType:
-    """Import, with every way in which it can fail as one sentence."""
+    """Import a module, and turn every error into a UsageError of one sentence."""
     try:
         module: ModuleType = load()
     except MemprofError:

@@ -1,4 +1,4 @@
-"""Knobs: the keywords of a workload's factory, with the values that the user set checked against them."""
+"""Checks the values that the user sets for knobs, which are the keywords of a workload's factory."""
 
 from __future__ import annotations
 
@@ -14,10 +14,18 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 
 def fill_knobs(owner: str, defaults: Mapping[str, Any], given: Mapping[str, KnobValue]) -> dict[str, Any]:
-    """Return the defaults with the given values in their place, each of its default's type.
+    """Return all knobs: the given values, and the defaults of the others.
+
+    Args:
+        owner: The name of the workload, for error messages.
+        defaults: All knobs with their defaults.
+        given: The values that the user set. Each must have the type of the default.
+
+    Returns:
+        All knobs with their values.
 
     Raises:
-        UsageError: a knob is unknown or its value has another type.
+        UsageError: A knob is unknown, or its value has another type.
     """
     for name in given:
         if name not in defaults:
@@ -30,10 +38,21 @@ def fill_knobs(owner: str, defaults: Mapping[str, Any], given: Mapping[str, Knob
 
 
 def coerce(owner: str, name: str, value: KnobValue, kind: type) -> KnobValue:
-    """Return the value as the kind that the knob has; kinds other than int, float, bool and str pass.
+    """Return a value as the type of its knob. If that type is not int, float, bool or str, the value is not checked.
+
+    An int is accepted as a float, and any value is accepted as a string.
+
+    Args:
+        owner: The name of the workload, for the error message.
+        name: The name of the knob.
+        value: The value.
+        kind: The type of the knob.
+
+    Returns:
+        The value.
 
     Raises:
-        UsageError: the value is of another kind; an int passes for a float, and anything for a string.
+        UsageError: The value has another type.
     """
     if kind not in _ARTICLES or type(value) is kind:
         return value
@@ -45,10 +64,10 @@ def coerce(owner: str, name: str, value: KnobValue, kind: type) -> KnobValue:
 
 
 def check_ranges(owner: str, knobs: Mapping[str, Any]) -> None:
-    """Refuse counts and widths below 1, and probabilities that are none.
+    """Refuse counts and widths below 1, and a dropout probability outside its range.
 
     Raises:
-        UsageError: an int knob is 0 or negative, or `dropout` is not from 0 up to 1.
+        UsageError: An int knob is 0 or negative, or `dropout` is not at least 0 and below 1.
     """
     dropout = knobs.get("dropout", 0.0)
     if not 0 <= dropout < 1:
@@ -59,10 +78,19 @@ def check_ranges(owner: str, knobs: Mapping[str, Any]) -> None:
 
 
 def check_length(owner: str, name: str, value: Any, most: int | None) -> int:
-    """Return the length of a sample, checked.
+    """Check the length of a sample.
+
+    Args:
+        owner: The name of the workload, for error messages.
+        name: The name of the knob.
+        value: The length.
+        most: The number of positions of the model, or None if there is no limit.
+
+    Returns:
+        The length.
 
     Raises:
-        UsageError: it is no int of at least 1, or more than the model has positions for.
+        UsageError: It is not an int of at least 1, or it is more than the model has positions for.
     """
     coerce(owner, name, value, int)
     check_ranges(owner, {name: value})
@@ -74,11 +102,19 @@ def check_length(owner: str, name: str, value: Any, most: int | None) -> int:
 
 
 def bind_knobs(owner: str, factory: Callable[..., Any], given: Mapping[str, KnobValue]) -> dict[str, Any]:
-    """Return every keyword of a user's factory: the given values, and the defaults of the rest.
+    """Return all keywords of a user's factory: the given values, and the defaults of the others.
+
+    Args:
+        owner: The name of the workload, for error messages.
+        factory: The function or class.
+        given: The values that the user set.
+
+    Returns:
+        All keywords with their values.
 
     Raises:
-        UsageError: a knob is unknown, has another type than its annotation or default, or has no value;
-            or the factory takes `batch_size`, which is no knob of the model.
+        UsageError: A knob is unknown, has another type than its annotation or default, or has no value; or the factory
+            takes `batch_size`, which is not a knob of the model.
     """
     parameters = _parameters(owner, factory)
     if "batch_size" in parameters:
@@ -113,7 +149,7 @@ def _parameters(owner: str, factory: Callable[..., Any]) -> Mapping[str, inspect
 
 
 def _kinds(factory: Callable[..., Any], parameters: Mapping[str, inspect.Parameter]) -> dict[str, type]:
-    """Return the type of each keyword that is annotated with a plain type, or has a default of one."""
+    """Return the type of each keyword, from its annotation or its default, if that is a plain type."""
     target = factory.__init__ if isinstance(factory, type) else factory  # type: ignore[misc]
     try:
         hints = get_type_hints(target)

@@ -1,4 +1,4 @@
-"""From a `WorkloadSpec` to a `Workload`: built-ins, the user's files and modules, Hugging Face models."""
+"""Loads the workload that a `WorkloadSpec` names: a built-in, a user's file or module, or a Hugging Face model."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class LoadedWorkload:
     """A workload that is ready to train.
 
     Attributes:
-        name: what the user called it.
-        knobs: every knob with its value, defaults filled in.
-        scale: the knob that "the largest model" varies, or None.
-        workload: the model, batch and loss functions.
-        lengths: what is known of the lengths of its samples.
-        positions: the longest sample that the model takes, where it says so.
+        name: The name that the user gave.
+        knobs: All knobs with their values, including defaults.
+        scale: The knob that "the largest model" varies, or None.
+        workload: The model, batch and loss functions.
+        lengths: What is known about the lengths of its samples.
+        positions: The length of the longest sample that the model takes, or None if it is not known.
     """
 
     name: str
@@ -40,13 +40,20 @@ class LoadedWorkload:
 
 
 def load_workload(spec: WorkloadSpec) -> LoadedWorkload:
-    """Find what the spec names and set its knobs; the model is not built yet.
+    """Load the workload that a spec names and set its knobs, without building the model.
 
-    A user's function that does not say what it returns has to be called to see. If that builds a module, the
-    first `workload.model()` hands it over, if building again would give the same: seed before both.
+    If a user's function has no return annotation, it has to be called to find out what it returns. If that builds a
+    module, the first call of `workload.model()` returns this module, provided that building it again would give the
+    same weights: set the same random seed before both calls.
+
+    Args:
+        spec: The model and its knobs.
+
+    Returns:
+        The workload.
 
     Raises:
-        UsageError: what the spec names is not there or cannot be trained, or the user's code raised.
+        UsageError: What the spec names does not exist or cannot be trained, or the user's code raised an error.
     """
     if spec.model.startswith("hf:"):
         from memprof.workloads.huggingface.model import load_huggingface
@@ -81,7 +88,7 @@ def _refuse_inputs(spec: WorkloadSpec, reason: str) -> None:
 
 
 def _load_user(spec: WorkloadSpec) -> LoadedWorkload:
-    import torch  # noqa: F401 -- before the user's file, so that a neighbour called torch.py cannot take its place
+    import torch  # noqa: F401 -- before the user's file, so that a torch.py beside that file cannot replace it
 
     from memprof.workloads.workload import Workload
 
@@ -112,17 +119,17 @@ def _at_longest(spec: WorkloadSpec, workload: Workload) -> Workload:
 
 
 def _resolve(spec: WorkloadSpec, found: Imported) -> tuple[Any, dict[str, Any]]:
-    """Return the Workload, or the source of the module, that the attribute stands for; and the knobs."""
+    """Return the Workload or the function that builds the module, and the knobs."""
     from torch import nn
 
-    from memprof.workloads.module_copies import OneModule, module_or_workload
+    from memprof.workloads.module_copies import SharedModule, module_or_workload
     from memprof.workloads.workload import Workload
 
     if isinstance(found.value, (Workload, nn.Module)):
         if spec.knobs:
             raise UsageError(f"{spec.model} is already built and takes no knobs: drop --set {next(iter(spec.knobs))}")
         value = found.value
-        return (value if isinstance(value, Workload) else OneModule(spec.model, value)), {}
+        return (value if isinstance(value, Workload) else SharedModule(spec.model, value)), {}
     if not callable(found.value):
         raise UsageError(
             f"{spec.model} is {kind(found.value)}; name a Workload, an nn.Module, or a function or class that gives one"

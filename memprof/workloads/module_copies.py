@@ -1,4 +1,4 @@
-"""Where a user's module comes from: a function or class that is called when it is needed, or one object."""
+"""Provides a user's module: from a function or class that is called for each trial, or from one existing object."""
 
 from __future__ import annotations
 
@@ -20,12 +20,21 @@ ModuleSource = Callable[[], nn.Module]
 def module_or_workload(
     name: str, factory: Callable[..., Any], knobs: Mapping[str, Any], file: str | None
 ) -> Workload | ModuleSource:
-    """Return the Workload that a factory gives, or a function that builds its module.
+    """Return the Workload that a factory returns, or a function that builds its module.
 
-    The factory is called only if it does not say (being a class, or by annotation) that it gives a module.
+    The factory is called only if neither its class nor its return annotation says that it gives a module.
+
+    Args:
+        name: The name of the factory, for error messages.
+        factory: A function or class.
+        knobs: The keywords to call it with.
+        file: The file of the factory, for error messages.
+
+    Returns:
+        The Workload, or a function that builds the module.
 
     Raises:
-        UsageError: the factory raised, or gives something else.
+        UsageError: The factory raised an error, or returned something else.
     """
 
     def build() -> Any:
@@ -40,7 +49,7 @@ def module_or_workload(
     value = guard(name, build, file)()
     if isinstance(value, Workload):
         return value
-    return _Early(_module(name, value), build_module, before)
+    return _PrebuiltModule(_module(name, value), build_module, before)
 
 
 def _gives_module(factory: Callable[..., Any]) -> bool:
@@ -59,11 +68,11 @@ def _module(name: str, value: Any) -> nn.Module:
     raise UsageError(f"{name} gives {kind(value)}; it must give a memprof.Workload or an nn.Module")
 
 
-class _Early:
-    """A module that had to be built to see what its function gives, handed over once.
+class _PrebuiltModule:
+    """A module that was built to find out what its function returns. The first call returns it instead of a new one.
 
-    It is handed over only where building again would give the same: the random state is what it was, and
-    no mode (fake tensors, a default device, a tracker) is there that would have to see the building.
+    That is done only if building it again would give the same module: the random state is the same as before, and no
+    mode is active that would have to observe the building (fake tensors, a default device, a tracker).
     """
 
     def __init__(self, module: nn.Module, build: ModuleSource, before: torch.Tensor) -> None:
@@ -75,23 +84,28 @@ class _Early:
     def __call__(self) -> nn.Module:
         module, self._module = self._module, None
         if module is None or _mode_active() or not torch.equal(self._before, torch.get_rng_state()):
-            del module  # its memory goes back before the next is built
+            del module  # its memory is freed before the next module is built
             return self._build()
         torch.set_rng_state(self._after)
         return module
 
 
-class OneModule:
-    """A module that the user's file made: it is trained itself, once; under fake tensors, a blank copy."""
+class SharedModule:
+    """A module object that the user's file created. It can be trained only once; fake tensors get a blank copy.
+
+    Args:
+        name: The name of the object, for the error message.
+        module: The module.
+    """
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self._name, self._module, self._taken = name, module, False
 
     def __call__(self) -> nn.Module:
-        """Return the module, or under fake tensors a copy with fake parameters.
+        """Return the module, or a copy with fake parameters while fake tensors are active.
 
         Raises:
-            UsageError: it was handed out before, and has been trained since.
+            UsageError: The module was returned before, so it may have been trained.
         """
         if fake_active():
             return blank_copy(self._module)
@@ -102,7 +116,7 @@ class OneModule:
 
 
 def blank_copy(module: nn.Module) -> nn.Module:
-    """Return a copy whose parameters and buffers have the same shapes, types and ties, and no values."""
+    """Return a copy whose parameters and buffers have the same shapes, dtypes and ties, but uninitialised values."""
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         blank = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device)
@@ -112,12 +126,12 @@ def blank_copy(module: nn.Module) -> nn.Module:
 
 
 def _mode_active() -> bool:
-    """Return whether a dispatch mode or a function mode (`with torch.device(...)`) is on."""
+    """Return whether a dispatch mode or a function mode (`with torch.device(...)`) is active."""
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0
 
 
 def fake_active() -> bool:
-    """Return whether tensors made now are fake."""
+    """Return whether new tensors are fake."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     return isinstance(torch.empty(0), FakeTensor)

@@ -1,4 +1,4 @@
-"""The batch and the loss of a plain `nn.Module`, from `--input`/`--target` or from functions beside it."""
+"""Makes the batch and the loss of a plain `nn.Module`, from `--input` and `--target` or from functions in its file."""
 
 from __future__ import annotations
 
@@ -23,11 +23,21 @@ def plain_workload(
 ) -> Workload:
     """Return the workload of a plain module.
 
-    The batch comes from the spec's inputs, else from `make_batch(batch_size)` in the model's own file, and there
-    from `longest_batch(batch_size)` too; the loss from `loss(model, batch)` there, else from `default_loss`.
+    The batch comes from the spec's inputs. If there are none, it comes from `make_batch(batch_size)` and
+    `longest_batch(batch_size)` in the model's own file. The loss comes from `loss(model, batch)` in that file, or from
+    `default_loss` if there is none.
+
+    Args:
+        spec: The model, with its inputs and target.
+        model: A function that builds the module.
+        knobs: The knobs of the model.
+        found: The imported model, with its file.
+
+    Returns:
+        The workload.
 
     Raises:
-        UsageError: there is neither, or one of the functions is no function.
+        UsageError: There are neither inputs nor `make_batch`, or one of the functions is not a function.
     """
     loss = found.beside("loss")
     if loss is not None and not inspect.isroutine(loss):
@@ -44,10 +54,10 @@ def _classes(spec: WorkloadSpec) -> int | None:
 
 
 def input_batch(spec: WorkloadSpec) -> Callable[[int], dict[str, Any]]:
-    """Return a batch function that draws `{"args": (...), "kwargs": {...}, "target": ...}` as the spec says.
+    """Return a batch function that draws `{"args": (...), "kwargs": {...}, "target": ...}` from the spec's inputs.
 
     Raises:
-        UsageError: an input or the target is not of the grammar.
+        UsageError: An input or the target does not follow the grammar.
     """
     inputs = parse_inputs(spec.inputs)
     target = None if spec.target is None else parse_tensor(spec.target, "--target")
@@ -76,7 +86,7 @@ def _made_batch(spec: WorkloadSpec, knobs: Mapping[str, Any], found: Imported) -
 
 
 def _beside(spec: WorkloadSpec, knobs: Mapping[str, Any], found: Imported, name: str) -> Callable[[int], Any]:
-    """Return a batch function of the model's file, with those of its keywords set that are knobs of the model too."""
+    """Return a batch function of the model's file. Keywords that are also knobs of the model get the knobs' values."""
     make = found.beside(name)
     if not callable(make):
         raise UsageError(f"{name} beside {spec.model} must be a function {name}(batch_size), not {kind(make)}")
@@ -88,19 +98,22 @@ def _beside(spec: WorkloadSpec, knobs: Mapping[str, Any], found: Imported, name:
 
 
 def default_loss(model: nn.Module, batch: Any, classes: int | None = None) -> Tensor:
-    """Call the model on a batch and return its loss: a scalar tensor.
+    """Call the model on a batch and return its loss.
 
-    A batch is what `input_batch` draws, or from `make_batch`: a tensor, a dict of the model's keywords, or a
-    pair (what the model takes, target); a dict may hold the `target` too. The loss is the output's `.loss` or
-    `["loss"]`, the output itself if it is a scalar, else `compare(output, target)`.
+    The batch comes from `input_batch` or from `make_batch`. The latter gives a tensor, a dict of the model's keywords
+    that may also hold the `target`, or a pair of inputs and target. The loss is the output's `.loss` or `["loss"]`, the
+    output itself if it is a scalar, and otherwise `compare(output, target)`.
 
     Args:
-        model: a plain module.
-        batch: one batch for it.
-        classes: one more than the largest class that the target may hold, where that is known.
+        model: A plain module.
+        batch: One batch for it.
+        classes: The number of classes of the target, or None if it is not known.
+
+    Returns:
+        The loss, a scalar tensor.
 
     Raises:
-        UsageError: there is no loss in the output and no target to compare it with.
+        UsageError: The output has no loss, and there is no target to compare it with.
     """
     args, kwargs, target = _unpack(batch)
     output = model(*args, **kwargs)
@@ -119,7 +132,7 @@ def default_loss(model: nn.Module, batch: Any, classes: int | None = None) -> Te
 
 
 def _unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Tensor | None]:
-    """Return positional inputs, keyword inputs and target."""
+    """Return the positional inputs, the keyword inputs and the target of a batch."""
     if isinstance(batch, dict) and batch.keys() <= {"args", "kwargs", "target"} and "args" in batch:
         return batch["args"], batch["kwargs"], batch.get("target")
     if isinstance(batch, dict):
@@ -137,7 +150,7 @@ def _unpack(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Tensor | None]
 
 
 def _logits(output: Any) -> Tensor:
-    """Return the one tensor that a loss can be computed from."""
+    """Return the tensor of the output from which a loss can be computed."""
     if isinstance(output, dict):
         output = output.get("logits", output)
     output = getattr(output, "logits", output)
@@ -149,13 +162,21 @@ def _logits(output: Any) -> Tensor:
 
 
 def compare(output: Tensor, target: Tensor, classes: int | None = None) -> Tensor:
-    """Return the mean squared error for a target of the output's own shape, else the cross-entropy.
+    """Return the mean squared error for a floating-point target of the output's shape, otherwise the cross-entropy.
 
-    The classes are the output's last dimension, as in language models ([B, T, C] with a target [B, T]), or
-    its second, as in `F.cross_entropy` ([B, C, ...] with [B, ...]).
+    The classes are the last dimension of the output, as in language models ([B, T, C] with a target [B, T]), or the
+    second one, as in `F.cross_entropy` ([B, C, ...] with [B, ...]).
+
+    Args:
+        output: The output of the model.
+        target: The target.
+        classes: The number of classes of the target, or None if it is not known.
+
+    Returns:
+        The loss, a scalar tensor.
 
     Raises:
-        UsageError: the shapes or types fit neither, or the output has fewer classes than the target.
+        UsageError: The shapes or dtypes fit neither loss, or the output has fewer classes than the target.
     """
     if target.is_floating_point() and target.shape == output.shape:
         return F.mse_loss(output, target)

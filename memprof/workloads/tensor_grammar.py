@@ -1,13 +1,13 @@
-"""The grammar of `--input` and `--target`: one tensor of a batch, as text.
+"""Parses `--input` and `--target`: each describes one tensor of a batch.
 
     [NAME=]DTYPE[DIM,...][<N]
 
-- `DTYPE`: a torch name: `float32`, `bfloat16`, `int64`, `bool`, `complex64` ...
-- `DIM`: a positive int, or `B` for the batch size; `[]` is a scalar.
-- `<N`: integers are drawn from 0 to N-1; without it from {0, 1}, which every table and every loss accepts.
-- `NAME=`: given to the model as that keyword; without it by position.
+- `DTYPE` is the name of a torch dtype: `float32`, `bfloat16`, `int64`, `bool`, `complex64` ...
+- `DIM` is a positive int, or `B` for the batch size; `[]` is a scalar.
+- `<N` draws integers from 0 to N-1. Without it they are 0 or 1, which every table and every loss accepts.
+- `NAME=` passes the tensor to the model as that keyword. Without it the tensor is passed by position.
 
-Examples: `float32[B,3,224,224]`, `int64[B,128]<50257`, `input_ids=int64[B,128]<50257`. Blanks are ignored.
+Examples: `float32[B,3,224,224]`, `int64[B,128]<50257`, `input_ids=int64[B,128]<50257`. Spaces are ignored.
 Floating-point and complex tensors are drawn from the standard normal distribution.
 """
 
@@ -35,10 +35,10 @@ class TensorSpec:
     """One tensor of a batch.
 
     Attributes:
-        dtype: a torch name.
-        dims: sizes; None stands for the batch size.
-        below: exclusive upper bound of an integer tensor's values, or None.
-        name: the keyword it is passed by, or None for by position.
+        dtype: The name of the torch dtype.
+        dims: The sizes of the dimensions; None stands for the batch size.
+        below: The exclusive upper bound of an integer tensor's values, or None.
+        name: The keyword of the model, or None if the tensor is passed by position.
     """
 
     dtype: str
@@ -47,13 +47,13 @@ class TensorSpec:
     name: str | None = None
 
     def __str__(self) -> str:
-        """Return the text that parses to this."""
+        """Return the text that `parse_tensor` turns into this spec."""
         dims = ",".join("B" if dim is None else str(dim) for dim in self.dims)
         name = "" if self.name is None else f"{self.name}="
         return f"{name}{self.dtype}[{dims}]" + ("" if self.below is None else f"<{self.below}")
 
     def shape(self, batch_size: int) -> tuple[int, ...]:
-        """Return the sizes with the batch size put in."""
+        """Return the shape for a batch size."""
         return tuple(batch_size if dim is None else dim for dim in self.dims)
 
     def draw(self, batch_size: int) -> Tensor:
@@ -67,10 +67,17 @@ class TensorSpec:
 
 
 def parse_tensor(text: str, option: str = "--input") -> TensorSpec:
-    """Return what a text of the grammar means.
+    """Parse the description of one tensor.
+
+    Args:
+        text: The description.
+        option: The command-line option that it comes from, for error messages.
+
+    Returns:
+        The tensor.
 
     Raises:
-        UsageError: the text is not of the grammar, its dtype is unknown, or its bound does not suit it.
+        UsageError: The text does not follow the grammar, its dtype is unknown, or its bound does not suit the dtype.
     """
     match = _SHAPE.fullmatch("".join(text.split()))
     if match is None:
@@ -100,16 +107,22 @@ def _bound(below: str, dtype: str, text: str, option: str) -> int:
     most = 2 ** INT_BITS[dtype]
     if int(below) > most and dtype != "int64":
         raise UsageError(f"{option} {text!r}: {dtype} holds no more than {most - 1}; use int64")
-    if int(below) >= most and dtype == "int64":  # the bound itself has to be an int64
+    if int(below) >= most and dtype == "int64":  # the bound itself must be an int64
         raise UsageError(f"{option} {text!r}: int64 bounds end at {most - 1}")
     return int(below)
 
 
 def parse_inputs(texts: tuple[str, ...]) -> tuple[TensorSpec, ...]:
-    """Return the inputs of a model; at least one has the batch size in its shape, and no name comes twice.
+    """Parse the inputs of a model.
+
+    Args:
+        texts: The descriptions, one for each tensor.
+
+    Returns:
+        The tensors. At least one has the batch size in its shape, and no name occurs twice.
 
     Raises:
-        UsageError: one is not of the grammar, or they do not go together.
+        UsageError: A description does not follow the grammar, no shape has the batch size, or a name occurs twice.
     """
     specs = tuple(parse_tensor(text) for text in texts)
     if specs and not any(None in spec.dims for spec in specs):

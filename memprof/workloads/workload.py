@@ -1,4 +1,4 @@
-"""What is trained: a model, how to make a batch for it, and how to get a loss."""
+"""The class `Workload`, which describes what is trained: a model, how to make a batch, and how to compute a loss."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 class Workload:
     """A model, its batches and its loss.
 
-    All three callables run inside the trial, on the CPU by default; the trial moves the model and the batch
-    to its device, and casts floating-point inputs where the recipe's precision asks for it.
+    All callables run in the process of the trial, by default on the CPU. The trial moves the model and the batch to its
+    device, and casts floating-point inputs if the precision of the recipe requires it.
 
     Attributes:
-        model: builds the model, with its weights initialised.
-        batch: takes a batch size and returns any nest of dicts, lists and tuples of tensors.
-        loss: takes the model and a batch and returns a scalar tensor.
-        scale: the knob that "the largest model" varies, e.g. `n_layers`; None where there is none.
-        longest_batch: like `batch`, with every sample at the longest length that training will ever see. The
-            largest batch and model are found with it, so that they hold for every batch; None where all batches
-            of one size have one shape.
+        model: A function that builds the model and initialises its weights.
+        batch: A function that takes a batch size and returns any nesting of dicts, lists and tuples of tensors.
+        loss: A function that takes the model and a batch and returns a scalar tensor.
+        scale: The knob that "the largest model" varies, such as `n_layers`; None if there is none.
+        longest_batch: A function like `batch` in whose batches every sample has the longest length that occurs in
+            training. The largest batch and model are searched with it, so that they hold for every batch. None if all
+            batches of one size have the same shape.
     """
 
     model: Callable[[], nn.Module]

@@ -1,4 +1,4 @@
-"""The kernels of a dense step, fastest first, and which of them runs."""
+"""The kernels of a dense step, the fastest first, and the choice between them."""
 
 from __future__ import annotations
 
@@ -7,38 +7,65 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from . import chunked, native
-from .task import Scratch, Task
+from .scratch import Scratch
+from .task import Task
 
 
 class Kernel(Protocol):
-    """One way to run a dense task, with the exchange between ranks after the first half."""
+    """One way to run a dense task in two halves. The exchange between ranks comes after the first half."""
 
     name: str
 
     def takes(self, task: Task) -> bool:
-        """Say whether it can run this task here."""
+        """Return whether the kernel can run a task on this machine.
+
+        Args:
+            task: a dense task.
+        """
 
     def automatic(self, task: Task) -> bool:
-        """Say whether "auto" may choose it for a task that it takes."""
+        """Return whether "auto" may choose the kernel for a task that it takes.
+
+        Args:
+            task: a dense task.
+        """
 
     def gather(self, task: Task, scratch: Scratch) -> None:
-        """Run the first half: see `chunked.gather`."""
+        """Run the first half of a step; see `chunked.gather`.
+
+        Args:
+            task: a dense task.
+            scratch: the source of temporaries.
+        """
 
     def finish(self, task: Task, scratch: Scratch) -> None:
-        """Run the second half: see `chunked.finish`."""
+        """Run the second half of a step; see `chunked.finish`.
+
+        Args:
+            task: a dense task.
+            scratch: the source of temporaries.
+        """
 
 
 class Chunked:
-    """Runs anywhere: `chunked.py`."""
+    """The portable kernel, which runs anywhere: `chunked.py`."""
 
     name = "chunked"
 
     def takes(self, task: Task) -> bool:
-        """Say yes."""
+        """Return True, as this kernel runs every task.
+
+        Args:
+            task: a dense task.
+        """
         return True
 
     def automatic(self, task: Task) -> bool:
-        """Say yes."""
+        """Return True.
+
+        Args:
+            task: a dense task.
+        """
         return True
 
     def gather(self, task: Task, scratch: Scratch) -> None:
@@ -51,12 +78,16 @@ class Chunked:
 
 
 class TritonCuda:
-    """Triton on CUDA: `triton_cuda.py`, imported only when a tensor could need it."""
+    """The Triton kernel on CUDA: `triton_cuda.py`, which is imported only if a tensor could need it."""
 
     name = "triton"
 
     def takes(self, task: Task) -> bool:
-        """See `triton_cuda.takes`; no without Triton."""
+        """Return what `triton_cuda.takes` does, or False if Triton is not installed.
+
+        Args:
+            task: a dense task.
+        """
         if not (task.param.is_cuda or "TRITON_INTERPRET" in os.environ) or find_spec("triton") is None:
             return False
         from . import triton_cuda
@@ -64,7 +95,11 @@ class TritonCuda:
         return triton_cuda.takes(task)
 
     def automatic(self, task: Task) -> bool:
-        """Say yes on CUDA, where a trial shows that Triton works; not for the interpreter."""
+        """Return True on CUDA if a trial shows that Triton works there, and False for Triton's interpreter.
+
+        Args:
+            task: a dense task.
+        """
         from . import triton_cuda
 
         return task.param.is_cuda and triton_cuda.works(task.param.device)
@@ -83,7 +118,7 @@ class TritonCuda:
 
 
 class Native:
-    """Compiled C++ on the CPU: `native.py`."""
+    """The compiled C++ kernel on the CPU: `native.py`."""
 
     name = "native"
 
@@ -92,7 +127,11 @@ class Native:
         return native.takes(task)
 
     def automatic(self, task: Task) -> bool:
-        """Say yes."""
+        """Return True.
+
+        Args:
+            task: a dense task.
+        """
         return True
 
     def gather(self, task: Task, scratch: Scratch) -> None:
@@ -108,14 +147,14 @@ KERNELS: tuple[Kernel, ...] = (TritonCuda(), Native(), Chunked())
 
 
 def choose(task: Task, choice: str) -> Kernel:
-    """Return the first kernel that takes a task.
+    """Return the first kernel that can run a task.
 
     Args:
         task: a dense task.
         choice: "auto", or the name of the only kernel allowed.
 
     Raises:
-        RuntimeError: the chosen kernel does not take it.
+        RuntimeError: the chosen kernel cannot run the task.
     """
     for kernel in KERNELS:
         if choice in ("auto", kernel.name) and kernel.takes(task) and (choice != "auto" or kernel.automatic(task)):

@@ -1,7 +1,7 @@
-"""The portable kernel: SM3-I and SM3-II tile by tile, with torch's own operations, on any device.
+"""The portable kernel: SM3-I and SM3-II tile by tile, with PyTorch's own operations, on any device.
 
-Every operation is elementwise, a minimum or a maximum, so the cut into tiles changes no bit of the result: `inner.py`
-sees to it that neither does the length of a tile.
+Every operation is elementwise, a minimum or a maximum, so the division into tiles changes no bit of the result.
+`inner.py` makes sure that the length of a tile does not change the result either.
 """
 
 from __future__ import annotations
@@ -15,18 +15,23 @@ from torch import Tensor
 
 from . import inner
 from .accumulators import GridAccumulator, added
-from .matrix import is_singleton
+from .matrix_view import is_singleton
+from .scratch import Scratch
 from .shared_momentum import SharedInt8Momentum
-from .target import Target, float32
-from .task import Scratch, Task
+from .task import Task
+from .tile_target import TileTarget, float32
 from .tiles import TILE, Tile, are_runs, tile_steps, tiles
 
 
 def gather(task: Task, scratch: Scratch) -> None:
-    """First half of a step: everything that depends on this tensor alone.
+    """Run the first half of a step, which depends on this tensor alone.
 
-    SM3-II: nu(i) = min of mu(r) over the sets with i, plus g(i)^2; updates the parameter; new mu(r) = max nu.
-    SM3-I: only the maximum of g^2 over each set, into `new`.
+    In SM3-II it computes nu(i) = min of mu(r) over the sets that contain i, plus g(i)^2, updates the parameter, and
+    sets the new mu(r) = max nu. In SM3-I it only writes the maximum of g^2 over each set into `new`.
+
+    Args:
+        task: the parameter, its state and its options.
+        scratch: the source of temporaries.
     """
     prepare(task)
     for tile in _tiles(task):
@@ -38,9 +43,14 @@ def gather(task: Task, scratch: Scratch) -> None:
 
 
 def finish(task: Task, scratch: Scratch) -> None:
-    """Second half, once `new` holds the maxima over the whole tensor: store them, and update in SM3-I.
+    """Run the second half of a step, which starts when `new` holds the maxima over the whole tensor.
 
-    Where the first half only measured an int8 momentum that ranks share, the update comes here too.
+    It stores the maxima, and in SM3-I it updates the parameter. It also updates the parameter if the first half only
+    measured an int8 momentum that ranks share.
+
+    Args:
+        task: the parameter, its state and its options.
+        scratch: the source of temporaries.
     """
     if in_two_passes(task):
         add_maxima(task)
@@ -58,14 +68,18 @@ def finish(task: Task, scratch: Scratch) -> None:
 
 
 def _second(task: Task, tile: Tile, scratch: Scratch) -> None:
-    """SM3-II on one tile."""
+    """Run SM3-II on one tile."""
     grad = float32(task.grad[tile], scratch, "grad")
     nu = least(task, tile, task.options.beta or 1.0, scratch.take("nu", grad))
     sum_and_descend(task, tile, grad, nu, partial(fold_max, task, tile), scratch)
 
 
 def add_maxima(task: Task) -> None:
-    """SM3-I: mu(r) <- mu(r) + max g^2 over S_r, or their average where beta is not 0."""
+    """Update the accumulators of SM3-I: mu(r) <- mu(r) + max g^2 over S_r, or their average if beta is not 0.
+
+    Args:
+        task: a task whose accumulators hold the maxima in `new`.
+    """
     for accumulator in task.accumulators:
         assert accumulator.new is not None
         if accumulator.new is not accumulator.old:
@@ -74,14 +88,18 @@ def add_maxima(task: Task) -> None:
 
 
 def prepare(task: Task) -> None:
-    """Choose the tiles, and give accumulators that tiles share a second copy for their new values."""
+    """Choose the tiles, and give the accumulators that several tiles share a second copy for their new values.
+
+    Args:
+        task: the task, whose `steps` and `positive` are set.
+    """
     _cut(task)
     task.positive = all(_at_least(a.old, task.options.eps**2) for a in task.accumulators)
     for accumulator in task.accumulators:
         if accumulator.new is not None:
             continue
         twice = in_two_passes(task)
-        again = twice or task.measuring  # other ranks' maxima come in between
+        again = twice or task.measuring  # the maxima of other ranks arrive between the two passes
         owned = accumulator.owned(task.param.shape, task.steps) and not (again and accumulator.exchanged)
         accumulator.new = accumulator.old if owned else torch.zeros_like(accumulator.old)
         accumulator.beta = task.options.beta if owned and twice else None
@@ -91,33 +109,44 @@ def _cut(task: Task) -> None:
     grids = [a.grid for a in task.accumulators if isinstance(a, GridAccumulator)]
     shape, entries = task.param.shape, task.momentum.block if task.momentum else 1
     task.steps = tile_steps(shape, grids, entries, task.tile_limit())
-    if not are_runs(shape, task.steps):  # then tiles are copied
+    if not are_runs(shape, task.steps):  # tiles that are not contiguous are copied, which takes more buffers
         task.steps = tile_steps(shape, grids, entries, min(TILE, task.tile_limit()))
 
 
 def _at_least(values: Tensor, floor: float) -> bool:
-    """Say no where it is not known at once: on another device the host would have to wait."""
+    """Return whether all values reach a floor; False on a device for whose answer the host would have to wait."""
     if not values.is_cpu or not inner.has_data(values):
         return False
     return not values.numel() or bool(values.amin() >= floor)
 
 
 def in_two_passes(task: Task) -> bool:
-    """Say whether this is SM3-I with sets of more than one entry; otherwise both variants are the same."""
+    """Return whether a task is SM3-I with sets of more than one entry. Otherwise both variants are the same.
+
+    Args:
+        task: a dense or sparse task.
+    """
     return task.options.variant == "I" and not is_singleton(task)
 
 
 def _tiles(task: Task) -> Iterable[Tile]:
-    """Return a task's tiles; of a tensor without data (meta or fake) only the first, as all allocate alike.
+    """Return the tiles of a task. For a tensor without data (meta or fake) that is only the first tile.
 
-    So a memory profiler predicts the step of a model of any size at once.
+    All tiles allocate alike, so a memory profiler can predict the step of a model of any size at once.
     """
     found = tiles(task.param.shape, task.steps)
     return found if inner.has_data(task.param) else itertools.islice(found, 1)
 
 
 def least(task: Task, tile: Tile, scale: float, out: Tensor) -> Tensor:
-    """Write into `out`, for each index, the least old accumulator of its sets, times `scale`."""
+    """Write the smallest old accumulator of each index, times `scale`, into `out`.
+
+    Args:
+        task: the parameter and its accumulators.
+        tile: the part of the parameter.
+        scale: the factor.
+        out: a float32 tensor of the tile's shape, which is overwritten and returned.
+    """
     values = [accumulator.read(tile, out) for accumulator in task.accumulators]
     if scale != 1.0:
         values = [value * scale for value in values]
@@ -128,9 +157,16 @@ def least(task: Task, tile: Tile, scale: float, out: Tensor) -> Tensor:
 
 
 def fold_max(task: Task, tile: Tile, nu: Tensor) -> None:
-    """Raise the new accumulators to the tile's maxima, last dimension first so that others read less.
+    """Raise the new accumulators to the maxima of a tile.
 
-    Of two passes that do this, the first, which measures, leaves those alone that are overwritten at once.
+    The last dimension comes first, so that the other accumulators have fewer numbers to read. If the momentum needs two
+    passes over the tiles, the first pass (which measures) leaves out the accumulators that are overwritten at once, and
+    the second pass leaves out the others.
+
+    Args:
+        task: the parameter and its accumulators.
+        tile: the part of the parameter.
+        nu: the second moments of the tile, float32.
     """
     accumulators, twice = task.accumulators, isinstance(task.momentum, SharedInt8Momentum)
     for number in reversed(range(len(accumulators))):
@@ -145,21 +181,21 @@ def fold_max(task: Task, tile: Tile, nu: Tensor) -> None:
 def sum_and_descend(
     task: Task, tile: Tile, grad: Tensor, nu: Tensor, fold: Callable[[Tensor], None], scratch: Scratch
 ) -> None:
-    """SM3-II on one tile: nu <- nu + g^2, folded into the new accumulators; p <- p - lr g / max(sqrt(nu), eps).
+    """Run SM3-II on one tile: nu <- nu + g^2 and p <- p - lr g / max(sqrt(nu), eps).
 
     Args:
         task: the parameter and its options.
-        tile: which part of it.
-        grad: the tile's gradient, float32.
-        nu: the least old accumulators, times beta where it is not 0.
-        fold: takes the sum.
-        scratch: where temporaries come from.
+        tile: the part of the parameter.
+        grad: the gradient of the tile, float32.
+        nu: the smallest old accumulators, times beta if it is not 0. It is overwritten.
+        fold: a function that raises the new accumulators to the sum.
+        scratch: the source of temporaries.
     """
     beta = task.options.beta
     if beta:
         nu.add_(torch.mul(grad, grad, out=scratch.take("work", grad)).mul_(1 - beta))
     elif task.positive:
-        target = Target(task, tile, scratch)
+        target = TileTarget(task, tile, scratch)
         inner.sum_and_descend(target.values, grad, nu, target.rate, scratch)
         fold(nu)
         return target.store(scratch)
@@ -170,8 +206,16 @@ def sum_and_descend(
 
 
 def descend(task: Task, tile: Tile, grad: Tensor, nu: Tensor, scratch: Scratch) -> None:
-    """Update one tile: p <- (1 - lr wd) p - lr g / max(sqrt(nu), eps), with momentum if any; nu is overwritten."""
-    target = Target(task, tile, scratch)
+    """Update one tile: p <- (1 - lr wd) p - lr g / max(sqrt(nu), eps), with momentum if there is any.
+
+    Args:
+        task: the parameter and its options.
+        tile: the part of the parameter.
+        grad: the gradient of the tile, float32.
+        nu: the second moments of the tile, float32. It is overwritten.
+        scratch: the source of temporaries.
+    """
+    target = TileTarget(task, tile, scratch)
     nu.clamp_min_(task.options.eps**2)
     inner.descend(target.values, grad, nu, target.rate, task.options.beta, scratch)
     target.store(scratch)

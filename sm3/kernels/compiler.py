@@ -1,4 +1,4 @@
-"""Compiles `native.cpp` once per machine and loads it; where that fails there is just no native kernel."""
+"""Compiles `native.cpp` once per machine and loads it. If that fails, SM3 runs without the native kernel."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
@@ -27,16 +28,23 @@ FLAGS = (
     "-ffp-contract=off",
 )
 SECONDS = 120
+"""The seconds that a compiler may take: ten times what it takes on one quiet core."""
+
+PAUSE = 3600
+"""The seconds during which no other process waits for a compiler that has taken too long."""
 
 
 def cache_folder() -> Path:
-    """Return where compiled kernels are kept: `$XDG_CACHE_HOME/sm3`, by default `~/.cache/sm3`."""
+    """Return the folder of compiled kernels: `$XDG_CACHE_HOME/sm3`, by default `~/.cache/sm3`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sm3"
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """Return the compiled kernel, from the cache or from the system's C++ compiler; None if that fails."""
+    """Return the compiled kernel, or None if there is no compiler or the compiler fails.
+
+    The kernel is taken from the cache. If it is not there, the system's C++ compiler builds it.
+    """
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         return None
@@ -50,7 +58,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _key(compiler: str) -> str:
-    """Name a build after all it depends on; the processor too, since it is compiled for that one alone."""
+    """Return a name for a build that depends on all it was built from, and on the processor it was built for."""
     processor = Path("/proc/cpuinfo")
     lines = processor.read_text().splitlines() if processor.exists() else [platform.processor()]
     features = sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
@@ -59,12 +67,23 @@ def _key(compiler: str) -> str:
 
 
 def _flags() -> list[str]:
-    """Round a sum of squares as often as PyTorch does, so that the portable kernel has the same bits."""
+    """Return the compiler's flags. With them a sum of squares is rounded as in PyTorch, and so in `chunked.py`."""
     return [*FLAGS, *(["-DSM3_ROUND_ONCE"] if inner.rounding() == "once" else [])]
 
 
 def _build(compiler: str, built: Path) -> None:
+    late = built.with_suffix(".late")
+    if late.exists() and time.time() - late.stat().st_mtime < PAUSE:
+        raise RuntimeError("the compiler took too long")
     built.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        _compile(compiler, built)
+    except subprocess.TimeoutExpired:
+        late.touch()
+        raise
+
+
+def _compile(compiler: str, built: Path) -> None:
     with tempfile.TemporaryDirectory(dir=built.parent) as folder:
         part, whole = Path(folder, "native.o"), Path(folder, "native.so")
         _run(compiler, *_flags(), "-fopenmp", "-c", str(SOURCE), "-o", str(part))
@@ -73,7 +92,7 @@ def _build(compiler: str, built: Path) -> None:
 
 
 def _openmp() -> list[str]:
-    """Link PyTorch's own OpenMP where it brings one: two runtimes would compete for the cores."""
+    """Return the linker's flags for OpenMP: PyTorch's own copy if it has one, as two would compete for the cores."""
     for found in sorted(Path(torch.__file__).parent.glob("lib/libgomp*.so*")):
         return [str(found)]
     return ["-fopenmp"]

@@ -1,4 +1,4 @@
-"""Which entries a sparse gradient holds, in groups of bounded size: sorted, duplicates side by side.
+"""The entries that a sparse gradient holds, sorted, in groups of bounded size, with duplicates side by side.
 
 A key is an entry's row-major index over the sparse dimensions. A gradient is never sorted or copied as a whole:
 bisection finds ranges of keys with few entries, and the indices are read once for each range.
@@ -15,27 +15,31 @@ import torch
 from torch import Tensor
 
 GROUP = 1 << 14
-"""Entries that are sorted at a time: about 1 MiB of indices."""
+"""The number of entries that are sorted at a time, with about 1 MiB of indices."""
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Some distinct keys, and where in the gradient the values of each are.
+    """Some distinct keys, and the positions of their values in the gradient.
 
     Args:
-        keys: int64, ascending.
-        parts: yields the numbers of the gradient's entries, and which of the keys each belongs to, part by part.
+        keys: int64, in ascending order.
+        parts: a function that yields, part by part, the numbers of the gradient's entries and, for each, the position
+            of its key in `keys`.
     """
 
     keys: Tensor
     parts: Callable[[], Iterable[tuple[Tensor, Tensor]]]
 
     def gradient(self, values: Tensor, most: int) -> Tensor:
-        """Return the sum of the values of each key, in the order in which they come.
+        """Return the sum of the values of each key. Values are added in the order in which they come.
 
         Args:
-            values: the gradient's values, or a part of each.
+            values: the gradient's values, or a part of each, of shape (entries, ...).
             most: the most numbers to gather at a time.
+
+        Returns:
+            A tensor of shape (keys, ...).
         """
         parts = list(itertools.islice(self.parts(), 2))
         if len(parts) == 1 and len(parts[0][0]) == len(self.keys):  # no duplicates
@@ -53,7 +57,7 @@ def keys_of(indices: Tensor, shape: Sequence[int]) -> Iterator[Tensor]:
     """Yield the keys of a gradient's entries in their order, `GROUP` at a time.
 
     Args:
-        indices: int64, (sparse dimensions, entries).
+        indices: int64, of shape (sparse dimensions, entries).
         shape: the sparse dimensions of the parameter.
     """
     for start in range(0, indices.shape[1], GROUP):
@@ -65,13 +69,13 @@ def keys_of(indices: Tensor, shape: Sequence[int]) -> Iterator[Tensor]:
 
 
 def groups(indices: Tensor, shape: Sequence[int], most: int, run: int) -> Iterator[Entries]:
-    """Yield all entries of a gradient by ascending keys.
+    """Yield all entries of a gradient in groups, by ascending keys.
 
     Args:
-        indices: int64, (sparse dimensions, entries); duplicates are allowed.
+        indices: int64, of shape (sparse dimensions, entries). Duplicates are allowed.
         shape: the sparse dimensions of the parameter.
         most: the most keys of a group, at least `run`.
-        run: keys of the same multiple of this number come in one group.
+        run: the length of a run. Keys with the same quotient by this number are always in one group.
     """
     runs = -(-math.prod(shape) // run)
     yield from _split(_Keys(indices, shape), 0, runs, most, run)
@@ -104,7 +108,10 @@ def _sorted(found: tuple[Tensor, Tensor], most: int, run: int) -> Iterator[Entri
 
 
 def _cuts(runs: list[int], most: int) -> Iterator[tuple[int, int]]:
-    """Cut a list into parts of at most `most` that do not part equal neighbours, of which there are no more."""
+    """Yield the ranges of a list's parts, of at most `most` numbers each, that never separate equal neighbours.
+
+    No number may occur more than `most` times.
+    """
     start = 0
     while start < len(runs):
         stop = min(start + most, len(runs))
@@ -127,18 +134,18 @@ class _Keys:
             yield key[numbers], numbers + start
 
     def count(self, low: int, high: int) -> int:
-        """Return how many entries have keys from `low` to before `high`."""
+        """Return the number of entries with keys from `low` up to, but not including, `high`."""
         if self._indices.shape[1] <= GROUP:
             return self._indices.shape[1]
         return sum(int(((key >= low) & (key < high)).sum()) for _, key in self._segments())
 
     def within(self, low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Return the keys and numbers of these entries."""
+        """Return the keys and the numbers of these entries."""
         keys, numbers = zip(*self._within(low, high), strict=True)
         return torch.cat(keys), torch.cat(numbers)
 
     def of_one_run(self, low: int, high: int) -> Entries:
-        """Return the entries of few keys with many duplicates, part by part."""
+        """Return the entries of a run of few keys with many duplicates. Its parts are read one by one."""
         present = torch.zeros(high - low, dtype=torch.bool, device=self._indices.device)
         for key, _ in self._within(low, high):
             present[key - low] = True

@@ -1,9 +1,9 @@
 """The inner loop over one tile: nu <- nu + g^2 and w <- w - rate g / sqrt(nu).
 
-On the CPU it is PyTorch's own fused Adagrad: one pass in vector instructions where ordinary operations take seven.
-`torch._fused_adagrad_` is private, though `torch.optim.Adagrad(fused=True)` is no more than a call of it. Tested on
-torch 2.8, 2.13 and 2.15; `rounding` tries it out once, and where it is missing or rounds otherwise than it should, and
-on every other device, ordinary operations do the same.
+On the CPU it is PyTorch's own fused Adagrad, which makes one pass in vector instructions where ordinary operations take
+seven. `torch._fused_adagrad_` is private, but `torch.optim.Adagrad(fused=True)` does nothing more than call it. It was
+tested on torch 2.8, 2.13 and 2.15, and `rounding` tries it out once. If it is missing or does not round as it should,
+and on every other device, ordinary operations do the same.
 
 All tensors are float32, contiguous and of one shape.
 """
@@ -17,23 +17,28 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .task import Scratch
+from .scratch import Scratch
 
 HIDDEN = 13
-"""g 2**-13 has a square below half a unit in the last place of g^2: added to it, it vanishes."""
+"""The exponent of a factor that makes a gradient vanish: the square of g 2**-13 is below half a unit in the last place
+of g^2, so adding it changes nothing.
+"""
 
 
 @cache
 def rounding() -> str:
-    """Return how the fused Adagrad adds a square: "once" or "twice" rounded, or "unknown" where it is not to be used.
+    """Return how often the fused Adagrad rounds when it adds a square.
 
-    Compiled for processors with a fused multiply-add it rounds once. The compiled kernel follows it.
+    Compiled for processors with a fused multiply-add it rounds once. The native kernel is compiled to round as often.
+
+    Returns:
+        "once" or "twice", or "unknown" if the fused Adagrad must not be used.
     """
     return next((name for name in ("once", "twice") if all(_rounds(name, n) for n in (1, 3, 16, 61))), "unknown")
 
 
 def _rounds(name: str, length: int) -> bool:
-    """Try a length: short ones take the scalar part of its loop, long ones the vector part and both."""
+    """Try one length. Short ones take the scalar part of the loop, long ones the vector part and both."""
     numbers = torch.arange(1.0, 62.0)[-length:]
     weight, grad, nu = numbers.rsqrt(), (numbers * 0.37).sqrt(), numbers / 7
     wide = (grad.double().square() + nu).float() if name == "once" else nu + grad * grad
@@ -53,7 +58,11 @@ def _fused_adagrad(target: Tensor, grad: Tensor, nu: Tensor, rate: float) -> Non
 
 
 def has_data(tensor: Tensor) -> bool:
-    """Say no for meta and fake tensors."""
+    """Return False for meta and fake tensors, and True for all others.
+
+    Args:
+        tensor: any tensor.
+    """
     fake = sys.modules.get("torch._subclasses.fake_tensor")
     return not (tensor.is_meta or (fake is not None and isinstance(tensor, fake.FakeTensor)))
 
@@ -68,7 +77,15 @@ def _fused(target: Tensor, grad: Tensor, nu: Tensor, rate: float | Tensor) -> No
 
 
 def sum_and_descend(target: Tensor, grad: Tensor, nu: Tensor, rate: float | Tensor, scratch: Scratch) -> None:
-    """nu <- nu + g^2; target <- target - rate g / sqrt(nu), where every nu is positive to begin with."""
+    """Compute nu <- nu + g^2 and target <- target - rate g / sqrt(nu), both in place.
+
+    Args:
+        target: the values to update.
+        grad: the gradient g.
+        nu: the second moments, each positive from the start.
+        rate: the learning rate.
+        scratch: the source of temporaries.
+    """
     if _fuses(target):
         _fused(target, grad, nu, rate)
     else:
@@ -78,7 +95,13 @@ def sum_and_descend(target: Tensor, grad: Tensor, nu: Tensor, rate: float | Tens
 
 
 def add_square(nu: Tensor, grad: Tensor, scratch: Scratch) -> None:
-    """nu <- nu + g^2, to the same bits as `sum_and_descend`."""
+    """Compute nu <- nu + g^2 in place, with the same bits as `sum_and_descend`.
+
+    Args:
+        nu: the second moments.
+        grad: the gradient g.
+        scratch: the source of temporaries.
+    """
     work = scratch.take("work", grad)
     if _fuses(nu):
         _fused(work, grad, nu, 0.0)
@@ -87,10 +110,18 @@ def add_square(nu: Tensor, grad: Tensor, scratch: Scratch) -> None:
 
 
 def descend(target: Tensor, grad: Tensor, nu: Tensor, rate: float | Tensor, beta: float, scratch: Scratch) -> None:
-    """target <- target - rate g / sqrt(nu), where nu is at least (1 - beta) g^2; it is overwritten.
+    """Compute target <- target - rate g / sqrt(nu) in place.
 
-    The fused Adagrad is given a gradient so small, and a rate so large, that its sum of squares stays as it is. Both
-    factors are powers of two, hence exact (where |g| > 2**-89, or less by as much as 1 - beta is small).
+    The fused Adagrad gets a gradient that is so small, and a rate that is so large, that its sum of squares does not
+    change. Both factors are powers of two, hence exact (for |g| > 2**-89, or a lower limit if 1 - beta is small).
+
+    Args:
+        target: the values to update.
+        grad: the gradient g.
+        nu: the second moments, each at least (1 - beta) g^2. It is overwritten.
+        rate: the learning rate.
+        beta: the weight of the past in the second moments.
+        scratch: the source of temporaries.
     """
     work = scratch.take("work", grad)
     if _fuses(target):

@@ -5,45 +5,59 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .task import Scratch
-    from .tiles import Tile
+from .scratch import Scratch
+from .tiles import Tile
 
 INT8_BLOCK = 256
-"""Consecutive entries that share one float32 scale: 1.016 bytes per entry in all."""
+"""The number of consecutive entries that share one float32 scale: 1.016 bytes per entry in all."""
 
 
 class Momentum(ABC):
-    """m <- momentum m + (1 - momentum) g / sqrt(nu), in place, tile by tile (as in the authors' `sm3.py`)."""
+    """The average m <- momentum m + (1 - momentum) g / sqrt(nu), in place and tile by tile.
+
+    Source: the authors' `sm3.py`.
+    """
 
     block = 1
-    """Tiles are cut at multiples of this many entries."""
+    """Tiles end at multiples of this number of entries."""
 
     @abstractmethod
     def decayed(self, tile: Tile, like: Tensor, momentum: float, scratch: Scratch) -> Tensor:
-        """Return `momentum` times the average of one tile: float32, contiguous, the buffer itself where it can be.
+        """Return `momentum` times the average of one tile.
 
         Args:
-            tile: which part of the parameter.
+            tile: the part of the parameter.
             like: a tensor of the tile's shape.
             momentum: the weight of the past.
-            scratch: where temporaries come from.
+            scratch: the source of temporaries.
+
+        Returns:
+            A contiguous float32 tensor of the tile's shape, which is the buffer itself if possible.
         """
 
     @abstractmethod
     def store(self, tile: Tile, average: Tensor, scratch: Scratch) -> None:
-        """Keep the new average of one tile, which is what `decayed` returned, updated."""
+        """Keep the new average of one tile.
+
+        Args:
+            tile: the part of the parameter.
+            average: the tensor that `decayed` returned, after its update.
+            scratch: the source of temporaries.
+        """
 
 
 class FloatMomentum(Momentum):
-    """A buffer of the parameter's shape in float32 or bfloat16; the arithmetic is float32 in both.
+    """A buffer of the parameter's shape in float32 or bfloat16. The arithmetic is float32 in both cases.
 
-    Rounding to bfloat16 costs at most 2**-9 of an entry per step, 2**-9 / (1 - momentum) in the long run.
+    Rounding to bfloat16 changes an entry by at most 2**-9 of itself per step, and by 2**-9 / (1 - momentum) in the long
+    run.
+
+    Args:
+        buffer: the average m, of the parameter's shape.
     """
 
     def __init__(self, buffer: Tensor) -> None:
@@ -64,14 +78,15 @@ class FloatMomentum(Momentum):
 class Int8Momentum(Momentum):
     """Signed bytes with one float32 scale for each block of 256 entries: m = scale * q, |q| <= 127.
 
-    Error: rounding moves an entry by at most half a scale, 1/254 of the largest entry of its block, each
-        step. Past errors shrink with the momentum, so in all they stay below M / (254 (1 - momentum)), where
-        M is the largest |m| of the block over time. At beta = 0 every |g / sqrt(nu)| <= 1, hence M <= 1.
+    Error: in each step, rounding moves an entry by at most half a scale, which is 1/254 of the largest entry of its
+    block. Past errors shrink with the momentum, so the total error stays below M / (254 (1 - momentum)), where M is the
+    largest |m| of the block over time. At beta = 0 every |g / sqrt(nu)| <= 1, hence M <= 1.
 
     Args:
         buffer: q, int8, of the parameter's shape.
         scale: float32, of the shape that `scale_shape` gives.
-        inner: the dimension from which on entries count as consecutive; None for that of the buffer's shape.
+        inner: the dimension from which on entries count as consecutive, or None for `first_inner` of the buffer's
+            shape.
     """
 
     block = INT8_BLOCK
@@ -96,7 +111,7 @@ class Int8Momentum(Momentum):
         self.buffer[tile].copy_(rounded.round_())
 
     def _scales(self, tile: Tile) -> Tensor:
-        """Return the scales of a tile, one row for each run of inner entries."""
+        """Return the scales of a tile, with one row for each run of inner entries."""
         if not tile:
             return self.scale.view(1, 1)
         inner, after = tile[self._from], math.prod(self.buffer.shape[self._from + 1 :])
@@ -105,7 +120,7 @@ class Int8Momentum(Momentum):
         return part.view(-1, part.shape[-1])
 
     def _blocks(self, values: Tensor, scales: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Pair whole blocks, then the cut ones at the end of each row, with their scales."""
+        """Pair the blocks with their scales: first the whole blocks, then the cut blocks at the end of each row."""
         rows = values.view(scales.shape[0], -1)
         whole = rows.shape[1] // INT8_BLOCK
         pairs = []
@@ -122,7 +137,13 @@ def _is_run(values: Tensor) -> bool:
 
 
 def first_inner(shape: Sequence[int]) -> int:
-    """Return the dimension from which on entries count as consecutive: at least a block of them."""
+    """Return the first inner dimension: the last one from which on there is at least a block of entries.
+
+    Entries count as consecutive from that dimension on.
+
+    Args:
+        shape: the shape of the parameter.
+    """
     dim = max(len(shape) - 1, 0)
     while dim > 0 and math.prod(shape[dim:]) < INT8_BLOCK:
         dim -= 1
@@ -130,6 +151,11 @@ def first_inner(shape: Sequence[int]) -> int:
 
 
 def scale_shape(shape: Sequence[int], inner: int | None = None) -> tuple[int, ...]:
-    """Return the shape of the int8 momentum's scales for a parameter of this shape; for `inner`, see `Int8Momentum`."""
+    """Return the shape of the scales of int8 momentum.
+
+    Args:
+        shape: the shape of the parameter.
+        inner: the dimension from which on entries count as consecutive; see `Int8Momentum`.
+    """
     dim = first_inner(shape) if inner is None else inner
     return (*shape[:dim], -(-math.prod(shape[dim:]) // INT8_BLOCK))

@@ -1,7 +1,8 @@
-// SM3 in one pass over a rows x cols tensor on the CPU: the operations of chunked.py, rounded in the same order.
+// SM3 in one pass over a rows x cols tensor on the CPU. It rounds the operations of chunked.py in the same order.
 //
-// Second moments are never negative, so their bits order as integers do; a NaN, its sign masked, is above everything.
-// Integer maxima are exact in any order, hence neither threads nor vectors change a bit. Compiled without contraction.
+// Second moments are never negative, so their bits have the order of integers. A NaN without its sign is above all.
+// Integer maxima are exact in any order, so neither threads nor vectors change a bit. It is compiled without
+// contraction of multiplications and additions.
 
 #include <cmath>
 #include <cstdint>
@@ -39,7 +40,7 @@ inline float load(BFloat16 value) {
   return result;
 }
 inline void store(float& to, float value) { to = value; }
-inline void store(BFloat16& to, float value) {  // to nearest, ties to even, as c10::BFloat16
+inline void store(BFloat16& to, float value) {  // rounds to nearest, ties to even, as c10::BFloat16 does
   uint32_t wide;
   std::memcpy(&wide, &value, 4);
   uint32_t rounded = (wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16;
@@ -62,13 +63,13 @@ inline Bits larger(Bits a, Bits b) { return a > b ? a : b; }
 
 #ifdef _OPENMP
 inline int thread_number() { return omp_get_thread_num(); }
-inline int team_size() { return omp_get_num_threads(); }  // may be less than was asked for
+inline int team_size() { return omp_get_num_threads(); }  // OpenMP may start fewer threads than it was asked for
 #else
 inline int thread_number() { return 0; }
 inline int team_size() { return 1; }
 #endif
 
-#ifdef SM3_ROUND_ONCE  // as PyTorch's own kernels do here: see inner.py
+#ifdef SM3_ROUND_ONCE  // PyTorch's own kernels round once on this processor: see inner.py
 inline float add_square(float least, float grad) { return std::fma(grad, grad, least); }
 #else
 inline float add_square(float least, float grad) { return least + grad * grad; }
@@ -81,7 +82,7 @@ inline float average_square(float least, float grad, const Options o) {
 template <typename P, typename M, bool averages>
 inline void descend(P& param, float grad, M* average, float nu, const Options o) {
   const float root = std::sqrt(nu < o.floor ? o.floor : nu);
-  const float kept = rounded<P>(load(param) * o.decay);  // in a register: a store would have to be waited for
+  const float kept = rounded<P>(load(param) * o.decay);  // it stays in a register, as a store would cost a wait
   if (averages) {
     const float value = load(*average) * o.momentum - (grad * o.fresh) / root;
     store(*average, value);
@@ -91,10 +92,11 @@ inline void descend(P& param, float grad, M* average, float nu, const Options o)
   }
 }
 
-// SM3-II; maxima of g^2 only; SM3-I with its sums ready; SM3-II with averages for sums.
+// In this order: SM3-II; only the maxima of g^2; SM3-I after its sums are complete; SM3-II with averages, not sums.
 enum Mode { kSecond = 0, kMaxima = 1, kFirst = 2, kAverage = 3 };
 
-// One entry, its least accumulator min(row, column); `poison` is `row` if that is a NaN, which the comparison would lose.
+// Updates one entry, whose smallest accumulator is min(row, column). `poison` is `row` if that is a NaN, which the
+// comparison would lose.
 template <typename P, typename M, Mode mode, bool averages>
 inline Bits entry(P& p, P g, M* m, float row, float poison, float column, const Options o) {
   const float grad = load(g);
@@ -111,7 +113,7 @@ inline Bits entry(P& p, P g, M* m, float row, float poison, float column, const 
 
 inline float poison_of(float row) { return row != row ? row : 0.0f; }
 
-// One row, columns [from, to): returns the row's maximum and raises those of the columns.
+// Updates columns [from, to) of one row. It returns the row's maximum and raises the maxima of the columns.
 template <typename P, typename M, Mode mode, bool averages>
 inline Bits sweep(P* p, const P* g, M* m, float row, const float* column, Bits* column_max, int64_t from, int64_t to,
                   const Options o) {
@@ -127,8 +129,8 @@ inline Bits sweep(P* p, const P* g, M* m, float row, const float* column, Bits* 
   return row_max;
 }
 
-// Two rows at once, the second `apart` entries and `next` rows after the first: the columns' accumulators and maxima,
-// which for wide matrices fill the first-level cache, are read and written half as often.
+// Updates two rows at once, the second `apart` entries and `next` rows after the first. The accumulators and maxima of
+// the columns fill the first-level cache in wide matrices, and this reads and writes them half as often.
 template <typename P, typename M, Mode mode, bool averages>
 inline void sweep_two(P* p, const P* g, M* m, float* row, const float* column, Bits* column_max, int64_t cols,
                       int64_t apart, int64_t next, const Options o) {
@@ -149,14 +151,14 @@ inline void sweep_two(P* p, const P* g, M* m, float* row, const float* column, B
   std::memcpy(row + next, &max_two, 4);
 }
 
-// Threads share out the rows. Each reads its own in two halves at once, both as they lie in memory: neighbouring rows
-// would confuse the processor's fetching ahead. `partial` holds each thread's column maxima.
+// Threads share out the rows. Each reads its own rows in two halves at once, both in the order of memory, as two
+// neighbouring rows would confuse the processor's prefetching. `partial` holds each thread's column maxima.
 template <typename P, typename M, Mode mode, bool averages>
 void by_rows(P* p, const P* g, M* m, float* row, float* column, Bits* partial, int64_t rows, int64_t cols,
              const Options o, int threads) {
 #pragma omp parallel num_threads(threads)
   {
-    const Options options = o;  // else each store might change them
+    const Options options = o;  // a copy, as the compiler must assume that each store changes the original
     Bits* mine = partial + thread_number() * cols;
     if (mode != kFirst) std::memset(mine, 0, size_t(cols) * sizeof(Bits));
     const int64_t from = rows * thread_number() / team_size(), to = rows * (thread_number() + 1) / team_size();
@@ -184,13 +186,13 @@ void by_rows(P* p, const P* g, M* m, float* row, float* column, Bits* partial, i
   }
 }
 
-// Few rows, or very long ones: threads share out blocks of columns; `partial` holds each thread's row maxima.
+// For few or very long rows, threads share out blocks of columns. `partial` holds each thread's row maxima.
 template <typename P, typename M, Mode mode, bool averages>
 void by_columns(P* p, const P* g, M* m, float* row, float* column, Bits* partial, int64_t rows, int64_t cols,
                 const Options o, int threads) {
 #pragma omp parallel num_threads(threads)
   {
-    const Options options = o;  // else each store might change them
+    const Options options = o;  // a copy, as the compiler must assume that each store changes the original
     Bits* mine = partial + thread_number() * rows;
     Bits column_max[kBlock];
     if (mode != kFirst) std::memset(mine, 0, size_t(rows) * sizeof(Bits));
@@ -242,7 +244,7 @@ void matrix_in_mode(int mode, void* p, const void* g, void* m, float* row, float
   }
 }
 
-// Singleton cover: diagonal Adagrad, the same in both variants.
+// The singleton cover is diagonal Adagrad, which is the same in both variants.
 template <typename P, typename M, bool averages, Mode mode>
 void singleton(P* p, const P* g, M* m, float* accumulator, int64_t numel, const Options o, int threads) {
 #pragma omp parallel num_threads(threads)
@@ -271,7 +273,7 @@ void vector(int mode, void* p, const void* g, void* m, float* accumulator, int64
 
 extern "C" {
 
-// dtypes: bit 0, the parameter and its gradient are bfloat16; bit 1, the momentum is.
+// dtypes: bit 0 is set if the parameter and its gradient are bfloat16, bit 1 if the momentum is.
 void sm3_matrix(int mode, int dtypes, void* p, const void* g, void* m, float* row, float* column, void* partial,
                 int64_t rows, int64_t cols, const Options* o, int along_rows, int threads) {
   const auto run = dtypes == 0   ? matrix_in_mode<float, float>

@@ -1,10 +1,10 @@
-"""The compiled CPU kernel: one pass over parameter and gradient.
+"""The compiled CPU kernel, which makes one pass over the parameter and the gradient.
 
-It takes the default cover and the singletons, float32 and bfloat16. A tensor of rank 3 or more becomes a
-matrix: its leading dimensions the rows, the others the columns, cut where fewest combined accumulators are
-needed.
+It takes the default cover and the singleton cover, in float32 and bfloat16. It treats a tensor of rank 3 or more as a
+matrix. Its leading dimensions form the rows and the others the columns, divided where the fewest combined accumulators
+are needed.
 
-Its results have the bits of the chunked kernel's.
+Its results have the same bits as those of the chunked kernel.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ from torch import Tensor
 
 from . import chunked
 from .compiler import library
-from .matrix import Matrix, as_matrix, is_matrix, is_singleton
+from .matrix_view import MatrixView, as_matrix, is_matrix, is_singleton
 from .momentum import FloatMomentum
 from .task import Options, Task
 
 THREADED = 1 << 15
-"""Entries below which threads cost more than they bring: PyTorch's own grain size."""
+"""The number of entries below which threads cost more than they save: PyTorch's own grain size."""
 
 PARTIAL = 1 << 19
-"""Maxima that the threads may hold together (2 MiB)."""
+"""The number of maxima that the threads may hold together (2 MiB)."""
 
 WIDE = 1 << 10
-"""Columns per row above which threads share out the columns: else they would hold more maxima than there are rows to
-share. Other tensors are read row by row as they lie in memory, which the processor fetches ahead."""
+"""The number of columns per row above which threads share out the columns. If they shared out the rows of such a
+tensor, they would hold more maxima than there are rows to share. Other tensors are read row by row as they lie in
+memory, which the processor prefetches.
+"""
 
 _SECOND, _MAXIMA, _FIRST, _AVERAGE = 0, 1, 2, 3
 
@@ -56,7 +58,13 @@ class _Options(ctypes.Structure):
 
 
 def takes(task: Task) -> bool:
-    """Say whether it can run a task: plain CPU tensors, alike in memory, of a dtype and cover it knows."""
+    """Return whether the kernel can run a task.
+
+    The tensors must be plain CPU tensors that lie alike in memory, and the kernel must know their dtype and cover.
+
+    Args:
+        task: a dense task.
+    """
     tensors = [task.param, task.grad]
     if task.momentum is not None:
         if not isinstance(task.momentum, FloatMomentum):
@@ -72,7 +80,11 @@ def takes(task: Task) -> bool:
 
 
 def gather(task: Task) -> None:
-    """As `chunked.gather`; in SM3-II the accumulators are new when it returns."""
+    """Run the first half of a step, as `chunked.gather` does. In SM3-II it also updates the accumulators.
+
+    Args:
+        task: a task that `takes` accepts.
+    """
     if is_singleton(task):
         return _vector(task)
     if task.options.variant == "II":
@@ -89,7 +101,11 @@ def gather(task: Task) -> None:
 
 
 def finish(task: Task) -> None:
-    """As `chunked.finish`."""
+    """Run the second half of a step, as `chunked.finish` does.
+
+    Args:
+        task: a task that `takes` accepts.
+    """
     if task.options.variant == "II" or is_singleton(task):
         return
     chunked.add_maxima(task)
@@ -108,7 +124,7 @@ def _threads(task: Task, shorter: int) -> int:
     return max(1, min(torch.get_num_threads(), PARTIAL // max(1, shorter)))
 
 
-def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
+def _matrix(task: Task, matrix: MatrixView, mode: int) -> None:
     along_rows = matrix.cols <= matrix.rows * WIDE
     shared = matrix.cols if along_rows else matrix.rows
     threads = _threads(task, shared)
@@ -161,5 +177,5 @@ def _pointers(task: Task) -> list[ctypes.c_void_p]:
 
 
 def _mark_changed(task: Task) -> None:
-    """Tell autograd, as an in-place operation of PyTorch would, so that a stale backward is refused."""
+    """Tell autograd that the parameter changed, so that it refuses a stale backward pass as it usually does."""
     torch.autograd.graph.increment_version(task.param)

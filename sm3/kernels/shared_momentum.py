@@ -1,4 +1,4 @@
-"""Int8 momentum of a part of a parameter, where other ranks hold other parts of the same blocks of 256 entries."""
+"""The int8 momentum of a part of a parameter whose blocks of 256 entries are spread over several ranks."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from .momentum import INT8_BLOCK, Momentum, first_inner
-from .task import Scratch
+from .scratch import Scratch
 from .tiles import Tile
 
 
 class SharedInt8Momentum(Momentum):
-    """As `Int8Momentum`, bit for bit, with the scales of whole blocks on every rank that has a part of them.
+    """The same as `Int8Momentum`, bit for bit. Every rank that has a part of a block keeps the block's scale.
 
-    A scale depends on other ranks' entries, so a step takes two passes: the first changes nothing but `largest`, whose
-    maxima the ranks then join; the second computes the same averages again and keeps them.
+    A scale depends on the entries of other ranks, so a step takes two passes. The first pass changes only `largest`,
+    whose maxima the ranks then join. The second pass computes the same averages again and stores them.
 
     Args:
         buffer: q, int8, of the part's shape.
-        scale: float32, the scales of all blocks that the rank has a part of: those of whole inner dimensions.
+        scale: float32, the scales of all blocks of which the rank has a part. They span whole inner dimensions.
         shape: the shape of the whole parameter.
-        starts: where the part begins along each dimension.
+        starts: the index at which the part begins along each dimension.
     """
 
     def __init__(self, buffer: Tensor, scale: Tensor, shape: Sequence[int], starts: Sequence[int]) -> None:
@@ -40,7 +40,7 @@ class SharedInt8Momentum(Momentum):
         return number.div_(INT8_BLOCK, rounding_mode="floor")
 
     def _of_entries(self, scales: Tensor, tile: Tile) -> Tensor:
-        """Return the value of each entry's block: the tile's outer dimensions, then its inner entries in one."""
+        """Return, for each entry, the value of its block. The tile's inner dimensions are flattened into one."""
         return scales[tile[: self._from]].index_select(-1, self._numbers(tile))
 
     def decayed(self, tile: Tile, like: Tensor, momentum: float, scratch: Scratch) -> Tensor:
@@ -50,18 +50,23 @@ class SharedInt8Momentum(Momentum):
         return average.mul_(momentum)
 
     def measure(self, tile: Tile, average: Tensor) -> None:
-        """First pass: raise `largest` to the magnitudes of one tile."""
+        """Raise `largest` to the magnitudes of one tile, in the first pass.
+
+        Args:
+            tile: the part of the parameter.
+            average: the new average of the tile, float32.
+        """
         values = average.flatten(self._from).abs()
         numbers = self._numbers(tile).expand_as(values)
         self.largest[tile[: self._from]].scatter_reduce_(-1, numbers, values, "amax")
 
     def store(self, tile: Tile, average: Tensor, scratch: Scratch) -> None:
-        """See `Momentum.store`; `largest` is that of all ranks."""
+        """See `Momentum.store`. By then `largest` holds the maxima over all ranks."""
         rounded = scratch.take("nu", average).copy_(average)
         scale = self._of_entries(self.largest, tile).div_(127)
         rounded.flatten(self._from).div_(scale.clamp_min_(torch.finfo(torch.float32).tiny))
         self.buffer[tile].copy_(rounded.round_())
 
     def finish(self) -> None:
-        """After the second pass: the new scales become the old ones."""
+        """Replace the old scales by the new ones, after the second pass."""
         self.scale.copy_(self.largest.div_(127))

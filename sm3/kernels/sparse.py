@@ -1,7 +1,7 @@
-"""Sparse gradients (COO, hybrid or not): a step that reads and writes only the entries that are present.
+"""A step with a sparse gradient (COO, hybrid or not), which reads and writes only the entries that it holds.
 
-Every accumulator equals the maximum of nu over its set, so an absent entry, whose g is 0, changes none: at beta = 0
-this equals the chunked step with the densified gradient bit for bit, in both variants.
+Every accumulator equals the maximum of nu over its set, so an absent entry, whose g is 0, changes no accumulator. At
+beta = 0 the step therefore equals the chunked step with the dense gradient bit for bit, in both variants.
 """
 
 from __future__ import annotations
@@ -16,24 +16,30 @@ from torch import Tensor
 from .accumulators import GridAccumulator
 from .chunked import descend, in_two_passes, sum_and_descend
 from .entries import Entries, groups
+from .scratch import Scratch
 from .sparse_sets import KeyedSets, every_key, run_of
-from .target import float32
-from .task import Scratch, Task
+from .task import Task
+from .tile_target import float32
 from .tiles import Tile, tile_steps, tiles
 
 CHUNK = 1 << 16
-"""Numbers that are updated at a time; up to ten copies of them are needed."""
+"""The number of values that are updated at a time. Up to ten copies of them are needed."""
 
 
 def step(task: Task, scratch: Scratch) -> None:
-    """Update the entries of a parameter that a sparse gradient holds; duplicates are added up first.
+    """Update the entries of a parameter that a sparse gradient holds. Duplicates are added up first.
 
-    As in the authors' code there is no momentum on sparse updates. Time is that of the values that are present, plus
-    that of reading all n indices some n / 16384 times. Temporaries stay below 4 MiB, except that the maxima of sets
-    with entries in several parts of the work wait for its end: up to 32 bytes for each present entry and cover grid.
+    As in the authors' code, sparse updates have no momentum. The step takes time for the values that are present, and
+    for reading all n indices about n / 16384 times. Temporaries stay below 4 MiB, with one exception: the maxima of
+    sets whose entries are spread over several parts of the work are kept until its end. They take up to 32 bytes for
+    each entry that is present and each grid of the cover.
+
+    Args:
+        task: a task whose gradient is sparse.
+        scratch: the source of temporaries.
 
     Raises:
-        ValueError: beta, weight decay or a cover by index sets, which would touch absent entries.
+        ValueError: the group has beta, weight decay or a cover by index sets, which would change absent entries.
     """
     _check(task)
     sparse = _Sparse(task)
@@ -54,7 +60,7 @@ def _check(task: Task) -> None:
 
 
 class _Sparse:
-    """One parameter's sparse step: its accumulators by keys, and the parts into which its entries are cut."""
+    """One parameter's sparse step: its accumulators by keys, and the parts into which its entries are divided."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -62,19 +68,19 @@ class _Sparse:
         count = task.grad.sparse_dim()
         self.shape, self.rest = task.param.shape[:count], task.param.shape[count:]
         accumulators = [a for a in task.accumulators if isinstance(a, GridAccumulator)]
-        self.limit = CHUNK // max(1, count)  # each key comes with an index along every sparse dimension
+        self.limit = CHUNK // max(1, count)  # each key has one index for every sparse dimension
         runs = [run for a in accumulators if (run := run_of(self.shape, a.grid[:count])) <= self.limit]
         self.run = math.lcm(*runs) if math.lcm(*runs) <= self.limit else 1
         self.steps = tile_steps(self.rest, [a.grid[count:] for a in accumulators], limit=self.limit // self.run)
         self.keyed = [KeyedSets(a, self.indices, self.shape, self.rest, self.run, self.steps) for a in accumulators]
 
-    def for_each_part(self, work: Callable[[_Part], None], add: bool | None) -> None:
-        """Do something with some keys and a tile of the dense dimensions at a time, until all is done.
+    def for_each_part(self, work: Callable[[_SparsePart], None], add: bool | None) -> None:
+        """Run a function on each part: some keys, and a tile of the dense dimensions.
 
         Args:
-            work: what to do.
-            add: what becomes of the maxima that wait: they are added to the accumulators (SM3-I), or these are raised
-                to them (SM3-II); None if no part leaves any.
+            work: the function.
+            add: what happens to the maxima that are kept until the end. If True they are added to the accumulators
+                (SM3-I), if False the accumulators are raised to them (SM3-II). None means that no part leaves any.
         """
         if 0 in self.task.param.shape:
             return
@@ -82,7 +88,7 @@ class _Sparse:
         for tile in tiles(self.rest, self.steps):
             self._begin("tile", tile, add)
             for entries in self._groups():
-                work(_Part(self, entries, tile))
+                work(_SparsePart(self, entries, tile))
             self._end("tile", add)
         self._end("step", add)
 
@@ -101,7 +107,7 @@ class _Sparse:
                 keyed.end(add)
 
 
-class _Part:
+class _SparsePart:
     """Some keys, and a tile of the dense dimensions."""
 
     def __init__(self, sparse: _Sparse, entries: Entries, tile: Tile) -> None:
@@ -111,7 +117,7 @@ class _Part:
         self._numbers = [keyed.numbers(entries.keys) for keyed in sparse.keyed]
 
     def _place(self) -> tuple[Tensor | slice, ...]:
-        """Return the indices of the keys in the parameter, and the tile."""
+        """Return the indices of the keys in the parameter, followed by the tile."""
         place: list[Tensor] = []
         left = self._keys
         for size in reversed(self._sparse.shape):
@@ -136,7 +142,7 @@ class _Part:
         return zip(self._sparse.keyed, self._numbers, strict=True)
 
     def fold_squares(self, scratch: Scratch) -> None:
-        """SM3-I: maxima of g^2 over sets that several parts share."""
+        """Take the maxima of g^2 over the sets that several parts share, for SM3-I."""
         grad = float32(self._values, scratch, "grad")
         square = torch.mul(grad, grad, out=scratch.take("nu", grad))
         for keyed, numbers in self._pairs():
@@ -144,7 +150,7 @@ class _Part:
                 keyed.fold(numbers, self._tile, square)
 
     def update(self, scratch: Scratch) -> None:
-        """Update the parameter, and the accumulators of sets that this part has all entries of."""
+        """Update the parameter, and the accumulators of the sets whose entries are all in this part."""
         grad = float32(self._values, scratch, "grad")
         if in_two_passes(self._task):
             self._add_squares(grad, scratch)

@@ -1,4 +1,4 @@
-"""The accumulators of one grid as a sparse gradient meets them: by its keys."""
+"""The accumulators of one grid, addressed by the keys of a sparse gradient."""
 
 from __future__ import annotations
 
@@ -14,11 +14,16 @@ from .entries import keys_of
 from .tiles import Tile, owned_by_tiles
 
 SMALL = 1 << 15
-"""Maxima (128 KiB) for which there may be a place for every set, be it present or not."""
+"""The largest number of maxima (128 KiB) for which the table may have a row for every set, present or not."""
 
 
 def run_of(shape: Sequence[int], grid: Grid) -> int:
-    """Return how many successive keys the sets of a grid take up; a huge number where they are not successive."""
+    """Return the number of successive keys that a set of a grid takes up, or 2**62 if they are not successive.
+
+    Args:
+        shape: the sparse dimensions of the parameter.
+        grid: the block length along each sparse dimension, where 0 stands for the whole dimension.
+    """
     cut = [dim for dim, block in enumerate(grid) if block]
     last = cut[-1] if cut else 0
     if not cut or any(grid[dim] != 1 for dim in range(last)):
@@ -27,23 +32,28 @@ def run_of(shape: Sequence[int], grid: Grid) -> int:
 
 
 def every_key(tile: Tile) -> Tile:
-    """Return what selects a tile of the dense dimensions, for all keys."""
+    """Return the index that selects a tile of the dense dimensions for all keys.
+
+    Args:
+        tile: a tile of the dense dimensions.
+    """
     return (slice(None), *tile)
 
 
 class KeyedSets:
     """The accumulators of one grid, by keys and dense dimensions.
 
-    `scope` says when all entries of a set have been seen: at the end of a "part" (some keys, a tile of the dense
-    dimensions), which then writes its accumulator at once; of a "tile", for all keys; or of the "step". Until then
-    maxima wait in a table: of every set where these are few or most of them are present, else of those present.
+    The attribute `scope` says when all entries of a set have been seen: at the end of a "part" (some keys and a tile of
+    the dense dimensions), at the end of a "tile" for all keys, or at the end of the "step". A part writes its
+    accumulators at once. In the other cases the maxima are kept in a table until then. The table has a row for every
+    set if the sets are few or most of them are present, otherwise only for the sets that are present.
 
     Args:
         accumulator: the accumulators and their grid.
-        indices: the gradient's, int64, (sparse dimensions, entries).
+        indices: the gradient's indices, int64, of shape (sparse dimensions, entries).
         shape: the sparse dimensions of the parameter.
-        rest: its dense dimensions.
-        run: keys of the same multiple of this number come in one part.
+        rest: the dense dimensions of the parameter.
+        run: the length of a run. Keys with the same quotient by this number are always in one part.
         steps: the length of a tile along each dense dimension.
     """
 
@@ -66,7 +76,11 @@ class KeyedSets:
         self._table, self._region = self.old, (slice(0, 0),) * len(rest)
 
     def begin(self, tile: Tile) -> None:
-        """Make a table for the maxima over a tile and all keys."""
+        """Make a table for the maxima over a tile and all keys.
+
+        Args:
+            tile: a tile of the dense dimensions.
+        """
         self._region = region(tile, self._dense)
         width = math.prod(part.stop - part.start for part in self._region)
         if len(self.old) * width > SMALL and len(self.old) > 4 * self._indices.shape[1] and self._present is None:
@@ -77,7 +91,11 @@ class KeyedSets:
         self._table = self.old.new_zeros(sets, *[part.stop - part.start for part in self._region])
 
     def end(self, add: bool) -> None:
-        """Add the maxima to the accumulators (SM3-I), or raise these to them (SM3-II)."""
+        """Apply the maxima of the table to the accumulators.
+
+        Args:
+            add: True to add the maxima to the accumulators (SM3-I), False to raise the accumulators to them (SM3-II).
+        """
         old, table = self.old[every_key(self._region)], self._table
         if self._present is None:
             old.add_(table) if add else torch.maximum(old, table, out=old)
@@ -88,7 +106,11 @@ class KeyedSets:
         self._table = self.old
 
     def numbers(self, keys: Tensor) -> Tensor:
-        """Return, for each key, where its set lies along the first dimension of `old`."""
+        """Return the position of each key's set along the first dimension of `old`.
+
+        Args:
+            keys: int64.
+        """
         number, left = torch.zeros_like(keys), math.prod(self._shape)
         for size, count, block in zip(self._shape, self._counts, self._sparse, strict=True):
             left //= size
@@ -96,12 +118,26 @@ class KeyedSets:
         return number
 
     def read(self, numbers: Tensor, tile: Tile) -> Tensor:
-        """Return the old value of each key and index of a dense tile: broadcastable to (keys, tile)."""
+        """Return the old value for each key and each index of a dense tile.
+
+        Args:
+            numbers: the result of `numbers` for the keys.
+            tile: a tile of the dense dimensions.
+
+        Returns:
+            A float32 tensor that can be broadcast to (keys, tile).
+        """
         value = self.old[every_key(region(tile, self._dense))].index_select(0, numbers)
         return spread(value, (slice(0, len(numbers)), *tile), (1, *self._dense))
 
     def fold(self, numbers: Tensor, tile: Tile, nu: Tensor) -> None:
-        """Raise the table, or the accumulators where the part has all of a set, to the maxima over a part."""
+        """Raise the table to the maxima over a part, or the accumulators if the part has all entries of its sets.
+
+        Args:
+            numbers: the result of `numbers` for the keys.
+            tile: a tile of the dense dimensions.
+            nu: the second moments, float32, of shape (keys, tile).
+        """
         if self.scope == "part":
             return _raise(self.old[every_key(region(tile, self._dense))], numbers, self._maxima(numbers, tile, nu))
         pairs = zip(region(tile, self._dense), self._region, strict=True)
@@ -110,7 +146,13 @@ class KeyedSets:
         return _raise(self._table[every_key(place)], which, self._maxima(numbers, tile, nu))
 
     def add_maxima(self, numbers: Tensor, tile: Tile, square: Tensor) -> None:
-        """SM3-I where the part has all of its sets: mu(r) <- mu(r) + max g^2."""
+        """Compute mu(r) <- mu(r) + max g^2 for SM3-I, in a part that has all entries of its sets.
+
+        Args:
+            numbers: the result of `numbers` for the keys.
+            tile: a tile of the dense dimensions.
+            square: the squares g^2, float32, of shape (keys, tile).
+        """
         sets, which = torch.unique(numbers, return_inverse=True)
         old = self.old[every_key(region(tile, self._dense))]
         found = old.new_zeros(len(sets), *old.shape[1:])

@@ -1,4 +1,4 @@
-"""What every kernel is given: one parameter, its gradient, its accumulators and the options of its group."""
+"""The input of every kernel: one parameter, its gradient, its accumulators and the options of its group."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .accumulators import Accumulator, GridAccumulator
 from .momentum import FloatMomentum, Int8Momentum, Momentum
 
 MIN_EPS = 2.0**-63
-"""The least `eps`: its square is the smallest normal float32, safe where subnormals are flushed."""
+"""The smallest `eps`. Its square is the smallest normal float32, which is safe where subnormals are flushed."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of one parameter group, as numbers a kernel can use."""
+    """The options of one parameter group, as numbers that a kernel can use. `sm3.SM3` explains them."""
 
     lr: float | Tensor
     momentum: float
@@ -30,12 +30,16 @@ class Options:
 
     @classmethod
     def of(cls, group: dict[str, Any]) -> Options:
-        """Return the options of a parameter group of an optimizer."""
+        """Return the options of a parameter group.
+
+        Args:
+            group: a parameter group of the optimizer.
+        """
         return cls(*[group[name] for name in OPTION_NAMES])
 
     @property
     def sign(self) -> float:
-        """Return -1 where the objective is maximized: the gradient counts with this sign."""
+        """The factor of the gradient: -1 if the objective is maximized, otherwise 1."""
         return -1.0 if self.maximize else 1.0
 
 
@@ -47,14 +51,14 @@ class Task:
     """One parameter's share of a step.
 
     Args:
-        param: the parameter; where it is sharded, this rank's part.
-        grad: its gradient, dense, of the same shape.
-        accumulators: one per tensor of its cover.
-        momentum: the momentum buffer, if any.
-        options: the options of its group.
-        steps: the length of a tile along each dimension; `chunked.prepare` chooses it.
-        positive: whether every accumulator is known to be at least eps^2; `chunked.prepare` finds out.
-        measuring: whether this is a first pass that only measures the momentum: see `shared_momentum.py`.
+        param: the parameter; if it is sharded, this rank's part.
+        grad: the gradient, of the same shape.
+        accumulators: one per tensor of the cover.
+        momentum: the momentum buffer, if there is one.
+        options: the options of the group.
+        steps: the length of a tile along each dimension, which `chunked.prepare` chooses.
+        positive: whether every accumulator is known to be at least eps^2, which `chunked.prepare` finds out.
+        measuring: whether this is a first pass that only measures the momentum; see `shared_momentum.py`.
     """
 
     param: Tensor
@@ -67,10 +71,11 @@ class Task:
     measuring: bool = False
 
     def tile_limit(self) -> int:
-        """Return the most elements of a tile for which its buffers fit into 3 MiB.
+        """Return the most elements of a tile with which its buffers fit into 3 MiB.
 
-        Two buffers do where float32 tensors lie alike in memory, four where they must be converted or copied; a tensor
-        of rank 3 or more needs up to half a buffer for its maxima too. Larger tiles mean fewer calls.
+        Two buffers suffice for float32 tensors that lie alike in memory. Four are needed if tensors must be converted
+        or copied. A tensor of rank 3 or more also needs up to half a buffer for its maxima. Larger tiles need fewer
+        calls.
         """
         tensors = [self.param, self.grad]
         if self.momentum is not None:
@@ -84,7 +89,7 @@ class Task:
     def in_memory_order(self) -> Task:
         """Return the same task with the dimensions ordered by stride, so that tiles are contiguous in memory.
 
-        That matters for `channels_last` and transposed parameters. Int8 momentum keeps its own order.
+        This matters for `channels_last` and transposed parameters. A task with int8 momentum keeps its own order.
         """
         strides = self.param.stride()
         order = sorted(range(len(strides)), key=lambda dim: -strides[dim])
@@ -98,11 +103,10 @@ class Task:
         return replace(self, param=param, grad=grad, accumulators=accumulators, momentum=momentum)
 
     def flattened(self) -> Task:
-        """Return the same task with the parameter as a vector, as index sets need it.
+        """Return the same task with the parameter as a vector, which a cover by index sets needs.
 
         Raises:
-            ValueError: the parameter is not contiguous, or the momentum is int8, whose blocks follow the
-                shape.
+            ValueError: the parameter is not contiguous, or the momentum is int8, whose blocks follow the shape.
         """
         if not self.param.is_contiguous():
             raise ValueError("a cover by index sets needs a contiguous parameter: call contiguous() on it")
@@ -110,19 +114,3 @@ class Task:
             raise ValueError("a cover by index sets takes momentum_dtype float32 or bfloat16, not int8")
         momentum = FloatMomentum(self.momentum.buffer.view(-1)) if self.momentum else None
         return replace(self, param=self.param.view(-1), grad=self.grad.reshape(-1), momentum=momentum)
-
-
-class Scratch:
-    """The float32 work space of a step: flat buffers of at most one tile, dropped when the step ends."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.device], Tensor] = {}
-
-    def take(self, use: str, like: Tensor) -> Tensor:
-        """Return an uninitialized float32 buffer of the tile's shape, the same memory for the same use."""
-        key = (use, like.device)
-        numel = like.numel()
-        if key not in self._buffers or self._buffers[key].numel() < numel:
-            self._buffers.pop(key, None)
-            self._buffers[key] = torch.empty(numel, dtype=torch.float32, device=like.device)
-        return self._buffers[key][:numel].view(like.shape)

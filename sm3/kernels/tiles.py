@@ -1,4 +1,4 @@
-"""How a tensor is cut into tiles, so that a step's temporaries have a bounded size whatever the tensor's."""
+"""The division of a tensor into tiles, so that a step's temporaries have a bounded size for every tensor."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Iterator, Sequence
 from ..covers import Grid
 
 TILE = 1 << 17
-"""Elements in a tile where four buffers are needed, 512 KiB each in float32."""
+"""The elements of a tile if four buffers are needed, of 512 KiB each in float32."""
 
 VECTORS = 1 << 17
-"""Above this sum of dimensions the longest is cut first: a second copy of its accumulators is too much."""
+"""The sum of dimensions above which the longest dimension is cut first, as a second copy of its accumulators would be
+too large.
+"""
 
 Tile = tuple[slice, ...]
 
@@ -22,15 +24,15 @@ def tile_steps(
 ) -> tuple[int, ...]:
     """Return the length of a tile along each dimension.
 
-    The first dimension is cut first, for contiguous tiles; unless the accumulators of the other dimensions
-    are so many that their second copy would be large, as in a 2 x 50,000,000 table: then the longest
-    dimension is cut first and only the short ones need a second copy.
+    Usually the first dimension is cut first, so that tiles are contiguous. The exception is a tensor such as a 2 x
+    50,000,000 table, where a second copy of the other dimensions' accumulators would be large. Then the longest
+    dimension is cut first, and only the short dimensions need a second copy.
 
     Args:
-        shape: the tensor's.
-        grids: the cover's; where it can be, tiles end where blocks end.
-        entries: tiles end at multiples of this many consecutive entries (a block of int8 momentum), which goes
-            before the grids; then a middle dimension is never cut first.
+        shape: the shape of the tensor.
+        grids: the grids of the cover. If possible, tiles end where blocks end.
+        entries: the number of consecutive entries in a block of int8 momentum. Tiles end at its multiples, which takes
+            precedence over the grids, and a middle dimension is then never cut first.
         limit: the most elements of a tile; None for `TILE`.
     """
     limit = limit or TILE
@@ -49,7 +51,7 @@ def tile_steps(
 
 
 def _step(size: int, most: int, blocks: Sequence[int]) -> int:
-    """Return an even step along one dimension, if possible a multiple of the blocks cut there."""
+    """Return an even step along one dimension, which is a multiple of the blocks cut there if possible."""
     most = max(1, most)
     multiple = math.lcm(*(block for block in blocks if 0 < block < size))
     multiple = multiple if multiple <= most else 1
@@ -59,7 +61,12 @@ def _step(size: int, most: int, blocks: Sequence[int]) -> int:
 
 
 def tiles(shape: Sequence[int], steps: Sequence[int]) -> Iterator[Tile]:
-    """Yield the tiles of a tensor; none when it is empty, one `()` when it is 0-dimensional."""
+    """Yield the tiles of a tensor: none if it is empty, and one `()` if it is 0-dimensional.
+
+    Args:
+        shape: the shape of the tensor.
+        steps: the length of a tile along each dimension.
+    """
     if 0 in shape:
         return
     ranges = [
@@ -70,11 +77,22 @@ def tiles(shape: Sequence[int], steps: Sequence[int]) -> Iterator[Tile]:
 
 
 def are_runs(shape: Sequence[int], steps: Sequence[int]) -> bool:
-    """Say whether each tile of a contiguous tensor is one run of its memory."""
+    """Return whether each tile of a contiguous tensor is contiguous in memory.
+
+    Args:
+        shape: the shape of the tensor.
+        steps: the length of a tile along each dimension.
+    """
     cut = next((dim for dim, step in enumerate(steps) if step > 1), len(steps))
     return all(step >= size for size, step in zip(shape[cut + 1 :], steps[cut + 1 :], strict=True))
 
 
 def owned_by_tiles(shape: Sequence[int], steps: Sequence[int], grid: Grid) -> bool:
-    """Say whether each block of the grid lies in one tile, which may then overwrite its accumulator."""
+    """Return whether each block of a grid lies in one tile, which may then overwrite the block's accumulator.
+
+    Args:
+        shape: the shape of the tensor.
+        steps: the length of a tile along each dimension.
+        grid: the block length along each dimension, where 0 stands for the whole dimension.
+    """
     return all(step >= n or (block and step % block == 0) for n, step, block in zip(shape, steps, grid, strict=True))

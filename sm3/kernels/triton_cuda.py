@@ -1,13 +1,14 @@
-"""The CUDA kernel, in Triton: one pass that reads the gradient and reads and writes the parameter (and momentum).
+"""The CUDA kernel, in Triton: one pass that reads the gradient and reads and writes the parameter and momentum.
 
-A program owns a block of rows and walks along them, or of columns and walks down, whichever side is longer: its own
-accumulators it overwrites, maxima of the other side go to a second copy by atomic maxima of their bits (second moments
-are never negative, so their bits order as integers do; a maximum is exact in any order). Where there are too few blocks
-to fill a GPU, several programs share the walk along one, and its own maxima go to a second copy too. Nothing waits for
-the host: a step can be captured in a CUDA graph, with the learning rate as a tensor if it is to change.
+A program owns a block of rows and goes along them, or a block of columns and goes down them, depending on which side of
+the matrix is longer. It overwrites the accumulators that it owns. The maxima of the other side go to a second copy, by
+atomic maxima of their bits. Second moments are never negative, so their bits have the same order as integers, and a
+maximum is exact in any order. If there are too few blocks to fill a GPU, several programs share one block, and the
+maxima of that side go to a second copy too. Nothing waits for the host, so a step can be captured in a CUDA graph, with
+the learning rate as a tensor if it is to change.
 
-Every operation is rounded by itself, as in the portable kernel on CUDA: no fused multiply-add, correctly rounded root
-and quotient.
+Every operation is rounded separately, as in the portable kernel on CUDA: there is no fused multiply-add, and roots and
+quotients are correctly rounded.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from . import chunked, launch
 from .accumulators import GridAccumulator
-from .matrix import Matrix, as_matrix, is_matrix, is_singleton
+from .matrix_view import MatrixView, as_matrix, is_matrix, is_singleton
 from .momentum import FloatMomentum
 from .task import MIN_EPS, Options, Task
 from .triton_kernels import matrix_kernel, vector_kernel
@@ -34,9 +35,13 @@ _VECTOR = 1024
 
 
 def takes(task: Task) -> bool:
-    """Say whether it can run a task: plain CUDA tensors, alike in memory, of a dtype and cover it knows.
+    """Return whether the kernel can run a task.
 
-    Under `TRITON_INTERPRET=1` it takes CPU tensors too: that is how it is tested where there is no GPU.
+    The tensors must be plain CUDA tensors that lie alike in memory, and the kernel must know their dtype and cover.
+    With `TRITON_INTERPRET=1` the kernel takes CPU tensors too, which is how it is tested without a GPU.
+
+    Args:
+        task: a dense task.
     """
     tensors = [task.param, task.grad]
     if task.momentum is not None:
@@ -56,19 +61,29 @@ def takes(task: Task) -> bool:
 
 @cache
 def works(device: torch.device) -> bool:
-    """Try the kernel on one number: Triton needs a C compiler, and a GPU that it supports. Warn where it does not."""
+    """Return whether the kernel runs on a device, by trying it on one number. Warn if it does not.
+
+    Triton needs a C compiler and a GPU that it supports.
+
+    Args:
+        device: a CUDA device.
+    """
     number = torch.zeros(1, device=device)
     task = Task(number, number.clone(), [GridAccumulator(number.clone(), (1,))], None, _TRIAL)
     try:
         gather(task)
-    except Exception as error:  # whatever Triton, its compilers and its driver raise
+    except Exception as error:  # Triton, its compilers and its driver raise many types
         warnings.warn(f"SM3 takes its slower portable kernel, as Triton fails here: {error}", RuntimeWarning, 2)
         return False
     return True
 
 
 def gather(task: Task) -> None:
-    """As `chunked.gather`; in SM3-II the accumulators are new when it returns."""
+    """Run the first half of a step, as `chunked.gather` does. In SM3-II it also updates the accumulators.
+
+    Args:
+        task: a task that `takes` accepts.
+    """
     if is_singleton(task):
         return _vector(task)
     first = task.options.variant == "I"
@@ -82,7 +97,11 @@ def gather(task: Task) -> None:
 
 
 def finish(task: Task) -> None:
-    """As `chunked.finish`."""
+    """Run the second half of a step, as `chunked.finish` does.
+
+    Args:
+        task: a task that `takes` accepts.
+    """
     if task.options.variant == "II" or is_singleton(task):
         return
     chunked.add_maxima(task)
@@ -116,12 +135,12 @@ def _options(task: Task) -> dict[str, Any]:
     }
 
 
-def _matrix(task: Task, matrix: Matrix, mode: int) -> None:
+def _matrix(task: Task, matrix: MatrixView, mode: int) -> None:
     by_rows, programs, shares = launch.launch_of(matrix.rows, matrix.cols)
     own, other = (matrix.row, matrix.column) if by_rows else (matrix.column, matrix.row)
     maxima = torch.zeros_like(other, dtype=torch.int32)
     own_maxima = torch.zeros_like(own, dtype=torch.int32) if shares > 1 else maxima
-    with torch.cuda.device_of(task.param):  # Triton launches on the current one
+    with torch.cuda.device_of(task.param):  # Triton launches on the current device
         matrix_kernel[(programs, shares)](
             row=matrix.row,
             column=matrix.column,

@@ -1,7 +1,11 @@
-"""What runs on the GPU; `triton_cuda.py` says how, and launches it.
+"""The code that runs on the GPU. `triton_cuda.py` explains it, makes its arguments and launches it.
 
-Modes of the matrix kernel: 0, SM3-II; 1, the maxima of g^2 only; 2, SM3-I with its sums ready. Offsets are 64-bit, as
-tensors may have more than 2^31 entries or rows.
+The matrix kernel has three modes: 0 is SM3-II, 1 takes only the maxima of g^2, and 2 is SM3-I after its sums are
+complete. Offsets are 64-bit, as tensors may have more than 2^31 entries or rows.
+
+`average` is the momentum buffer, used if `averages` is set. The learning rate is `lr_tensor` if `lr_in_tensor` is set,
+otherwise `lr_value`. `fresh` is the factor of the new gradient in the average, `floor` is eps^2, and `decay` is the
+factor of weight decay, used if `decays` is set. `maxima` and `own_maxima` are second copies of accumulators, as bits.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ def descend_tile(  # type: ignore[no-untyped-def]
     averages: tl.constexpr,
     decays: tl.constexpr,
 ):
-    """Update the parameter, and its momentum if any, at some offsets."""
+    """Update the parameter at some offsets, and its momentum if there is any."""
     root = tl.sqrt_rn(tl.where(nu < floor, floor, nu))
     value = tl.load(param + at, mask=mask, other=0.0).to(tl.float32)
     if decays:
@@ -72,7 +76,7 @@ def matrix_kernel(  # type: ignore[no-untyped-def]
     height: tl.constexpr,
     width: tl.constexpr,
 ):
-    """Update a share of a block of rows or columns, tile by tile."""
+    """Update this program's share of a block of rows or columns, tile by tile."""
     lr = lr_value
     decay = decay_value
     if lr_in_tensor:
@@ -146,7 +150,7 @@ def vector_kernel(  # type: ignore[no-untyped-def]
     lr_in_tensor: tl.constexpr,
     block: tl.constexpr,
 ):
-    """Update some entries that have an accumulator each."""
+    """Update a block of entries that each have their own accumulator."""
     lr = lr_value
     decay = decay_value
     if lr_in_tensor:

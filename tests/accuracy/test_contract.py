@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 
 from memprof.documents.comparison import CATEGORIES, Run
@@ -21,6 +23,7 @@ SMALL = {
     "vit-b16": {**TRANSFORMER, "d_ff": 128, "image_size": 32, "n_classes": 10},
     "llama": {**TRANSFORMER, "n_kv_heads": 2, "d_ff": 128, "seq_len": 32, "vocab_size": 512},
 }
+PLAIN = Recipe()
 RECIPES = {
     "bf16": Recipe(precision="bf16"),
     "amp-bf16": Recipe(precision="amp-bf16"),
@@ -34,13 +37,14 @@ RECIPES = {
 }
 
 
-def run_trial(launcher: Launcher, workload: str, optimizer: str, recipe: Recipe | None = None) -> Run:
+@cache  # the tests of predictions compare with the same trainings
+def run_trial(launcher: Launcher, workload: str, optimizer: str, recipe: Recipe = PLAIN) -> Run:
     trial = Trial(
         workload=WorkloadSpec(model=workload, knobs=SMALL[workload]),
         optimizer=parse_optimizer(optimizer),
         device="cpu",
         batch_size=2,
-        recipe=recipe or Recipe(),
+        recipe=recipe,
     )
     outcome = launcher.run(trial)
     assert isinstance(outcome, Outcome)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 import memprof
+from tests import children
 
 SCRIPT = Path(__file__).with_name("independent_count.py")
 
@@ -28,23 +28,29 @@ OPTIMIZERS = {
 }
 
 
-def independent_peaks(workload: str, optimizer: str) -> list[int]:
-    knobs, batch_size = SMALL[workload]
-    path, options = OPTIMIZERS[optimizer]
-    arguments = [workload, json.dumps(knobs), str(batch_size), path, json.dumps(options)]
-    command = [sys.executable, str(SCRIPT), *arguments]
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    peaks: list[int] = json.loads(output.splitlines()[-1])
-    return peaks
+CASES = [
+    (workload, optimizer)
+    for workload in SMALL
+    for optimizer in (OPTIMIZERS if workload == "mlp" else ["sm3,lr=0.001", "adam"])
+]
+
+
+@pytest.fixture(scope="module")
+def independent_peaks() -> dict[tuple[str, str], list[int]]:
+    """Returns the peaks of every step of every training, all counted by one process, which imports torch once."""
+    trainings = [[workload, *SMALL[workload], *OPTIMIZERS[optimizer]] for workload, optimizer in CASES]
+    command = [sys.executable, str(SCRIPT), json.dumps(trainings)]
+    output = children.run(command).stdout
+    return dict(zip(CASES, map(json.loads, output.splitlines()), strict=True))
 
 
 @pytest.mark.parametrize("workload", SMALL)
-def test_peak_of_every_step_equals_the_independent_count(workload: str) -> None:
+def test_peak_of_every_step_equals_the_independent_count(launcher, workload: str, independent_peaks) -> None:
     knobs, batch_size = SMALL[workload]
-    optimizers = list(OPTIMIZERS) if workload == "mlp" else ["sm3,lr=0.001", "adam"]
-    comparison = memprof.compare(workload, batch_size=batch_size, knobs=knobs, optimizers=optimizers, fit=False)
-    for run in comparison.runs:
+    optimizers = [optimizer for name, optimizer in CASES if name == workload]
+    options = {"knobs": knobs, "optimizers": optimizers, "fit": False, "launcher": launcher}
+    for run in memprof.compare(workload, batch_size=batch_size, **options).runs:
         assert run.status == "ok", run.reason
         # The last of memprof's steps is tracked operator by operator, the script's is not.
-        assert run.steps.allocated_bytes == independent_peaks(workload, run.optimizer.spec), run.optimizer.spec
+        assert run.steps.allocated_bytes == independent_peaks[workload, run.optimizer.spec], run.optimizer.spec
         assert run.peak.allocated_bytes == max(run.steps.allocated_bytes)

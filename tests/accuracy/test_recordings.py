@@ -14,11 +14,12 @@ import pytest
 
 from memprof.allocator.replay_history import replay_history
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.documents.comparison import Run
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
-from memprof.prediction.run import predict_runs, target_of
+from memprof.prediction.run import predict_runs
 from tests.gpu.recordings import unpack
 
 DATA = Path(__file__).parents[1] / "data"

@@ -8,7 +8,6 @@ Each pair runs in one session; the figure in parentheses is the ratio to the fas
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.measurement.trial import run_trial
 from memprof.optimizers.registry import build_optimizer
 from memprof.workloads.loader import load_workload
+from tests import children
 
 WORKLOADS = {
     "gpt2": (WorkloadSpec(model="gpt2", knobs={"n_layers": 4, "seq_len": 64}), 2),
@@ -82,7 +82,7 @@ def test_measuring_against_bare_steps(benchmark, workload, how) -> None:
 
 def run_command(*arguments: str) -> None:
     command = [str(Path(sys.executable).with_name("memprof")), *arguments]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    children.run(command)
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,12 @@ The figure in parentheses is the ratio to the import.
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import children
 
 CONFIG = """
 [budgets.gpt2]
@@ -35,6 +36,6 @@ def test_a_cold_gate(benchmark, tmp_path: Path, name: str) -> None:
     benchmark.group = "gate GPT-2, four optimizers, 24 GiB"
 
     def run() -> None:
-        subprocess.run(COMMANDS[name], cwd=tmp_path, check=True, capture_output=True)
+        children.run(COMMANDS[name], cwd=tmp_path)
 
     benchmark.pedantic(run, rounds=3)

@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed._tools.mem_tracker import MemTracker
 
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.devices.target import Target
 from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.documents.recipe import Recipe
@@ -23,7 +24,7 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import STEPS, fake_runs
 from memprof.prediction.ranks import dtensor_cache as fake_dtensors
-from memprof.prediction.run import predict_runs, target_of
+from memprof.prediction.run import predict_runs
 from memprof.workloads.loader import load_workload
 
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import children
+
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parents[2]
 
@@ -56,15 +58,8 @@ sys.exit(main())
 
 def _run(command: list[str], cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     plain = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")}
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env={**plain, "PYTHONPATH": str(ROOT), "TERM": "dumb", "TERMINAL_WIDTH": "100", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    shown = {"PYTHONPATH": str(ROOT), "TERM": "dumb", "TERMINAL_WIDTH": "100"}
+    return children.run(command, cwd=cwd, env={**plain, **shown, **environment}, check=False)
 
 
 @pytest.fixture

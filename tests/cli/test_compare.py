@@ -6,7 +6,6 @@ import json
 import os
 import pty
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from memprof.cli.compare import exit_code
 from memprof.documents.comparison import Comparison
+from tests import children
 from tests.cli.conftest import FAKE, ROOT, Command
 from tests.comparisons import make_broken_run, make_comparison
 
@@ -178,7 +178,8 @@ def _in_terminal(script: str, folder: Path, no_color: str) -> str:
     if no_color:
         environment["NO_COLOR"] = no_color
     command = [sys.executable, "-c", script, "gpt2"]
-    with subprocess.Popen(command, cwd=folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as child:
+    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    with children.started(command, cwd=folder, env=environment, **terminal) as child:
         os.close(theirs)
         shown = b""
         while True:
@@ -189,6 +190,7 @@ def _in_terminal(script: str, folder: Path, no_color: str) -> str:
             if not piece:
                 break
             shown += piece
+        child.wait()
     os.close(ours)
     assert child.returncode == 3
     return shown.decode()

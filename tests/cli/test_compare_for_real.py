@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from memprof.documents.comparison import Comparison
+from tests import children
 from tests.cli.conftest import ROOT, Command
 
 pytest.importorskip("torch")
@@ -19,6 +20,7 @@ pytest.importorskip("torch")
 SMALL = ("compare", "mlp", "-b", "2", "--set", "d_model=64")
 # mlp with d_model=64 and four hidden layers: weights and biases.
 COUNT = (784 * 64 + 64) + 3 * (64 * 64 + 64) + (64 * 10 + 10)
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 FAULTY = """
 import os, signal
 import torch
@@ -94,28 +96,36 @@ def test_ctrl_c_keeps_finished_rows_and_leaves_no_process(tmp_path: Path) -> Non
     quick = [*command]
     quick[quick.index("100000")] = "2"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run(quick, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    children.run(quick, cwd=tmp_path, env=environment)
     assert len(Comparison.load(tmp_path / "out.json").runs) == 2
     (tmp_path / "out.json").unlink()
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
-        family = _wait_for_a_worker(child)
+    with children.started(command, cwd=tmp_path, env=environment, **PIPES) as child:
+        family = children.until(lambda: _with_a_worker(child), child)
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        out, err = child.communicate(timeout=children.SECONDS)
+        assert children.survivors(family) == []
     assert child.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
     assert "Traceback" not in err + out
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
 
 
-def _wait_for_a_worker(child: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Return the fork server and the worker once there are both."""
-    process = psutil.Process(child.pid)
-    for _ in range(600):
-        family = process.children(recursive=True)
-        if len(family) >= 2 and time.time() - family[-1].create_time() > 1:
-            return family
-        time.sleep(0.1)
-    raise AssertionError("no worker was started")
+def test_ctrl_c_is_ignored_where_the_parent_wants_it_and_another_signal_ends_all(tmp_path: Path) -> None:
+    """As with `nohup memprof ... &`: who starts it so does not want it to end by a Ctrl-C that is meant for others."""
+    command = [sys.executable, "-m", "memprof", *SMALL, "-o", "sgd", "--steps", "100000", "--no-fit"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with children.started(command, cwd=tmp_path, env=environment, ignoring=[signal.SIGINT], **PIPES) as child:
+        family = children.until(lambda: _with_a_worker(child), child)
+        for process in (psutil.Process(child.pid), *family):
+            process.send_signal(signal.SIGINT)
+        time.sleep(1)
+        assert child.poll() is None
+        assert all(member.is_running() for member in family)
+        child.terminate()
+        assert child.wait() == -signal.SIGTERM
+        assert children.survivors(family) == []
+
+
+def _with_a_worker(child: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Return the fork server and the worker once there are both, and training for some time; nothing before."""
+    family = children.family_of(child)
+    return family if len(family) >= 2 and time.time() - family[-1].create_time() > 1 else []

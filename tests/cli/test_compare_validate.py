@@ -17,7 +17,7 @@ SMALL = ("compare", "mlp", "-b", "2", "--set", "d_model=64", "-o", "adam", "--no
 def test_the_error_is_shown_everywhere(memprof: Command, tmp_path: Path) -> None:
     done = memprof(*SMALL, "--device", "cpu", "--validate", "--export-json", "x.json", "--export-markdown", "x.md")
     assert done.returncode == 0, done.stderr
-    assert "Predicted beside measured" in done.stdout
+    assert "Predicted against measured" in done.stdout
     assert "adam: tensors" in done.stdout
     (run,) = json.loads((tmp_path / "x.json").read_text())["runs"]
     deviations = run["validation"]["deviations"]
@@ -46,5 +46,5 @@ def test_an_own_device_is_predicted_for_and_a_broken_file_is_one_sentence(mempro
     (tmp_path / "mine.json").write_text("[")
     done = memprof(*SMALL, "--device", "mine-9gb", MEMPROF_DEVICES="mine.json")
     assert done.returncode == 2
-    assert "mine.json (MEMPROF_DEVICES) is no list of devices" in done.stderr
+    assert "mine.json (MEMPROF_DEVICES) is not a valid list of devices" in done.stderr
     assert "Traceback" not in done.stderr

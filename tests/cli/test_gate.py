@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import pytest
 
 from memprof.gate.formats.markdown import MARKER
 from memprof.gate.report import Report
+from tests import children
 from tests.cli.conftest import ROOT, Command
 from tests.gates import GIB, baseline_of, make_figures, report_of, with_values
 
@@ -37,15 +37,15 @@ DEAD = make_figures("adam", status="failed", values={}, reason="the worker proce
 INTERRUPTED = """
 import sys
 from memprof.cli import main
-from memprof.gate.measure import Gauge
+from memprof.gate.measure import BudgetRunner
 from tests.cli.test_gate import ADAM, SM3
 
 def measure(self, budget, keep):
     keep([SM3])
     raise {error}
 
-Gauge.__enter__ = lambda self: self
-Gauge.measure = measure
+BudgetRunner.__enter__ = lambda self: self
+BudgetRunner.measure = measure
 sys.argv = ["memprof", "gate", *sys.argv[1:]]
 sys.exit(main())
 """
@@ -66,15 +66,9 @@ def prepare(folder: Path, *made: Any, accepted: tuple[Any, ...] | None = (SM3, A
     return folder
 
 
-def script(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", text, *arguments],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def script(folder: Path, text: str, *arguments: str) -> children.Done:
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    return children.run([sys.executable, "-c", text, *arguments], cwd=folder, env=environment, check=False)
 
 
 def test_budgets_that_hold_exit_0(inside: Command, tmp_path: Path) -> None:
@@ -126,7 +120,7 @@ def test_an_entry_that_was_not_run_and_one_that_was_renamed_exit_1(inside: Comma
     prepare(tmp_path, SM3, ADAM, accepted=(SM3, ADAM, make_figures(entry="before")))
     renamed = inside("gate", "--from", "saved.json")
     assert renamed.returncode == 1
-    assert "before/adam: missing: the baseline has this entry and the configuration no longer does" in renamed.stdout
+    assert "before/adam: missing: the baseline has this entry, but the configuration no longer does" in renamed.stdout
     assert inside("gate", "--from", "saved.json", "--only", "pretrain").returncode == 0
 
 

@@ -17,6 +17,7 @@ import pytest
 import xmlschema
 
 from memprof.gate.report import Report
+from tests import children
 from tests.cli.conftest import ROOT, Command
 
 pytest.importorskip("torch")
@@ -172,28 +173,22 @@ def test_ctrl_c_keeps_what_was_finished_and_leaves_no_process(tmp_path: Path) ->
     (tmp_path / "memprof.toml").write_text(f"{defaults}[budgets.quick]\n[budgets.slow]\nsteps = 100000\n")
     command = [sys.executable, "-m", "memprof", "gate", "--export-json", "out.json"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as child:
-        family = _wait_for_the_second_trial(child, tmp_path / "out.json")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with children.started(command, cwd=tmp_path, env=environment, **pipes) as child:
+        family = children.until(lambda: _in_the_second_trial(child, tmp_path / "out.json"), child)
         child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=60)
+        _, err = child.communicate(timeout=children.SECONDS)
+        assert children.survivors(family) == []
     assert child.returncode == 130
     assert err.splitlines()[-1] == "interrupted"
     report = Report.load(tmp_path / "out.json")
     assert report.exit_code == 130
     assert [(figures.entry, figures.status) for figures in report.figures] == [("quick", "ok")]
     assert [verdict.entry for verdict in report.failures] == ["slow"]
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert alive == []
 
 
-def _wait_for_the_second_trial(child: subprocess.Popen[str], saved: Path) -> list[psutil.Process]:
+def _in_the_second_trial(child: subprocess.Popen[str], saved: Path) -> list[psutil.Process]:
     """Return the fork server and the worker once the first entry is saved and a worker runs for the second."""
-    process = psutil.Process(child.pid)
-    for _ in range(600):
-        family = process.children(recursive=True)
-        if saved.exists() and len(family) >= 2 and time.time() - family[-1].create_time() > 1:
-            return family
-        time.sleep(0.1)
-    raise AssertionError("no worker was started")
+    family = children.family_of(child)
+    running = saved.exists() and len(family) >= 2 and time.time() - family[-1].create_time() > 1
+    return family if running else []

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS
+from tests import children
 from tests.cli.conftest import ROOT, Command
 
-Done = subprocess.CompletedProcess[str]
 COMMANDS = ("compare", "models", "optimizers", "devices", "doctor", "schema", "gate", "diff", "reproduce")
 LOADED = """
 import sys
@@ -27,11 +26,27 @@ print(code, *sorted(sys.modules), file=sys.stderr)
 @pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["gate", "--help"], ["--version"]])
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     script = LOADED.format(arguments=["memprof", *arguments])
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = children.run([sys.executable, "-c", script], cwd=ROOT)
     code, *loaded = done.stderr.split()
     assert code == "0"
     # Typer itself imports pydantic from 0.26 on; what memprof would import it for must stay out.
     assert {"torch", "pandas", "numpy", "memprof.documents.comparison", "memprof.documents.recipe"}.isdisjoint(loaded)
+    assert {"rich.markdown", "rich.traceback", "markdown_it", "pygments"}.isdisjoint(loaded)
+    if arguments == ["--help"] and "pydantic" not in loaded:  # pydantic imports these too
+        assert {"importlib.metadata", "json", "secrets"}.isdisjoint(loaded)
+
+
+def test_what_the_help_does_without_still_works() -> None:
+    script = """
+from memprof.cli.help import prepare_help
+prepare_help()
+from typer import rich_utils
+from rich.markdown import Markdown
+from rich.traceback import Traceback
+assert type(rich_utils.Markdown("*a*")) is Markdown is not rich_utils.Markdown
+assert type(rich_utils.Traceback.from_exception(ValueError, ValueError(), None)) is Traceback
+"""
+    children.run([sys.executable, "-c", script], cwd=ROOT)
 
 
 def test_click_is_not_imported_by_name() -> None:
@@ -109,20 +124,18 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(memprof: Command) -> 
 
 
 @pytest.fixture
-def memprof_script() -> Callable[[str], Done]:
+def memprof_script() -> Callable[[str], children.Done]:
     """Runs `memprof` with what stands behind it on a shell's line."""
 
-    def run(line: str) -> Done:
+    def run(line: str) -> children.Done:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         script = f"{shlex.quote(sys.executable)} -m memprof {line}"
-        return subprocess.run(
-            script, shell=True, capture_output=True, text=True, cwd=ROOT, env=environment, check=False
-        )
+        return children.run(["/bin/sh", "-c", script], cwd=ROOT, env=environment, check=False)
 
     return run
 
 
-def test_a_reader_that_goes_away_is_no_crash(memprof_script: Callable[[str], Done]) -> None:
+def test_a_reader_that_goes_away_is_no_crash(memprof_script: Callable[[str], children.Done]) -> None:
     done = memprof_script("schema | head -1")
     assert done.stdout == "{\n"
     assert done.stderr == ""
@@ -130,13 +143,13 @@ def test_a_reader_that_goes_away_is_no_crash(memprof_script: Callable[[str], Don
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
 @pytest.mark.parametrize("command", ["schema", "--version"])
-def test_a_full_disk_is_one_sentence(memprof_script: Callable[[str], Done], command: str) -> None:
+def test_a_full_disk_is_one_sentence(memprof_script: Callable[[str], children.Done], command: str) -> None:
     done = memprof_script(f"{command} > /dev/full")
     assert done.returncode == 3
     assert done.stderr == "error: cannot write the output: No space left on device; make room and run it again\n"
 
 
-def test_closed_streams_are_nothing(memprof_script: Callable[[str], Done], tmp_path: Path) -> None:
+def test_closed_streams_are_nothing(memprof_script: Callable[[str], children.Done], tmp_path: Path) -> None:
     pytest.importorskip("torch")
     file = tmp_path / "out.json"
     done = memprof_script(f"compare mlp -b 1 -o sgd --no-fit --export-json {file} <&- >&- 2>&-")
@@ -153,4 +166,5 @@ def test_terminals_without_unicode_get_question_marks(memprof: Command) -> None:
 def test_schema_is_json_schema(memprof: Command) -> None:
     document = json.loads(memprof("schema").stdout)
     assert document["properties"]["schema"]["const"] == "memprof.comparison/1"
-    assert {"runs", "environment", "workload", "recipe"} <= set(document["required"])
+    assert {"runs", "environment", "capacity"} <= set(document["required"])
+    assert {"workload", "recipe", "script"} <= set(document["properties"])  # a script has no recipe of memprof's

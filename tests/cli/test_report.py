@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,9 +9,10 @@ import pytest
 
 from memprof.documents.comparison import Comparison
 from memprof.report.write import report_paths
+from tests import children
 from tests.cli.conftest import ROOT, Command
 from tests.comparisons import make_broken_run, make_comparison, make_run
-from tests.unit.test_figures import make_fit, make_timeline
+from tests.unit.report.test_figures import make_fit, make_timeline
 
 SAVED = ROOT / "tests" / "data" / "comparisons" / "gpt2.json"
 
@@ -159,7 +159,7 @@ to_page(comparison), to_comment(comparison), write_report(comparison, Path({str(
 import memprof.report.content.fit, memprof.cli.report
 assert "torch" not in sys.modules and "pandas" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+    children.run([sys.executable, "-c", code], cwd=ROOT)
 
 
 def test_traces_are_exported_for_other_tools(memprof: Command, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_result_that_comes_out_again(inside: Command, tmp_path: Path, monkeypa
     assert re.search(r"gpt2 +measured on cpu +2\.13\.0\+cpu +compare gpt2 -b 2 --set seq_len=128", listed.stdout)
     monkeypatch.setattr(published, "run_again", lambda found: found.document)
     good = inside("reproduce", "gpt2")
-    assert (good.returncode, good.stdout) == (0, "gpt2: all 48 figures came out again (measured on cpu)\n")
+    assert (good.returncode, good.stdout) == (0, "gpt2: all 48 figures were reproduced (measured on cpu)\n")
     said = json.loads(inside("reproduce", "reports/gpt2.json", "--json").stdout)
     assert (said["name"], said["compared"], said["differences"], said["remarks"]) == ("gpt2", 48, [], [])
 

@@ -18,7 +18,9 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import MemprofError, UsageError
 from memprof.measurement.ranks.rank import check_devices, own_device
 from memprof.user_code import raised
-from memprof.workers.launcher import Launcher, WorkerDiedError
+from memprof.workers.death import WorkerDiedError
+from memprof.workers.launcher import Launcher
+from tests import children
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 RANKS = Path(__file__).parents[1] / "data" / "models" / "ranks.py"
@@ -229,17 +231,17 @@ def test_no_rank_outlives_its_worker(launcher: Launcher) -> None:
     family: list[psutil.Process] = []
     with pytest.raises(WorkerDiedError, match="SIGKILL"):
         launcher.run(trial("hangs", strategy="fsdp", world_size=2), kill)
-    assert psutil.wait_procs(family, timeout=10)[1] == []
+    assert psutil.wait_procs(family, timeout=children.SECONDS)[1] == []
 
 
 def test_ranks_share_the_memory_of_the_cpu(launcher: Launcher) -> None:
     alone, shared = (
-        launcher.run(Inquiry(workload=WorkloadSpec(model="mlp"), optimizers=[], device="cpu", world_size=world_size))
+        launcher.run(Inquiry(workload=WorkloadSpec(model="mlp"), optimizers=[], devices=["cpu"], world_size=world_size))
         for world_size in (1, 2)
     )
     assert isinstance(alone, Findings)
     assert isinstance(shared, Findings)
-    assert shared.device_memory_bytes == alone.device_memory_bytes // 2
+    assert shared.device.memory_bytes == alone.device.memory_bytes // 2
 
 
 def test_a_device_for_every_rank() -> None:

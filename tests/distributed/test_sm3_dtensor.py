@@ -7,7 +7,8 @@ import math
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from sm3 import SM3, Blocks, IndexSets, Slices, Union
-from tests.unit.test_sm3_memory import peak_bytes
+from tests import children
+from tests.unit.sm3.test_sm3_memory import peak_bytes
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 SHAPES = [(7, 5), (16, 8), (3, 9), (11,), (1,), (4, 6, 5), (1, 10)]
@@ -68,7 +70,14 @@ def on_ranks(world: int, body: Callable[..., None], *arguments: Any) -> None:
     multiprocessing.set_forkserver_preload(["torch.distributed.fsdp", "torch.distributed.checkpoint", "sm3"])
     with tempfile.TemporaryDirectory() as folder:
         given = (world, f"{folder}/store", body, arguments)
-        mp.start_processes(_enter, given, nprocs=world, start_method="forkserver")
+        context = mp.start_processes(_enter, given, nprocs=world, join=False, start_method="forkserver")
+        deadline = time.monotonic() + children.SECONDS
+        try:
+            while not context.join(max(0.0, deadline - time.monotonic())):
+                assert time.monotonic() < deadline, "the ranks did not end"
+        finally:
+            for process in context.processes:
+                process.kill()
 
 
 def gradients(step: int) -> list[torch.Tensor]:
@@ -88,6 +97,11 @@ def alone(options: dict[str, Any], steps: int) -> tuple[list[torch.Tensor], list
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def placed_on(tensor: torch.Tensor, mesh: DeviceMesh, placements: Sequence[Placement]) -> DTensor:
+    """Return a tensor that every rank has already as one that they share: without sending it around."""
+    return distribute_tensor(tensor, mesh, placements, src_data_rank=None)
 
 
 def _placements(name: str, rank: int) -> list[Any]:
@@ -114,29 +128,35 @@ CASES = {
 
 
 def _all_placements(rank: int, world: int) -> None:
-    for placed, mesh_shape in CASES[world]:
-        _equals_single_process(placed, mesh_shape)
-
-
-def _equals_single_process(placed: str, mesh_shape: tuple[int, ...]) -> None:
-    mesh = init_device_mesh("cpu", mesh_shape)
+    meshes = {shape: init_device_mesh("cpu", shape) for _, shape in CASES[world]}
     for options in OPTIONS:
-        params = []
-        for shape in SHAPES:
-            placements = _placements(placed, len(shape))
-            params.append(nn.Parameter(distribute_tensor(torch.full(shape, 0.5), mesh, placements)))
-        optimizer = SM3([(str(number), param) for number, param in enumerate(params)], lr=0.3, **options)
-        for step in range(3):
-            for param, grad in zip(params, gradients(step), strict=True):
-                param.grad = distribute_tensor(grad, mesh, param.placements)
-            optimizer.step()
-        expected, states = alone(options, 3)
-        for param, weights, state in zip(params, expected, states, strict=True):
-            assert torch.equal(_whole(param.detach()), weights), (placed, options, param.shape)
-            for key, value in state.items():
-                kept = optimizer.state[param][key]
-                assert torch.equal(_whole(kept), value), (placed, options, param.shape, key)
-                assert kept.to_local().numel() <= value.numel()
+        expected = alone(options, 3)
+        for placed, shape in CASES[world]:
+            _equals_single_process(placed, meshes[shape], options, *expected)
+
+
+def _equals_single_process(
+    placed: str,
+    mesh: DeviceMesh,
+    options: dict[str, Any],
+    expected: list[torch.Tensor],
+    states: list[dict[str, torch.Tensor]],
+) -> None:
+    params = []
+    for shape in SHAPES:
+        placements = _placements(placed, len(shape))
+        params.append(nn.Parameter(placed_on(torch.full(shape, 0.5), mesh, placements)))
+    optimizer = SM3([(str(number), param) for number, param in enumerate(params)], lr=0.3, **options)
+    for step in range(3):
+        for param, grad in zip(params, gradients(step), strict=True):
+            param.grad = placed_on(grad, mesh, param.placements)
+        optimizer.step()
+    for param, weights, state in zip(params, expected, states, strict=True):
+        assert torch.equal(_whole(param.detach()), weights), (placed, options, param.shape)
+        for key, value in state.items():
+            kept = optimizer.state[param][key]
+            assert torch.equal(_whole(kept), value), (placed, options, param.shape, key)
+            assert kept.to_local().numel() <= value.numel()
 
 
 @pytest.mark.parametrize("world", CASES)
@@ -146,8 +166,8 @@ def test_every_placement_equals_a_single_process_bit_for_bit(world) -> None:
 
 def sharded(shape: tuple[int, ...], mesh: DeviceMesh, placements: list[Any]) -> nn.Parameter:
     """Return a parameter with a gradient of ones."""
-    param = nn.Parameter(distribute_tensor(torch.zeros(shape), mesh, placements))
-    param.grad = distribute_tensor(torch.ones(shape), mesh, placements)
+    param = nn.Parameter(placed_on(torch.zeros(shape), mesh, placements))
+    param.grad = placed_on(torch.ones(shape), mesh, placements)
     return param
 
 
@@ -229,12 +249,12 @@ def _int8(rank: int, world: int) -> None:
         mesh = init_device_mesh("cpu", mesh_shape)
         single = [nn.Parameter(torch.zeros(shape)) for shape in WIDE]
         places = [_placements(placed, len(shape)) for shape in WIDE]
-        many = [nn.Parameter(distribute_tensor(p.detach(), mesh, at)) for p, at in zip(single, places, strict=True)]
+        many = [nn.Parameter(placed_on(p.detach(), mesh, at)) for p, at in zip(single, places, strict=True)]
         one, other = (SM3(params, momentum=0.9, momentum_dtype="int8") for params in (single, many))
         for step in range(4):
             for param, part in zip(single, many, strict=True):
                 param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(step))
-                part.grad = distribute_tensor(param.grad, mesh, part.placements)
+                part.grad = placed_on(param.grad, mesh, part.placements)
             one.step()
             assert collectives_of(other.step) == (placed != "replicate")
         for param, part in zip(single, many, strict=True):

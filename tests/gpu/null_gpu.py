@@ -10,10 +10,10 @@ there. cuDNN, NVML and Triton's driver are missing, and what kernels would compu
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
+from tests import children
 from tests.data.allocator.programs import without_gpu
 
 MEMORY = 24 << 30
@@ -33,14 +33,14 @@ def null_gpu(python: str, folder: Path) -> dict[str, str]:
 def _no_cupti(python: str, folder: Path) -> Path:
     """Compile a CUPTI whose every function fails; the real one would look for a driver."""
     ask = "import torch; print(torch.__path__[0])"
-    torch = subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
+    torch = children.run([python, "-c", ask]).stdout.strip()
     symbols = ["nm", "-D", "--undefined-only", f"{torch}/lib/libtorch_cpu.so"]
-    lines = subprocess.run(symbols, check=True, capture_output=True, text=True).stdout.splitlines()
+    lines = children.run(symbols).stdout.splitlines()
     wanted = sorted({line.split()[-1].partition("@")[0] for line in lines if "cupti" in line.lower()})
     source, library = folder / "no_cupti.c", folder / "no_cupti.so"
     forms = {"cuptiGetResultString": _WORDS}
     source.write_text("\n".join(forms.get(name, _ANSWER).format(name=name) for name in wanted) + "\n")
-    subprocess.run(["cc", "-w", "-shared", "-fPIC", "-o", library, source], check=True)
+    children.run(["cc", "-w", "-shared", "-fPIC", "-o", library, source])
     return library
 
 

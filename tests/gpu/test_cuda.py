@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 
 import memprof
+from tests import children
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -41,7 +42,7 @@ BARE = """
 def bare_peaks(optimizer: str) -> list[int]:
     """Allocated and reserved peak of the third step of a loop that has nothing of memprof's measuring in it."""
     script = textwrap.dedent(BARE.format(knobs=KNOBS, optimizer=optimizer))
-    output = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout
+    output = children.run([sys.executable, "-c", script]).stdout
     allocated, reserved = output.strip().strip("[]").split(",")
     return [int(allocated), int(reserved)]
 
@@ -76,6 +77,19 @@ def test_the_allocator_s_own_history_is_replayed_exactly(comparison: memprof.Com
         assert history.replayed_reserved_bytes == history.reserved_bytes == run.peak.reserved_bytes
         assert history.allocated_bytes == run.peak.allocated_bytes
         assert run.peak.tensor_bytes <= history.requested_bytes <= history.allocated_bytes
+
+
+def test_a_record_that_is_reduced_has_the_figures_of_the_whole_one(tmp_path: Path) -> None:
+    options = {"batch_size": 4, "knobs": KNOBS, "optimizers": ["adam"], "device": "cuda", "fit": False}
+    recipe = memprof.Recipe(steps=12)  # after four of them the record is reduced for the first time
+    (reduced,) = memprof.compare("gpt2", recipe=recipe, **options).runs
+    (whole,) = memprof.compare("gpt2", recipe=recipe, trace_folder=tmp_path, **options).runs  # which keeps it
+    assert reduced.allocator_history == whole.allocator_history
+    assert reduced.allocator_history.exact
+    assert reduced.breakdown == whole.breakdown
+    assert reduced.phases == whole.phases
+    assert reduced.steps.allocated_bytes == whole.steps.allocated_bytes
+    assert reduced.timeline == whole.timeline
 
 
 def test_steps_that_are_alike_need_the_same(comparison: memprof.Comparison) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests import children
 from tests.data.allocator.programs import cuda_python
 from tests.gpu.null_gpu import null_gpu
 
@@ -23,7 +23,7 @@ def test_measuring_on_cuda_holds_on_a_stand_in(tmp_path: Path) -> None:
         pytest.skip("no CUDA build of torch here (or in MEMPROF_CUDA_TORCH), or no C compiler")
     environment = {**os.environ, **null_gpu(python, tmp_path), "PYTHONPATH": str(HERE.parents[1])}
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "test_cuda.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = children.run(command, env=environment, check=False)
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout
     assert "skipped" not in done.stdout

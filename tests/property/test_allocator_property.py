@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memprof.allocator.blocks import Block
+from memprof.allocator.block_pools import AllocatorBlock
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
 from memprof.allocator.driver import Memory
 from memprof.allocator.settings import AllocatorSettings
@@ -49,8 +49,8 @@ class Pair:
     def __init__(self, conf: AllocatorSettings) -> None:
         rising = Memory(CAPACITY, falling=False)  # as in the slow one
         self.fast, self.slow = CachingAllocator(CAPACITY, conf, driver=rising), SlowAllocator(CAPACITY, conf)
-        self.live: list[Block] = []
-        self.waiting: list[Block] = []
+        self.live: list[AllocatorBlock] = []
+        self.waiting: list[AllocatorBlock] = []
 
     def do(self, operation: str, number: int, stream: int) -> None:
         if operation == "allocate":
@@ -95,7 +95,7 @@ class Pair:
 
 
 @given(confs, operations)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_fast_allocator_does_what_the_slow_one_does(
     conf: AllocatorSettings, calls: list[tuple[str, int, int]]
 ) -> None:
@@ -106,7 +106,7 @@ def test_the_fast_allocator_does_what_the_slow_one_does(
 
 
 @given(confs, operations)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_blocks_tile_their_segments_and_free_ones_are_never_neighbours(
     conf: AllocatorSettings, calls: list[tuple[str, int, int]]
 ) -> None:
@@ -131,7 +131,7 @@ def test_blocks_tile_their_segments_and_free_ones_are_never_neighbours(
 
 
 @given(operations)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_allocator_that_got_everything_back_reserves_nothing_after_empty_cache(
     calls: list[tuple[str, int, int]],
 ) -> None:

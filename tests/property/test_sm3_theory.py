@@ -16,7 +16,7 @@ from torch import nn
 from sm3 import SM3, Blocks, Cover, IndexSets, Singleton, Slices, Union, Whole, reference
 
 SHAPES = st.lists(st.integers(1, 5), max_size=4).map(tuple)
-FEW = settings(max_examples=60, deadline=None)
+FEW = settings(max_examples=60)
 
 
 @st.composite

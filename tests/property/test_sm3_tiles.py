@@ -16,7 +16,7 @@ SHAPES = st.lists(st.integers(0, 9), max_size=5).map(tuple)
 COVERS = st.sampled_from([Slices(), Blocks((2, 3)), Blocks((-1, 4)), Union((Slices(), Blocks((3, 2, 2))))])
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SHAPES, COVERS, st.integers(1, 50), st.sampled_from([1, 10**6]))
 def test_tiles_partition_the_tensor_within_the_limit(shape, cover, limit, vectors) -> None:
     before, tiles.VECTORS = tiles.VECTORS, vectors
@@ -31,7 +31,7 @@ def test_tiles_partition_the_tensor_within_the_limit(shape, cover, limit, vector
     assert (count == 1).all()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(SHAPES.filter(lambda shape: 0 not in shape), COVERS, st.integers(1, 50))
 def test_owned_means_that_no_block_is_shared_by_two_tiles(shape, cover, limit) -> None:
     steps = tile_steps(shape, cover.grids(shape), limit=limit)
@@ -57,7 +57,7 @@ class _Fixed(Slices):
         return [self._grid]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=3).map(tuple))
 def test_int8_tiles_end_where_blocks_of_momentum_end(shape) -> None:
     """Tiles of the least size allowed: rows that are cut are cut at multiples of 256 entries."""

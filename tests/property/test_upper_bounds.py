@@ -56,7 +56,7 @@ def without(trace: Trace, source: str) -> Trace:
 
 
 @given(traces())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_bound_is_below_its_point_nor_reserved_below_allocated(trace: Trace) -> None:
     replayed = replay_blocks(trace, CachingAllocator(None, SETTINGS))
     found = bounds_of(trace)
@@ -69,7 +69,7 @@ def test_no_bound_is_below_its_point_nor_reserved_below_allocated(trace: Trace) 
 
 
 @given(traces(), st.sampled_from(SOURCES))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_more_range_never_lowers_a_bound(trace: Trace, source: str) -> None:
     fewer, more = bounds_of(without(trace, source)), bounds_of(trace)
     for phase in more.reserved:
@@ -78,7 +78,7 @@ def test_one_more_range_never_lowers_a_bound(trace: Trace, source: str) -> None:
 
 
 @given(traces())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_bound_covers_the_replay_with_a_source_at_its_highest(trace: Trace) -> None:
     plain = without(trace, SOURCES[1])
     highest = {n: block.range.high for n, block in enumerate(plain.blocks) if block.range is not None}
@@ -96,7 +96,7 @@ def test_the_bound_covers_the_replay_with_a_source_at_its_highest(trace: Trace) 
 
 
 @given(traces(), st.integers(0, 5))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_late_frees_are_the_same_events_and_no_block_is_freed_before_it_is_there(trace: Trace, seed: int) -> None:
     late = late_frees(trace, seed)
     assert sorted(late.events) == sorted(trace.events)

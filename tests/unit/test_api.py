@@ -17,16 +17,16 @@ from memprof.workers.launcher import Launcher
 FAULTY = Path(__file__).parents[1] / "data" / "models" / "faulty.py"
 
 
-def compare(attribute: str, *optimizers: str, **options) -> Comparison:
-    options = {"fit": False, "batch_size": 4, **options}
+def compare(launcher: Launcher, attribute: str, *optimizers: str, **options) -> Comparison:
+    options = {"fit": False, "batch_size": 4, "launcher": launcher, **options}
     return memprof.compare(f"{FAULTY}:{attribute}", optimizers=optimizers or ["sgd"], **options)
 
 
-def test_rows_of_dead_and_broken_optimizers_stand_beside_finished_ones():
+def test_rows_of_dead_and_broken_optimizers_stand_beside_finished_ones(launcher: Launcher):
     delivered: list[Comparison] = []
     names = ["Fatal", "Crash", "Greedy", "Broken"]
     faulty = [f"{FAULTY}:{name}" for name in names]
-    result = compare("good", "adam", *faulty, "sgd", on_comparison=delivered.append)
+    result = compare(launcher, "good", "adam", *faulty, "sgd", on_comparison=delivered.append)
     runs = dict(zip(["adam", *names, "sgd"], result.runs, strict=True))
     assert {name: run.status for name, run in runs.items()} == {
         "adam": "ok",
@@ -68,27 +68,27 @@ def test_fault_of_the_workload_is_one_sentence(launcher: Launcher, attribute: st
     assert "\n" not in str(caught.value)
 
 
-def test_nan_loss_fails_the_row():
-    (run,) = compare("loss_is_nan").runs
+def test_nan_loss_fails_the_row(launcher: Launcher):
+    (run,) = compare(launcher, "loss_is_nan").runs
     assert run.status == "failed"
     assert "the loss is nan at step 1" in run.reason
 
 
-def test_tied_parameters_count_once_and_are_trained():
-    (run,) = compare("tied", "adam").runs
+def test_tied_parameters_count_once_and_are_trained(launcher: Launcher):
+    (run,) = compare(launcher, "tied", "adam").runs
     assert run.parameters.count == 50 * 8
     assert run.state.bytes == 2 * 50 * 8 * 4 + 4
 
 
-def test_sparse_gradients_work_where_the_optimizer_takes_them():
-    adam, adagrad, sm3 = compare("sparse", "adam", "adagrad", "sm3").runs
+def test_sparse_gradients_work_where_the_optimizer_takes_them(launcher: Launcher):
+    adam, adagrad, sm3 = compare(launcher, "sparse", "adam", "adagrad", "sm3").runs
     assert (adam.status, adagrad.status, sm3.status) == ("failed", "ok", "ok")
     assert "sparse gradients" in adam.reason
     assert sm3.breakdown.by_category["gradients"] > 0
 
 
-def test_complex_parameters():
-    adam, sm3 = compare("complex_parameters", "adam", "sm3").runs
+def test_complex_parameters(launcher: Launcher):
+    adam, sm3 = compare(launcher, "complex_parameters", "adam", "sm3").runs
     assert adam.status == "ok"
     assert sm3.status == "failed"
     assert "complex" in sm3.reason
@@ -112,24 +112,25 @@ def test_complex_parameters():
         ({"recipe": memprof.Recipe(checkpoint_activations=True)}, "no repeated blocks"),
     ],
 )
-def test_wrong_arguments_are_one_sentence(arguments: dict, words: str):
-    arguments = {"optimizers": ["adam"], "fit": False, **arguments}
+def test_wrong_arguments_are_one_sentence(launcher: Launcher, arguments: dict, words: str):
+    arguments = {"optimizers": ["adam"], "fit": False, "launcher": launcher, **arguments}
     with pytest.raises(MemprofError, match=words.replace("(", r"\(")) as caught:
         memprof.compare(f"{FAULTY}:good", **arguments)
     assert caught.value.exit_code == ExitCode.USAGE
 
 
-def test_function_of_a_file_is_imported_from_it_and_a_lambda_refused():
+def test_function_of_a_file_is_imported_from_it_and_a_lambda_refused(launcher: Launcher):
     from tests.data.models import faulty
 
-    result = memprof.compare(faulty.tied, optimizers=["sgd"], batch_size=2, fit=False)
+    result = memprof.compare(faulty.tied, optimizers=["sgd"], batch_size=2, fit=False, launcher=launcher)
     assert result.workload.model.endswith("faulty.py:tied")
     with pytest.raises(UsageError, match="workers cannot import"):
         memprof.compare(lambda: None, optimizers=["sgd"])
 
 
-def test_fit_extrapolates_and_confirm_proves_it():
-    options = {"optimizers": ["sm3", "adam"], "batch_size": 4, "knobs": {"n_layers": 2, "d_model": 64}}
+def test_fit_extrapolates_and_confirm_proves_it(launcher: Launcher):
+    knobs = {"n_layers": 2, "d_model": 64}
+    options = {"optimizers": ["sm3", "adam"], "batch_size": 4, "knobs": knobs, "launcher": launcher}
     result = memprof.compare("mlp", budget="3 MiB", confirm=True, **options)
     guess = memprof.compare("mlp", budget="3 MiB", **options)
     for run, guessed in zip(result.runs, guess.runs, strict=True):
@@ -147,14 +148,14 @@ def test_fit_extrapolates_and_confirm_proves_it():
     assert sm3.fit.model.parameters > adam.fit.model.parameters
 
 
-def test_nothing_fits_a_budget_below_the_parameters():
-    result = memprof.compare("mlp", optimizers=["adam"], batch_size=4, budget="1 MiB")
+def test_nothing_fits_a_budget_below_the_parameters(launcher: Launcher):
+    result = memprof.compare("mlp", optimizers=["adam"], batch_size=4, budget="1 MiB", launcher=launcher)
     assert result.runs[0].fit.batch_size.value == 0
 
 
-def test_simulated_gpu_is_predicted_with_the_largest_batch_tried():
+def test_simulated_gpu_is_predicted_with_the_largest_batch_tried(launcher: Launcher):
     options = {"knobs": {"n_layers": 2, "d_model": 256}, "optimizers": ["sm3", "adam"], "batch_size": 64}
-    result = memprof.compare("mlp", device="rtx-4090", budget="64 MiB", **options)
+    result = memprof.compare("mlp", device="rtx-4090", budget="64 MiB", launcher=launcher, **options)
     assert result.capacity.bytes == 64 << 20
     for run in result.runs:
         assert (run.source, run.device, run.status) == ("predicted", "rtx-4090", "ok")
@@ -168,8 +169,9 @@ def test_simulated_gpu_is_predicted_with_the_largest_batch_tried():
     assert result.runs[1].state.bytes > result.runs[0].state.bytes
 
 
-def test_prediction_of_a_cpu_sized_budget_says_out_of_memory():
-    result = memprof.compare("gpt2", device="1GiB", batch_size=8, optimizers=["adam"], fit=False)
+def test_prediction_of_a_cpu_sized_budget_says_out_of_memory(launcher: Launcher):
+    options = {"device": "1GiB", "batch_size": 8, "optimizers": ["adam"], "fit": False}
+    result = memprof.compare("gpt2", launcher=launcher, **options)
     (run,) = result.runs
     assert run.status == "oom"
     assert "needed" in run.reason

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from tests import children
 from tests.cli.conftest import ROOT
 
 pytest.importorskip("torch")
@@ -116,14 +116,12 @@ print(sorted(name for name in sys.modules if name.split(".")[0] in ("memprof", "
 """
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str) -> children.Done:
     """Run pytest in a folder with the plugin, whether it is installed or not, and without this project's settings."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     environment = {**plain, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "memprof.pytest_plugin", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
+    return children.run(command, cwd=folder, env=environment, check=False)
 
 
 def test_budgets_at_tests(tmp_path: Path) -> None:
@@ -161,7 +159,7 @@ def test_mistakes_at_tests_are_one_sentence(tmp_path: Path) -> None:
         "test_a_fixture takes the fixture 'tmp_path', which workers do not have: name the workload with model=",
         "the parameter x of test_a_parameter[x0] is of type object; workers take numbers and texts",
         "test_a_method is a method, which workers cannot call",
-        "'rtx-3061' is no GPU that can be simulated; the nearest are",
+        "'rtx-3061' is not a GPU that can be simulated; the nearest are",
     ):
         assert sentence in done.stdout
     assert "Traceback" not in done.stdout
@@ -191,7 +189,5 @@ def test_blocks_are_measured_to_the_byte(tmp_path: Path) -> None:
 def test_a_plugin_that_is_not_used_imports_nothing(tmp_path: Path) -> None:
     (tmp_path / "test_plain.py").write_text("def test_it():\n    assert True\n")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", LOADED], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    )
+    done = children.run([sys.executable, "-c", LOADED], cwd=tmp_path, env=environment)
     assert done.stdout.splitlines()[-1] == "['memprof', 'memprof.pytest_plugin']"

@@ -1,4 +1,4 @@
-"""The formats of a gate's report; every one is a function from the report to text."""
+"""The formats of a gate's report. Each format is a function that turns the report into text."""
 
 from __future__ import annotations
 

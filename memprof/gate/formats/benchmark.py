@@ -1,7 +1,7 @@
-"""The figures for github-action-benchmark, as its `customSmallerIsBetter` reads them.
+"""Writes the figures in the format `customSmallerIsBetter` of github-action-benchmark.
 
-A list of objects with `name`, `unit`, `value` and `extra` (benchmark-action/github-action-benchmark, README of 1.22).
-Figures of which more is better are left out: the format has one direction for the whole file.
+The format is a list of objects with `name`, `unit`, `value` and `extra` (benchmark-action/github-action-benchmark,
+README of 1.22). It has one direction for the whole file, so figures for which a larger value is better are left out.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ def _points(report: Report) -> list[dict[str, Any]]:
         for one in report.figures
         if one.status == "ok"
         for name, value in one.values.items()
-        if not METRICS[name].lower
+        if not METRICS[name].higher_is_better
     ]

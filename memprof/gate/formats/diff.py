@@ -1,4 +1,4 @@
-"""What changed between two comparisons, on a terminal and in Markdown."""
+"""Shows the difference between two comparisons, on a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from rich.text import Text
 from memprof.gate.diff import Difference, FigureChange, RunChange
 from memprof.gate.metrics import METRICS
 from memprof.gate.wording import share
-from memprof.report.blocks import Table
 from memprof.report.render.markdown import escape, render_table
 from memprof.report.render.terminal import render_words
+from memprof.report.text_table import Table
 
 _TITLES = ("optimizer", "figure", "old", "new", "change", "")
 
 
 def render(difference: Difference, everything: bool, console: Console) -> None:
-    """Print a difference; `everything` shows the figures that did not move as well."""
+    """Print a difference on the terminal.
+
+    Args:
+        difference: The difference.
+        everything: Whether the table also has the figures that did not change.
+        console: The console to print on.
+    """
     console.print(Text(_heading(difference), style="bold"))
     table = _table(difference, everything)
     if table.rows:
@@ -32,7 +38,7 @@ def render(difference: Difference, everything: bool, console: Console) -> None:
 
 
 def to_markdown(difference: Difference, everything: bool) -> str:
-    """Return a difference in GitHub's Markdown."""
+    """Return a difference in GitHub's Markdown. `everything` includes the figures that did not change."""
     parts = [f"## {escape(_heading(difference))}", render_table(_table(difference, everything))]
     for run in difference.runs:
         sentences = _words(run)
@@ -77,7 +83,7 @@ def _cells(one: FigureChange) -> tuple[str, ...]:
 
 
 def _words(run: RunChange) -> list[str]:
-    """Return what is said of a run: that it is on one side only, how it ended, why it changed."""
+    """Return the phrases about a run: which comparison lacks it, or how its status changed and why its figures did."""
     if run.old_status is None or run.new_status is None:
         return ["only in the old comparison" if run.new_status is None else "only in the new comparison"]
     ended = [f"it was {run.old_status} and is {run.new_status}"] if run.old_status != run.new_status else []

@@ -1,7 +1,8 @@
-"""Annotations for GitHub: workflow commands, which a runner turns into marks on the changed files.
+"""Writes annotations for GitHub: workflow commands that a runner turns into marks on the changed files.
 
-Grammar and escapes as in actions/toolkit, packages/core/src/command.ts: in the message `%`, CR and LF are escaped, in a
-property `:` and `,` as well. GitHub shows ten of each kind per step and hides the others without a word.
+The grammar and the escapes are those of actions/toolkit, packages/core/src/command.ts: `%`, CR and LF are escaped in
+the message, and `:` and `,` as well in a property. GitHub shows ten annotations of each kind for a step and silently
+hides the others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ _KINDS = {"error": "error", "warning": "warning", "note": "notice"}
 
 
 def to_annotations(report: Report) -> str:
-    """Return the annotations, at most ten of a kind: where there are more, the tenth says how many."""
+    """Return the annotations, at most ten of each kind. If there are more, the tenth says how many are left out."""
     lines = []
     for weight, kind in _KINDS.items():
         found = [verdict for verdict in report.verdicts if verdict.weight == weight]
@@ -29,12 +30,12 @@ def to_annotations(report: Report) -> str:
 
 
 def escape_message(text: str) -> str:
-    """Return a message as a workflow command takes it."""
+    """Return the text escaped for the message of a workflow command."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def escape_property(text: str) -> str:
-    """Return a property's value as a workflow command takes it."""
+    """Return the text escaped for a property of a workflow command."""
     return escape_message(text).replace(":", "%3A").replace(",", "%2C")
 
 

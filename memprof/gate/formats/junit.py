@@ -1,4 +1,4 @@
-"""JUnit's XML, as Jenkins and GitLab read it: a suite for every entry, a case for every check."""
+"""Writes the JUnit XML that Jenkins and GitLab read: a test suite for each entry and a test case for each check."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from memprof.gate.report import Report
 from memprof.gate.verdict import Verdict
 from memprof.gate.wording import details, headline
 
-# What XML 1.0 cannot hold, escaped or not.
+# The characters that XML 1.0 does not allow, not even escaped.
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_junit(report: Report) -> str:
-    """Return the report as JUnit XML; a failed trial is an `error`, a broken limit a `failure`.
+    """Return the report as JUnit XML.
 
-    What is new is `skipped`, because nothing was compared; warnings pass, with their words in `system-out`.
+    A failed trial is an `error` and an exceeded limit is a `failure`. A check without a baseline is `skipped`, because
+    nothing was compared. A warning passes, and its text is in `system-out`.
     """
     root = Element("testsuites", {"name": "memprof gate", **_counts(report.verdicts)})
     for entry in dict.fromkeys(verdict.entry for verdict in report.verdicts):

@@ -1,20 +1,20 @@
-"""The report in GitHub's Markdown: for the step summary, and for a comment that somebody else posts.
+"""Writes the report in GitHub's Markdown, for the step summary and for a comment that another tool posts.
 
-The report climbs down a ladder until it is short enough for a comment. The hidden marker, by which the comment of the
-last push is found and replaced, stays on every rung.
+If the report is too long for a comment, shorter and shorter versions are tried. Every version keeps the hidden marker,
+by which the comment of the last push is found and replaced.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from memprof.documents.wording import made_where
 from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, counts
 from memprof.gate.wording import bound, change, details, figure, headline, mark
-from memprof.report.blocks import Table
-from memprof.report.content.wording import made_where
+from memprof.report.render.github import COMMENT_BYTES, trim
 from memprof.report.render.markdown import escape, render_table
-from memprof.report.render.trim import COMMENT_BYTES, trim
+from memprof.report.text_table import Table
 
 MARKER = "<!-- memprof-gate -->"
 _SIGNS = {"error": "❌", "warning": "⚠️", "note": "🆕", "ok": "✅"}
@@ -23,11 +23,15 @@ _TITLES = ("", "budget", "optimizer", "figure", "value", "limit", "against the b
 
 def to_markdown(report: Report) -> str:
     """Return the fullest version of the report that a comment can hold."""
-    return trim(_ladder(report), COMMENT_BYTES)
+    return trim(_versions(report), COMMENT_BYTES)
 
 
-def _ladder(report: Report) -> Iterator[str]:
-    """Return ever shorter versions: all; without what passed; without details; half the rows, and half of those."""
+def _versions(report: Report) -> Iterator[str]:
+    """Yield shorter and shorter versions.
+
+    The first has everything, the second leaves out passed checks, the third leaves out details, and each further one
+    has half as many rows.
+    """
     bad = [verdict for verdict in report.verdicts if verdict.weight != "ok"]
     yield _compose(report, report.verdicts, bad)
     yield _compose(report, bad, bad)

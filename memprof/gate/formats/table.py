@@ -1,4 +1,4 @@
-"""The report on a terminal: a row for every check, then what is wrong in words, and last what to do."""
+"""Prints the report on a terminal: a row for each check, then the problems in words, and last what to do."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from memprof.gate.baseline import Change
+from memprof.documents.wording import made_where
+from memprof.gate.baseline import BaselineChange
 from memprof.gate.metrics import METRICS
 from memprof.gate.report import Report, summary
 from memprof.gate.verdict import Verdict, Weight, metric_of
 from memprof.gate.wording import details, headline, mark, moved, share, subject
-from memprof.report.blocks import Table
-from memprof.report.content.wording import made_where
 from memprof.report.render.terminal import render_words
+from memprof.report.text_table import Table
 
 _COLOURS: dict[Weight, str] = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
 _TITLES = ("verdict", "budget/optimizer figure", "value", "limit", "change")
@@ -23,7 +23,7 @@ _NUMBERS = ("value", "limit", "change")
 
 
 def render(report: Report, console: Console) -> None:
-    """Print a report."""
+    """Print a report on the console."""
     console.print(Text(_heading(report), style="bold"))
     console.print()
     if report.verdicts:
@@ -40,8 +40,8 @@ def render(report: Report, console: Console) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def render_changes(changes: Sequence[Change], name: str, console: Console) -> None:
-    """Print what an update changed, a line each."""
+def render_changes(changes: Sequence[BaselineChange], name: str, console: Console) -> None:
+    """Print the changes of an update, one line each, under the name of the baseline."""
     console.print(Text(f"{name}: {f'{len(changes)} changes' if changes else 'nothing moved'}", style="bold"))
     for one in changes:
         console.print(Text(f"  {_changed(one)}"), soft_wrap=True)
@@ -76,7 +76,7 @@ def _size(verdict: Verdict, value: int | None) -> str:
 
 
 def _print_verdict(verdict: Verdict, console: Console, told: set[tuple[str, ...]]) -> None:
-    """Print a verdict in words; what was told of the same figure of the same run is not told twice."""
+    """Print a verdict in words. Details in `told` were printed before for the same figure and are not repeated."""
     grid = Grid.grid(padding=(0, 1, 0, 0))
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
@@ -99,7 +99,7 @@ def _print_notes(report: Report, console: Console) -> None:
         console.print()
 
 
-def _changed(one: Change) -> str:
+def _changed(one: BaselineChange) -> str:
     name = f"{one.entry}/{one.optimizer}"
     if one.metric is None:
         return f"{name}: {one.remark or one.what}"
@@ -110,13 +110,13 @@ def _changed(one: Change) -> str:
 
 
 def _ending(report: Report) -> list[str]:
-    """Return what to do; the command that accepts the figures comes last."""
+    """Return the advice at the end; the command that accepts the figures comes last."""
     if not report.failures and not any(verdict.status == "improved" for verdict in report.warnings):
         return []
     entries = dict.fromkeys(v.entry for v in report.failures if v.status == "exceeded" and v.base is None)
     places = [report.places[entry] for entry in entries if entry in report.places]
     where = ", ".join(f"{place.file}:{place.line}" if place.line else place.file for place in places)
-    raising = [f"A ceiling is raised in {where}."] if where else []
+    raising = [f"To raise a ceiling, edit {where}."] if where else []
     if report.updated or not report.acceptable:
         return raising
     return [*raising, "To accept these figures as the baseline:", f"  {report.accept}"]

@@ -6,7 +6,7 @@ thread frees would look live ever after, another number of them in every run. So
 here, unseen like everything that libraries take for themselves (it shows in the process's figure, as NCCL's memory
 does), and it returns when gloo has let go of every tensor: what the training gave, the training frees.
 
-Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `_create_work_from_future`, the names of the collectives
+Private API (see `memprof.torch_private`): `_create_work_from_future`, the names of the collectives
 of a process group in Python and of gloo's backend, `Tensor._use_count` and `torch._C._storage_Use_Count`.
 """
 

@@ -26,7 +26,7 @@ from memprof.errors import ExitCode, MemprofError
 from memprof.measurement.ranks.gather import gather
 from memprof.measurement.ranks.rank import Lost, enter
 from memprof.training import strategies  # noqa: F401  # imported before the ranks are forked, who all need it
-from memprof.workers.launcher import WorkerDiedError, kernel_kills, outcome_of
+from memprof.workers.death import WorkerDiedError, kernel_kills, outcome_of
 
 _Message = Annotated[Outcome | Mistake | Lost, Field(discriminator="kind")]
 _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
@@ -37,19 +37,18 @@ _GRACE = 0.3
 _PATIENCE = 10.0
 
 
-def run_ranks(trial: Trial, emit: Callable[[Step], None], guarded: Callable[[Callable[[], Any]], Any]) -> Outcome:
+def run_ranks(trial: Trial, emit: Callable[[Step], None]) -> Outcome:
     """Train a trial on all its ranks and return one outcome for all; the first rank that fails ends the others.
 
     Args:
         trial: with a strategy and a world size; each rank is measured for itself.
         emit: told of the first rank's steps.
-        guarded: makes a message of what a job returns or raises.
 
     Raises:
         MemprofError: what a rank found wrong, with its exit code.
     """
     kills = kernel_kills()
-    with _started(trial, emit, guarded) as (processes, channels):
+    with _started(trial, emit) as (processes, channels):
         answers, failed = _listen(channels)
     if failed is None:
         return gather([answers[rank] for rank in range(trial.recipe.world_size)])
@@ -57,20 +56,20 @@ def run_ranks(trial: Trial, emit: Callable[[Step], None], guarded: Callable[[Cal
     if answer is None:
         code = processes[failed].exitcode
         killed = code == -signal.SIGKILL and kernel_kills() > kills
-        answer = outcome_of(WorkerDiedError(code, out_of_memory=killed), trial)
+        answer = outcome_of(WorkerDiedError(code, out_of_memory=killed), trial.optimizer, trial.device)
     alike = [each for each in answers.values() if isinstance(each, Outcome) and each.run.reason == _reason(answer)]
     return _failure(answer, None if len(alike) == trial.recipe.world_size else failed)
 
 
 @contextmanager
-def _started(trial: Trial, emit: Any, guarded: Any) -> Iterator[tuple[list[Any], list[Connection]]]:
+def _started(trial: Trial, emit: Any) -> Iterator[tuple[list[Any], list[Connection]]]:
     """Yield the ranks' processes and the channels on which they answer; at the end all processes are gone."""
     world_size = trial.recipe.world_size
     pipes = [Pipe(duplex=False) for _ in range(world_size)]
     ours, theirs = [pipe[0] for pipe in pipes], [pipe[1] for pipe in pipes]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         given = (listening.fileno(), listening.getsockname()[1])
-        arguments = (trial, emit, given, theirs, os.getpid(), guarded)
+        arguments = (trial, emit, given, theirs, os.getpid())
         context = start_processes(enter, arguments, nprocs=world_size, join=False, start_method="fork")
     for channel in theirs:
         channel.close()  # a rank that ends is then heard as the end of its channel

@@ -17,6 +17,7 @@ from memprof.errors import UsageError
 from memprof.measurement.ranks.gloo import join_by_gloo
 from memprof.measurement.trial import run_trial
 from memprof.user_code import describe, is_lost_rank
+from memprof.workers.worker import guarded
 
 # The ranks are on one machine; gloo would look for the interface of the machine's name, which may have no address.
 _LOOPBACK = "127.0.0.1"
@@ -36,7 +37,6 @@ def enter(
     store_socket: tuple[int, int],
     channels: list[Connection],
     parent: int,
-    guarded: Callable[[Callable[[], Any]], BaseModel],
 ) -> None:
     """Be one rank: the body of a process that was forked for it.
 
@@ -50,7 +50,6 @@ def enter(
             find each other.
         channels: to the parent, one for each rank.
         parent: process number of the parent.
-        guarded: makes the message for the parent of what a job returns or raises.
     """
     # Forked processes inherit what the fork server ignores; the kernel sends SIGINT here when the parent dies.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -3,62 +3,81 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from memprof.allocator.recorded_driver import GIVEN_BACK, TAKEN
-from memprof.allocator.replay_history import replay_history
+from memprof.allocator.replay_history import HistoryReplayer
 from memprof.allocator.settings import AllocatorSettings
 from memprof.documents.confidence import AllocatorHistory
 from memprof.measurement.record.cuda_history import HistoryEvent
 from memprof.trace.events import Allocation, Entry
 
 
-def describe_history(
-    history: Sequence[HistoryEvent],
-    entries: Iterable[Entry],
-    settings: AllocatorSettings | None = None,
-    total_bytes: int | None = None,
-) -> AllocatorHistory:
-    """Return the peaks of a recording and those of its replay.
+class HistorySummary:
+    """The peaks of a recording that arrives piece by piece, and those of its replay.
 
     Args:
-        history: of one device, from the process's first allocation on.
-        entries: the same blocks as handed out, which may be larger than requested.
         settings: of the allocator; PyTorch's defaults if not given.
         total_bytes: the device's memory.
     """
-    tally = _Tally(entries)
-    for event in history:
-        tally.add(event)
-    found = AllocatorHistory(
-        events=tally.events,
-        segment_events=tally.segment_events,
-        requested_bytes=tally.peak_requested,
-        allocated_bytes=tally.peak_allocated,
-        reserved_bytes=tally.peak_reserved,
-        fragmentation_bytes=tally.fragmentation,
-    )
-    try:
-        replayed = replay_history(history, settings, total_bytes=total_bytes)
-    except ValueError:  # private pools of CUDA graphs
-        return found
-    return found.model_copy(
-        update={"replayed_reserved_bytes": replayed.report.peak_reserved_bytes, "exact": replayed.exact}
-    )
+
+    def __init__(self, settings: AllocatorSettings | None = None, total_bytes: int | None = None) -> None:
+        self._tally = _Tally()
+        self._replayer: HistoryReplayer | None = HistoryReplayer(settings, total_bytes)
+
+    def add(self, history: Iterable[HistoryEvent], entries: Iterable[Entry]) -> None:
+        """Go on with the next piece.
+
+        Args:
+            history: of one device, the first piece from the process's first allocation on.
+            entries: the same blocks as handed out, which may be larger than requested.
+        """
+        self._tally.expect(entries)
+        for event in history:
+            self._tally.add(event)
+            self._replay(event)
+
+    def _replay(self, event: HistoryEvent) -> None:
+        if self._replayer is not None:
+            try:
+                self._replayer.feed(event)
+            except ValueError:  # private pools of CUDA graphs
+                self._replayer = None
+
+    def finish(self) -> AllocatorHistory:
+        """Return what the recording came to."""
+        tally = self._tally
+        found = AllocatorHistory(
+            events=tally.events,
+            segment_events=tally.segment_events,
+            requested_bytes=tally.peak_requested,
+            allocated_bytes=tally.peak_allocated,
+            reserved_bytes=tally.peak_reserved,
+            fragmentation_bytes=tally.fragmentation,
+        )
+        if self._replayer is None:
+            return found
+        self._replayer.finish()
+        replayed = self._replayer.allocator.peak_reserved_bytes
+        return found.model_copy(update={"replayed_reserved_bytes": replayed, "exact": not self._replayer.differences})
 
 
 class _Tally:
     """Sums over a recording, event by event."""
 
-    def __init__(self, entries: Iterable[Entry]) -> None:
+    def __init__(self) -> None:
         self._rounded: defaultdict[int, deque[int]] = defaultdict(deque)
-        for entry in entries:
-            if isinstance(entry, Allocation):
-                self._rounded[entry.address].append(entry.size)
         self._live: dict[int, int] = {}
         self._requested = self._allocated = self._reserved = 0
         self.events = self.segment_events = 0
         self.peak_requested = self.peak_allocated = self.peak_reserved = self.fragmentation = 0
+
+    def expect(self, entries: Iterable[Entry]) -> None:
+        """Note the sizes of the blocks of the next piece, as handed out."""
+        self._rounded.clear()
+        for entry in entries:
+            if isinstance(entry, Allocation):
+                self._rounded[entry.address].append(entry.size)
 
     def add(self, event: HistoryEvent) -> None:
         """Count one event of the recording in."""

@@ -75,14 +75,21 @@ def _allocation_times(nodes: Iterable[Any]) -> Iterator[int]:
         yield from _allocation_times(node.children)
 
 
-def as_requested(entries: Iterable[Entry], history: Iterable[HistoryEvent]) -> list[Entry]:
+def as_requested(
+    entries: Iterable[Entry], history: Iterable[HistoryEvent], streams: dict[int, int] | None = None
+) -> list[Entry]:
     """Return the stream with each block at the size that was requested, and on its stream (0 is the first one seen).
+
+    Args:
+        entries: as the profiler saw them.
+        history: of the same blocks.
+        streams: the number of each stream that was seen before; those that are seen first here are added to it.
 
     Raises:
         RuntimeError: a block of the stream is not in the history.
     """
     waiting: defaultdict[int, deque[HistoryEvent]] = defaultdict(deque)
-    streams: dict[int, int] = {}
+    streams = {} if streams is None else streams
     for event in history:
         if event["action"] == _TAKEN:
             waiting[event["addr"]].append(event)

@@ -2,7 +2,7 @@
 
 The record is a list in the host's memory; nothing is allocated on the device for it, and no stack traces are taken.
 
-Private API of PyTorch, checked on 2.8.0 and 2.15.0: `torch.cuda.memory._record_memory_history` and `_snapshot`
+Private API (see `memprof.torch_private`): `torch.cuda.memory._record_memory_history` and `_snapshot`
 (torch/cuda/memory.py, torch/csrc/cuda/memory_snapshot.cpp).
 """
 
@@ -18,17 +18,21 @@ _WANTED = ("action", "addr", "size", "stream", "pool_id")
 
 
 def start_history() -> None:
-    """Begin to record on every device; CUDA is initialised already, and nothing is allocated yet."""
+    """Begin to record on every device, with an empty record; CUDA is initialised already."""
     torch.cuda.memory._record_memory_history("all", context=None, stacks="python", clear_history=True)
 
 
-def stop_history(device_index: int) -> list[HistoryEvent]:
-    """End recording and return the events of a device, oldest first.
+def read_history(device_index: int) -> list[HistoryEvent]:
+    """Return the events of a device since recording began, oldest first.
 
     Each has `action`, `addr`, `size` (as requested, before rounding) and `stream`, from PyTorch 2.13 on also `pool_id`;
     the actions are those of `torch.cuda.memory._snapshot`.
     """
     traces: Sequence[Sequence[HistoryEvent]] = torch.cuda.memory._snapshot()["device_traces"]
-    torch.cuda.memory._record_memory_history(None, context=None, stacks="python")
     recorded = traces[device_index] if device_index < len(traces) else ()
     return [{name: event[name] for name in _WANTED if name in event} for event in recorded]
+
+
+def stop_history() -> None:
+    """End recording."""
+    torch.cuda.memory._record_memory_history(None, context=None, stacks="python")

@@ -5,10 +5,13 @@ microseconds and 60 bytes per event, so it may run while steps are timed. The se
 anything between a program and its tensors, so what is recorded is what happens without a recorder (a dispatch mode, by
 contrast, keeps the autograd engine from adding gradients in place).
 
+An event that is read takes a kilobyte and about 20 microseconds, so what the first session has is read now and then
+(`collect`), and the session begins anew: half a millisecond, without a gap either.
+
 What is seen is every block of the device's PyTorch allocator, scratch inside kernels included, and not what libraries
 take from the system themselves (oneDNN's and BLAS's own scratch): that shows in the process's figure only.
 
-Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch._C._autograd._enable_profiler`, `_disable_profiler`,
+Private API (see `memprof.torch_private`): `torch._C._autograd._enable_profiler`, `_disable_profiler`,
 `torch._C._profiler.ProfilerConfig` and `experimental_event_tree` (torch/csrc/autograd/init.cpp).
 """
 
@@ -21,7 +24,7 @@ from torch._C._autograd import _disable_profiler, _enable_profiler, _prepare_pro
 from torch._C._profiler import ProfilerActivity, ProfilerConfig, ProfilerState, _ExperimentalConfig
 
 from memprof.measurement.record.cuda_events import Loose, loose_events
-from memprof.measurement.record.cuda_history import HistoryEvent, start_history, stop_history
+from memprof.measurement.record.cuda_history import HistoryEvent, read_history, start_history, stop_history
 from memprof.measurement.record.event_tree import flatten, name_modules
 from memprof.measurement.record.mark_blocks import MARK_BYTES, place_marks
 from memprof.trace.events import Entry, Mark
@@ -38,7 +41,7 @@ class ProfilerRecorder:
         device_index: of the CUDA device.
 
     Attributes:
-        history: what the CUDA allocator recorded itself; there after `stop`, empty on the CPU.
+        history: what the CUDA allocator recorded itself of the events that were returned last; empty on the CPU.
     """
 
     def __init__(self, device_type: str, device_index: int = 0) -> None:
@@ -59,19 +62,39 @@ class ProfilerRecorder:
         self._sessions.append(_disable_profiler())
         _begin_session(ProfilerActivity.CPU)
 
+    def collect(self) -> list[Entry]:
+        """Return the events so far with the marks in their places, and go on with an empty record.
+
+        Operators are not yet followed, and no event of an allocator may fall into the call: Python's garbage collector,
+        which may free tensors, must be off.
+        """
+        self._sessions.append(_disable_profiler())
+        if self._device_type == "cuda":
+            self.history = read_history(self._device_index)
+            start_history()
+        _begin_session(_MEMORY_ONLY)
+        return self._read()
+
     def mark(self, mark: Mark) -> None:
         """Put a mark between the last event and the next: a block of its own, which is taken out again."""
         self._marks.append((torch.UntypedStorage(MARK_BYTES).data_ptr(), mark))
 
     def stop(self) -> list[Entry]:
-        """End recording and return the events with the marks in their places."""
+        """End recording and return the events since it began or was last collected, with the marks in their places."""
         self._sessions.append(_disable_profiler())
-        trees = [session.experimental_event_tree() for session in self._sessions]
+        if self._device_type == "cuda":
+            self.history = read_history(self._device_index)
+            stop_history()
+        return self._read()
+
+    def _read(self) -> list[Entry]:
+        sessions, marks = self._sessions, self._marks
+        self._sessions, self._marks = [], []
+        trees = [session.experimental_event_tree() for session in sessions]
         loose: list[list[Loose]] = []
         if self._device_type == "cuda":
-            self.history = stop_history(self._device_index)
-            loose = loose_events(self._sessions, self.history, self._device_index)
-        return name_modules(place_marks(flatten(trees, self._device_type, loose), self._marks))
+            loose = loose_events(sessions, self.history, self._device_index)
+        return name_modules(place_marks(flatten(trees, self._device_type, loose), marks))
 
 
 def _begin_session(activity: ProfilerActivity) -> None:

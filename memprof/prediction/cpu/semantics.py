@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -16,30 +16,23 @@ from torch._prims_common import suggest_memory_format
 
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.documents.recipe import Recipe
-from memprof.errors import UsageError
 from memprof.prediction.cpu.kernels import CpuWorkspaces
-from memprof.prediction.fake.known_values import is_fake
+from memprof.prediction.fake.device import KernelMemory, PlainDevice
+from memprof.prediction.fake.dispatch import FakeOperators
+from memprof.prediction.fake.python_values import readable_in_python
 from memprof.prediction.fake.tensors import Correction, Result
 from memprof.workloads.workload import Workload
-
-if TYPE_CHECKING:
-    from memprof.prediction.cuda.kernels import Workspaces
-    from memprof.prediction.fake.dispatch import FakeOperators
 
 aten = torch.ops.aten
 
 
-class CpuSemantics:
-    """A CPU: nothing is done differently.
+class CpuSemantics(PlainDevice):
+    """A CPU: fake tensors do by themselves what it does.
 
     Attributes:
-        own_host: the device has a memory apart from the host's.
         device: where the training moves its model and its batches.
-        corrections: what operators return here, where that is not what the meta kernels return.
-        results: what operators return of which PyTorch has no meta kernel.
     """
 
-    own_host = False
     device = torch.device("cpu")
 
     @property
@@ -53,11 +46,6 @@ class CpuSemantics:
             **UNREDUCED,
         }
 
-    @property
-    def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
-        """By operator, for those that have no meta kernel."""
-        return {}
-
     @contextmanager
     def applied(self, mode: FakeOperators) -> Iterator[None]:
         """Within the `with` block operators do what they do on the device."""
@@ -67,11 +55,11 @@ class CpuSemantics:
             """The compiled kernel allocates nothing; it would read memory that is not there."""
 
         inner.rounding()  # SM3 asks once in a process, with a computation that is no part of the training
-        with patch.object(native, "_call", skip), _readable_only(mode), _eager(mode), _random_states(mode):
+        with patch.object(native, "_call", skip), readable_in_python(mode), _eager(mode), _random_states(mode):
             yield
 
-    def workspaces(self) -> Workspaces | CpuWorkspaces | None:
-        """Return what kernels take for themselves; None where nothing is known of it."""
+    def workspaces(self) -> KernelMemory | None:
+        """Return what kernels take for themselves."""
         return CpuWorkspaces()
 
     def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:
@@ -154,34 +142,4 @@ def _eager(mode: FakeOperators) -> Iterator[None]:
         compile_(module)
 
     with patch.object(torch, "compile", compile_), patch.object(nn.Module, "compile", compile_module):
-        yield
-
-
-@contextmanager
-def _readable_only(mode: FakeOperators) -> Iterator[None]:
-    """Refuse what reads the memory of a tensor without an operator: there is none behind a fake one."""
-
-    def guarded(name: str) -> Any:
-        original = getattr(torch.Tensor, name)
-
-        def read(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if is_fake(tensor) and tensor.numel():
-                module = mode.place()[0]
-                where = f"module {module!r}" if module else "the training step"
-                raise UsageError(
-                    f"{where} calls Tensor.{name}(), which reads values that depend on the data, so its memory "
-                    "cannot be predicted: measure it with --device cpu or cuda"
-                )
-            return original(tensor, *args, **kwargs)
-
-        return read
-
-    def shown(tensor: torch.Tensor, **kwargs: Any) -> str:
-        if is_fake(tensor) and tensor.numel():
-            return f"tensor(..., size={tuple(tensor.shape)}, dtype={tensor.dtype})"
-        return str(plain(tensor, **kwargs))
-
-    plain: Any = torch.Tensor.__repr__
-    names = ("numpy", "tolist", "__array__")
-    with patch.multiple(torch.Tensor, __repr__=shown, **{name: guarded(name) for name in names}):
         yield

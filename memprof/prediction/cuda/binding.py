@@ -4,7 +4,7 @@ The functions of `torch.cuda` are PyTorch's own; they call these (`torch/csrc/cu
 `torch/csrc/DeviceAccelerator.cpp`). Names that are in no table here are refused when they are called, so that a
 library can import them.
 
-Private API of PyTorch, checked on 2.8.0 and 2.13.0: the names in `Binding.functions`.
+Private API of PyTorch, checked on 2.13.0: the names in `Binding.functions`.
 """
 
 from __future__ import annotations

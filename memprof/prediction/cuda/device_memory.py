@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from memprof.allocator.blocks import Block
+from memprof.allocator.block_pools import AllocatorBlock
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
 from memprof.allocator.driver import Memory
 from memprof.allocator.settings import SMALL_SEGMENT, UNLIMITED
@@ -49,7 +49,7 @@ class DeviceMemory:
         self.allocator = CachingAllocator(
             target.capacity_bytes if limited else None, target.allocator, driver=self._driver
         )
-        self._handles: dict[int, Block] = {}
+        self._handles: dict[int, AllocatorBlock] = {}
         self._split: dict[int, tuple[int, int]] = {}  # free parts of each segment that is shared: count and bytes
         self._figures = {(name, pool): _Figure() for name in (*_COUNTED, *_SUMMED) for pool in _POOLS}
         self._oversize, self._oversize_segments = _Figure(), _Figure()
@@ -153,7 +153,7 @@ class DeviceMemory:
         if abs(size) >= self.allocator.settings.max_split_bytes:
             self._oversize.add(count)
 
-    def _note_split(self, block: Block) -> None:
+    def _note_split(self, block: AllocatorBlock) -> None:
         """Count the free parts of the segment that a block lies in; of expandable ones PyTorch counts none."""
         if block.segment_end:
             return
@@ -161,7 +161,7 @@ class DeviceMemory:
         while first.previous is not None:
             first = first.previous
         count = size = 0
-        part: Block | None = first
+        part: AllocatorBlock | None = first
         while part is not None:
             if not part.in_use and part.split:
                 count, size = count + 1, size + part.size

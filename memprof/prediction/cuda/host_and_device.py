@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
@@ -26,10 +26,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils import _device as default_device
 
+from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.trace.storages import is_plain, plain_tensors
-
-if TYPE_CHECKING:
-    from memprof.prediction.fake.dispatch import FakeOperators
 
 aten = torch.ops.aten
 _CPU = torch.device("cpu")
@@ -289,7 +287,7 @@ def cuda_in_backward(cuda: CudaIsHere) -> Iterator[None]:
 
     Hooks, optimizers in them, and forwards that are run again are the user's code.
 
-    Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch.autograd._engine_run_backward`.
+    Private API (see `memprof.torch_private`): `torch.autograd._engine_run_backward`.
     """
     run: Callable[..., Any] = torch.autograd._engine_run_backward  # type: ignore[attr-defined]
 
@@ -324,7 +322,7 @@ def cuda_in_hooks(cuda: CudaIsHere) -> Iterator[None]:
 def cuda_groups(cuda: CudaIsHere) -> Iterator[None]:
     """Within the `with` block tensors that PyTorch groups by their device are grouped by what it says.
 
-    Private API of PyTorch, checked on 2.8.0 and 2.13.0: `torch._C._group_tensors_by_device_and_dtype`.
+    Private API of PyTorch, checked on 2.13.0: `torch._C._group_tensors_by_device_and_dtype`.
     """
     group: Callable[..., Any] = torch._C._group_tensors_by_device_and_dtype
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from memprof.errors import UsageError
-from memprof.user_code import calling_line
+from memprof.scripts.places import caller, place_of
 
 _GRAPHS = "CUDA graphs keep a memory pool of their own that is not modelled; capture none in a prediction"
 _POOLS = "memory pools and allocators other than PyTorch's own are not modelled"
@@ -81,7 +81,7 @@ def refuse(name: str, reason: str) -> NoReturn:
     Raises:
         UsageError: always.
     """
-    place = calling_line()
+    place = place_of(caller())
     where = f" ({place})" if place else ""
     raise UsageError(f"{name} cannot be predicted{where}: {reason}")
 

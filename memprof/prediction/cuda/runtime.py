@@ -10,7 +10,7 @@
 
 A GPU has no time here: events measure the host's, and nothing is ever waited for.
 
-Private API of PyTorch, checked on 2.8.0 and 2.13.0: `torch.cuda._initialized` and its neighbours, `torch._C._has_cuda`,
+Private API of PyTorch, checked on 2.13.0: `torch.cuda._initialized` and its neighbours, `torch._C._has_cuda`,
 `torch._C._has_cudnn`, `torch._C._nn._parse_to`, `torch.cuda.nvtx._nvtx`, `torch.backends.cudnn._init`,
 `torch._C._can_use_flash_attention` and its like, `threading.Thread.run`.
 """
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -43,10 +43,8 @@ from memprof.prediction.cuda.host_and_device import (
 )
 from memprof.prediction.cuda.refusals import REFUSED, REFUSED_OF_ACCELERATOR, REFUSED_OF_MEMORY, Refusal, legacy_storage
 from memprof.prediction.cuda.streams import Streams
+from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.higher_order import traced_outside_modes
-
-if TYPE_CHECKING:
-    from memprof.prediction.fake.dispatch import FakeOperators
 
 
 @contextmanager

@@ -27,7 +27,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +41,9 @@ from memprof.prediction.cuda.host_and_device import copy_to
 from memprof.prediction.cuda.kernels import Workspaces
 from memprof.prediction.cuda.runtime import simulated_cuda
 from memprof.prediction.cuda.sm3 import triton_kernel
+from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.tensors import Correction, Layout, Result, contiguous_result
 from memprof.workloads.workload import Workload
-
-if TYPE_CHECKING:
-    from memprof.prediction.fake.dispatch import FakeOperators
 
 aten = torch.ops.aten
 

@@ -11,9 +11,10 @@ import torch
 from sm3 import kernels
 from sm3.kernels import chunked
 from sm3.kernels.launch import launch_of
-from sm3.kernels.matrix import as_matrix, is_matrix, is_singleton
+from sm3.kernels.matrix_view import as_matrix, is_matrix, is_singleton
 from sm3.kernels.momentum import FloatMomentum
-from sm3.kernels.task import Scratch, Task
+from sm3.kernels.scratch import Scratch
+from sm3.kernels.task import Task
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -4,7 +4,7 @@
 what a program gets is PyTorch's own `Stream` and `Event` of this version. Waiting moves no memory. The caching
 allocator keeps the blocks of each stream apart, so the event log is told on which stream memory is taken.
 
-Private API of PyTorch, checked on 2.8.0 and 2.13.0: `torch._C._CudaStreamBase`, `torch._C._CudaEventBase`, and the
+Private API of PyTorch, checked on 2.13.0: `torch._C._CudaStreamBase`, `torch._C._CudaEventBase`, and the
 arguments by which `torch.Stream` is made of its numbers.
 """
 

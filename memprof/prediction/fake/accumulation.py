@@ -12,6 +12,7 @@ gradients that certainly nobody else holds.
 from __future__ import annotations
 
 import sys
+from functools import cache
 from typing import Any
 
 import torch
@@ -63,6 +64,13 @@ class Accumulation:
         if self._learning:
             self.exclusive = counts[0]
         return counts[0] == self.exclusive and is_dense(args[0]) and args[0].shape == args[1].shape
+
+
+@cache
+def in_place_twin(func: Any) -> Any:
+    """Return the operator that autograd calls where a dispatch mode sees `func`: `aten::add_` for `aten::add`."""
+    namespace, _, name = func._schema.name.partition("::")
+    return getattr(getattr(getattr(torch.ops, namespace), f"{name}_"), func._overloadname)
 
 
 def is_dense(tensor: Tensor) -> bool:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from memprof.prediction.cpu.kernels import CpuWorkspaces
-from memprof.prediction.cpu.semantics import CpuSemantics
-from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation
+from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation, in_place_twin
+from memprof.prediction.fake.assumed_values import expect, expected_of
+from memprof.prediction.fake.data_sizes import LARGEST
+from memprof.prediction.fake.device import PlainDevice
 from memprof.prediction.fake.event_log import EventLog
 from memprof.prediction.fake.higher_order import composed, is_higher_order
 from memprof.prediction.fake.known_values import (
@@ -61,21 +62,20 @@ class FakeOperators(TorchDispatchMode):
     """
 
     def __init__(
-        self, log: EventLog, reads: Reads, device: CpuSemantics, accumulation: Accumulation | None = None
+        self, log: EventLog, reads: Reads, device: PlainDevice, accumulation: Accumulation | None = None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.log = log
         self.reads = reads
-        self.own_host = device.own_host
+        self.own_host = log.strangers_on_host = device.own_host
         self.phase = "build"
         self._host: bool | None = None  # where what is made now is made; None: where it belongs
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
         self.operators_of: dict[str, set[str]] = {}
         self.accumulation = accumulation or Accumulation(_exclusive_counts())
-        self._tensors = FakeTensors(log, device)
+        self._tensors = FakeTensors(log, device.corrections, device.results)
         self._workspaces = device.workspaces()
-        self._take_something = self._workspaces.operators if self._workspaces is not None else frozenset()
-        self._plans: dict[Any, Plan] = {}
+        self._plans: dict[Any, Plan] = dict.fromkeys(LARGEST, self._largest)
         self._results: dict[Any, Result] = {}
 
     def __torch_dispatch__(
@@ -84,7 +84,7 @@ class FakeOperators(TorchDispatchMode):
         if types and not _PLAIN.issuperset(types):
             return NotImplemented  # a tensor subclass takes itself apart, and what it is made of comes here again
         if func in IN_PLACE and self.accumulation.is_in_place(func, args):
-            self._take_scratch(func, args, kwargs or {})
+            self._take_scratch(in_place_twin(func), args, kwargs or {})
             return args[0]
         if kwargs and kwargs.get("device") not in _HERE:
             return self._elsewhere(func, args, kwargs)
@@ -121,7 +121,7 @@ class FakeOperators(TorchDispatchMode):
     @property
     def doubts(self) -> list[str]:
         """Sentences on operators of which it is not known what their kernels take for themselves."""
-        return self._workspaces.doubts if isinstance(self._workspaces, CpuWorkspaces) else []
+        return self._workspaces.doubts if self._workspaces is not None else []
 
     def add_plans(self, plans: Mapping[Any, Plan]) -> None:
         """Run operators in ways of their own."""
@@ -134,6 +134,14 @@ class FakeOperators(TorchDispatchMode):
     def run_fake(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Make the outputs of an operator that makes tensors of nothing, and know nothing of them."""
         return self._make(func, args, kwargs)
+
+    def run_known(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
+        """Run the kernel of an operator all of whose tensors are known, and know what it returns."""
+        return self._run(func, args, kwargs, tensors)
+
+    def run_as(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
+        """Make the outputs of an operator as somebody says that they are."""
+        return self._made(func, args, kwargs, result)
 
     def _choose(self, func: Any) -> Plan:
         """Return how to run an operator, from what its schema says of its outputs."""
@@ -181,6 +189,15 @@ class FakeOperators(TorchDispatchMode):
             setattr(args[0].untyped_storage(), HOST_MARK, True)
         return func(*args, **kwargs)
 
+    def _largest(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
+        """Run an operator whose output depends on the data: with the largest output, unless all values are known."""
+        tensors = tensors_in(args)
+        if not any(map(is_fake, tensors)):
+            return self.run_known(func, args, kwargs, tensors)
+        what = f"runs {name_of(func)}, whose output depends on the data: its largest is counted"
+        self.reads.guess_here(self.place()[0], what)
+        return self.run_as(func, args, kwargs, LARGEST[func](args, kwargs))
+
     def _write(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Run an operator whose outputs are all arguments that it writes to."""
         tensors = tensors_in((*args, *kwargs.values()))
@@ -200,7 +217,12 @@ class FakeOperators(TorchDispatchMode):
         result = self._result(func, args, kwargs)
         if result.aliases:
             return func(*args, **kwargs)
-        return self._made(func, args, kwargs, result) if result.storages else result.shape
+        if not result.storages:
+            return result.shape
+        made = self._made(func, args, kwargs, result)
+        if result.kind == "booleans" or result.entries == 1:
+            expect(made, func, args)
+        return made
 
     def _compute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Make fake outputs, or real ones where every input is known and the outputs are small."""
@@ -222,7 +244,7 @@ class FakeOperators(TorchDispatchMode):
         """Read a value: the real one, or what `reads` says."""
         if not is_fake(args[0]):
             return func(*args, **kwargs)
-        return self.reads.value(args[0].dtype, name_of(func), self.place()[0], self.phase)
+        return self.reads.value(args[0].dtype, name_of(func), self.place()[0], self.phase, expected_of(args[0]))
 
     def _equal(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         if not any(map(is_fake, args)):
@@ -230,15 +252,29 @@ class FakeOperators(TorchDispatchMode):
         return self.reads.value(torch.bool, name_of(func), self.place()[0], self.phase)
 
     def _index(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Index by tensors; a known mask becomes the positions it stands for, which decide the shape."""
+        """Index by tensors; a mask becomes the positions it stands for, which decide the shape: all of them at most."""
         indices: list[Tensor | None] = []
+        if func is aten.index_put_.default and self._fills(*args):
+            return self._write(func, args, kwargs)
         for index in args[1]:
-            if index is not None and index.dtype in (torch.bool, torch.uint8) and not is_fake(index):
-                indices += index.nonzero().unbind(1)
-            else:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
                 indices.append(index)
+            elif is_fake(index):
+                with self:  # the positions take memory, too
+                    indices += aten.nonzero(index).unbind(1)
+            else:
+                indices += index.nonzero().unbind(1)
         plan = self._write if func is aten.index_put_.default else self._compute
         return plan(func, (args[0], indices, *args[2:]), kwargs)
+
+    def _fills(self, tensor: Tensor, indices: list[Tensor | None], value: Tensor, accumulate: bool = False) -> bool:
+        """Say whether a number is written where one mask says so, which takes no positions.
+
+        As `canDispatchToMaskedFill` in aten/src/ATen/native/TensorAdvancedIndexing.cpp.
+        """
+        given = [index for index in indices if index is not None]
+        one_mask = len(given) == 1 and given[0].dtype in (torch.bool, torch.uint8)
+        return one_mask and not accumulate and value.numel() == 1 and (not self.own_host or self._on_host([value]))
 
     def _resize(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Give a tensor another size: within its storage where that is large enough."""
@@ -257,14 +293,21 @@ class FakeOperators(TorchDispatchMode):
         """Run the real kernel, on known values."""
         output = func(*args, **kwargs)
         fresh = [tensor for tensor in tensors_in((output,)) if self._is_new(tensor)]
-        if fresh:
-            self._begin(func)
-            host = self._on_host(tensors) if self._host is None else self._host
+        host = self._on_host(tensors) if self._host is None else self._host
+
+        def watch() -> None:
             for tensor in fresh:
                 self._watch(tensor, host)
+
+        if fresh:
+            self._begin(func)
             if tensors and not host:
-                self._with_scratch(func, args, kwargs, lambda: None)
+                self._with_scratch(func, args, kwargs, watch)
+            else:
+                watch()
             self.log.mark(OperatorEnd([tensor.untyped_storage().data_ptr() for tensor in fresh]))
+        elif tensors and not host:
+            self._take_scratch(func, args, kwargs)
         return output
 
     def _made(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
@@ -273,25 +316,26 @@ class FakeOperators(TorchDispatchMode):
         if host:
             output, addresses = self._tensors.build(result, host)
         else:
-            output, addresses = self._with_scratch(func, args, kwargs, lambda: self._tensors.build(result))
+            made = sum(result.storages)
+            output, addresses = self._with_scratch(func, args, kwargs, lambda: self._tensors.build(result), made)
         self.log.mark(OperatorEnd(addresses))
         return output
 
     def _take_scratch(self, func: Any, args: Args, kwargs: Kwargs) -> None:
         """Take what an operator takes for itself that makes nothing."""
-        if func in self._take_something:
+        if self._workspaces is not None and self._workspaces.takes(func):
             self._begin(func)
             self._with_scratch(func, args, kwargs, lambda: None)
             self.log.mark(OperatorEnd([]))
 
-    def _with_scratch(self, func: Any, args: Args, kwargs: Kwargs, make: Callable[[], _T]) -> _T:
+    def _with_scratch(self, func: Any, args: Args, kwargs: Kwargs, make: Callable[[], _T], made: int = 0) -> _T:
         """Make the outputs, and take what the kernel takes for itself; give back what it does not keep."""
-        if self._workspaces is None or func not in self._take_something:
+        if self._workspaces is None or not self._workspaces.takes(func):
             return make()
         kept = self._workspaces.kept(func, torch._C._current_autograd_node() is not None)
         if kept:
             self.log.workspace(kept)
-        return self.log.scratch(self._workspaces.scratch(func, args, kwargs), make)
+        return self.log.scratch(self._workspaces.scratch(func, args, kwargs, made), make)
 
     def _begin(self, func: Any) -> None:
         self.log.mark(OperatorBegin(name_of(func), *self.place()))
@@ -331,6 +375,6 @@ class FakeOperators(TorchDispatchMode):
 def _exclusive_counts() -> tuple[int, ...] | None:
     """Learn them in a mode of its own, so that no trace of it is left."""
     accumulation = Accumulation()
-    with FakeOperators(EventLog(), Reads(), CpuSemantics(), accumulation):
+    with FakeOperators(EventLog(), Reads(), PlainDevice(), accumulation):
         accumulation.learn()
     return accumulation.exclusive

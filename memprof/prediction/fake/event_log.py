@@ -62,6 +62,7 @@ class EventLog:
         stream: on which work is enqueued, and for which memory is taken.
         live_bytes: in use at the moment.
         peak_bytes: the most so far.
+        strangers_on_host: storages that no operator made are on the host: files, NumPy's arrays.
         memory: serves every request as it comes; None where what a request would get is asked afterwards.
     """
 
@@ -76,6 +77,7 @@ class EventLog:
         self.live_bytes = 0
         self.peak_bytes = 0
         self.memory: Memory | None = None
+        self.strangers_on_host = False
 
     def new_address(self) -> int:
         """Return an address that no storage has had before."""
@@ -170,7 +172,7 @@ class EventLog:
     def is_host(self, address: int) -> bool:
         """Say whether the storage at an address is in the host's memory, as what no operator has made is."""
         watch = self._watches.get(address)
-        return address < FIRST_ADDRESS if watch is None else watch.host
+        return self.strangers_on_host if watch is None else watch.host
 
     @contextmanager
     def owned_by(self, owner: int) -> Iterator[None]:
@@ -185,6 +187,10 @@ class EventLog:
         """Return the stream without what belongs to other optimizers."""
         pairs = zip(self._entries, self._owners, strict=True)
         return [entry for entry, whose in pairs if whose is None or whose == owner]
+
+    def since(self, number: int) -> list[Entry]:
+        """Return the stream from an entry on, of all optimizers."""
+        return self._entries[number:]
 
     def _died(self, watch: weakref.ref[torch.UntypedStorage]) -> None:
         assert isinstance(watch, _Watch)

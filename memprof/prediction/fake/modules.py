@@ -1,6 +1,6 @@
 """Which module is running, in the forward pass and in the backward pass.
 
-Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._current_autograd_node`,
+Private API (see `memprof.torch_private`): `torch._C._current_autograd_node`,
 `torch._C._autograd._get_sequence_nr`, `Node._sequence_nr`, `torch._C.DisableTorchFunction`, and the global module
 hooks.
 """
@@ -30,18 +30,22 @@ class RunningModules:
     made the autograd node: both know the node's sequence number.
 
     Args:
-        model: whose modules give the names.
+        model: whose modules give the names; None where models are added as they are found.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._names = {id(module): name for name, module in model.named_modules()}
-        self._owners = {
-            id(parameter): name
-            for name, module in model.named_modules()
-            for parameter in module.parameters(recurse=False)
-        }
+    def __init__(self, model: nn.Module | None = None) -> None:
+        self._names: dict[int, str] = {}
+        self._owners: dict[int, str] = {}
+        if model is not None:
+            self.add(model)
         self._stack: list[str] = []
         self._module_of_node: dict[int, str] = {}
+
+    def add(self, model: nn.Module, prefix: str = "") -> None:
+        """Take in the names of a model's modules, behind a prefix."""
+        for name, module in model.named_modules(prefix=prefix):
+            self._names[id(module)] = name
+            self._owners.update({id(parameter): name for parameter in module.parameters(recurse=False)})
 
     @contextmanager
     def followed(self) -> Iterator[None]:

@@ -5,14 +5,14 @@ graph, reference counts), so PyTorch takes the same paths with them. Its own `Fa
 `.device` from Python, which autograd asks for several times per operator: an operator takes 80 us on one, 10 us on
 these (2.13.0). Only `memprof.prediction.fake.dispatch` may run operators on them: a kernel would fault.
 
-Private API of PyTorch, checked on 2.13.0 and 2.15.0: `torch._C._construct_storage_from_data_pointer`.
+Private API (see `memprof.torch_private`): `torch._C._construct_storage_from_data_pointer`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,9 +20,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.errors import UsageError
 from memprof.prediction.fake.event_log import EventLog
-
-if TYPE_CHECKING:
-    from memprof.prediction.cpu.semantics import CpuSemantics
 
 HOST_MARK = "_memprof_host"  # on a storage without memory that is the host's; the others are known by address
 _CPU = torch.device("cpu")
@@ -80,13 +77,19 @@ class FakeTensors:
 
     Args:
         log: told of every storage that is made.
-        device: says where its kernels and the meta kernels differ.
+        corrections: by operator, what it returns on the device where that is not what its meta kernel returns.
+        results: by operator, what it returns where PyTorch has no meta kernel of it.
     """
 
-    def __init__(self, log: EventLog, device: CpuSemantics) -> None:
+    def __init__(
+        self,
+        log: EventLog,
+        corrections: Mapping[Any, Correction],
+        results: Mapping[Any, Callable[[tuple[Any, ...]], Result]],
+    ) -> None:
         self._log = log
-        self._corrections = device.corrections
-        self._own_results = device.results
+        self._corrections = corrections
+        self._own_results = results
         self._fakes: TorchDispatchMode | None = None
 
     def build(self, result: Result, host: bool = False) -> tuple[Any, list[int]]:

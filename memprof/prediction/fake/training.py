@@ -31,7 +31,8 @@ from memprof.trace.events import Entry, PhaseMark
 from memprof.training.build import bucket_sizes, own_module
 from memprof.training.checkpointing import checkpoint_blocks
 from memprof.training.counts import count_parameters
-from memprof.training.labels import Labeller, label_tensors
+from memprof.training.labels import Labeller
+from memprof.training.session import Session
 from memprof.training.step import PerParameterOptimizers, TrainingStep, check_trainable
 from memprof.user_code import describe
 from memprof.workloads.loader import load_workload
@@ -126,8 +127,9 @@ class _FakeTraining:
         self._reads = Reads()
         self._mode = FakeOperators(self._log, self._reads, semantics)
         self._contenders = [Contender(number) for number in range(len(optimizers))]
-        self._number = 0
-        self._phase = "build"
+        self._session = Session(
+            self._log.mark, self._note_phase, step_in_backward=recipe.step_in_backward, aside=unwatched
+        )
         self.meddlers: set[int] = set()
 
     def run(self) -> list[FakeRun]:
@@ -138,8 +140,8 @@ class _FakeTraining:
             self._join_ranks(stack)
             stack.enter_context(self._mode)
             self._build(stack)
-            numbers = range(1, self._steps + 1)
-            for self._number in numbers:
+            for number in range(1, self._steps + 1):
+                self._session.number = number
                 if any(contender.failure is None for contender in self._contenders):
                     self._train_step()
             self.meddlers = self._log.meddlers
@@ -172,8 +174,9 @@ class _FakeTraining:
             recipe,
             self._semantics.device,
             self._batch_size,
-            self._begin_phase,
+            self._session.begin_phase,
         )
+        self._session.built(self._labels, self._mark_states, self._step)
 
     def _distribute(self, recipe: Recipe) -> nn.Module:
         """Have the ranks share the training, and return the user's own module."""
@@ -193,13 +196,13 @@ class _FakeTraining:
         if not self._recipe.step_in_backward:
             return self._contend(None, named)
         names = {parameter: name for name, parameter in named}
-        return PerParameterOptimizers(names, lambda p: self._contend(p, [(names[p], p)]), self._before_own_step)
+        return PerParameterOptimizers(names, lambda p: self._contend(p, [(names[p], p)]), self._session.before_own_step)
 
     def _contend(self, key: nn.Parameter | None, named: list[tuple[str, nn.Parameter]]) -> Any:
         for contender, spec in zip(self._contenders, self._specs, strict=True):
             if contender.failure is None:
                 contender.attempt(self._mode, partial(self._add, contender, spec, key, named), "the build")
-        return SharedStep(self._contenders, key, self._mode, self._where)
+        return SharedStep(self._contenders, key, self._mode, lambda: self._session.place)
 
     def _add(
         self,
@@ -210,28 +213,9 @@ class _FakeTraining:
     ) -> None:
         contender.optimizers[key] = build_optimizer(self._semantics.optimizer(spec), named)
 
-    def _before_own_step(self, parameter: nn.Parameter) -> None:
-        with unwatched():
-            self._log.mark(self._labels.gradients())
-
-    def _where(self) -> str:
-        return f"the {self._phase} phase of step {self._number}"
-
-    def _begin_phase(self, phase: str) -> None:
-        with unwatched():
-            self._label_end_of(self._phase)
-        self._phase = self._mode.phase = phase
-        self._log.mark(PhaseMark(self._number, phase))
-
-    def _label_end_of(self, phase: str) -> None:
-        if phase == "batch":
-            self._log.mark(label_tensors("inputs", self._step.batch))
-        elif phase == "backward":
-            self._log.mark(self._labels.gradients())
-        elif phase == "optimizer":
-            self._mark_states()
-        if phase != "build" and self._recipe.step_in_backward:
-            self._mark_states()
+    def _note_phase(self, step: int, phase: str) -> None:
+        self._mode.phase = phase
+        self._log.mark(PhaseMark(step, phase))
 
     def _mark_states(self) -> None:
         for contender in self._contenders:
@@ -240,30 +224,17 @@ class _FakeTraining:
                     self._log.mark(self._labels.optimizer_state(contender))
 
     def _train_step(self) -> None:
-        if self._number == self._steps:
+        if self._session.number == self._steps:
             gc.collect()  # cycles that a real training would have lost sooner or later
-        with unwatched():
-            self._label_begin()
+        self._session.follow()
         try:
             self._step.run()
         except MemprofError:
             raise
         except Exception as error:
-            raise UsageError(f"the {self._phase} phase of {self._workload.model} raised {describe(error)}") from error
-        with unwatched():
-            self._label_end_of(self._phase)
-
-    def _label_begin(self) -> None:
-        self._log.mark(self._labels.buffers())
-        self._mark_states()
-        for mark in (
-            self._labels.gradients(),
-            self._labels.parameters(),
-            label_tensors("inputs", self._step.batch),
-            label_tensors("activations", self._step.loss),
-            label_tensors("buffers", self._step.scaler_tensors()),
-        ):
-            self._log.mark(mark)
+            phase, model = self._session.phase, self._workload.model
+            raise UsageError(f"the {phase} phase of {model} raised {describe(error)}") from error
+        self._session.end_phase()
 
     def _finished(self, contender: Contender) -> FakeRun:
         assumed = frozenset(self._reads.assumed | contender.assumed)

@@ -4,7 +4,7 @@ PyTorch answers it with meta tensors, which are no tensors of the training. For 
 `_fused_adam_`) it answers for every entry of the list by itself, in a time that grows with the square of the list's
 length. Entries of one geometry have one answer (`tests/benchmarks/test_prediction_benchmark.py` prints what it saves).
 
-Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `ShardingPropagator`, `OpSchema`, `OutputSharding`,
+Private API (see `memprof.torch_private`): `ShardingPropagator`, `OpSchema`, `OutputSharding`,
 `DTensorSpec` and `_disable_current_modes`.
 """
 

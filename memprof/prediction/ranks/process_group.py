@@ -3,7 +3,7 @@
 PyTorch's own fake process group cannot serve DDP, whose reducer wants its buffers back from an all-reduce. Nothing of a
 fake tensor is read or written here. What NCCL or gloo would allocate for themselves belongs to the process.
 
-Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: `torch._C._distributed_c10d._create_work_from_future`, and
+Private API (see `memprof.torch_private`): `torch._C._distributed_c10d._create_work_from_future`, and
 the names of the collectives that a Python process group overrides.
 """
 

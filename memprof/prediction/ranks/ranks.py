@@ -4,15 +4,15 @@ What they do runs as it is, with these exceptions, for what a fake tensor cannot
 
 | what | here |
 |---|---|
-| collectives | nothing is exchanged (`fake_group`) |
+| collectives | nothing is exchanged (`process_group`) |
 | operators of `fsdp::`, kernels written in Python | run, so that the operators within are seen |
 | FSDP's parameters, whose storages shrink to nothing and grow again | the log is told |
-| DTensor, which asks meta tensors what an operator returns | asks outside the dispatch mode (`fake_dtensors`) |
+| DTensor, which asks meta tensors what an operator returns | asks outside the dispatch mode (`dtensor_cache`) |
 | DDP's check that all ranks have the same parameters | allocates what it does; there is nothing to compare |
 | DDP's reducer, which writes the order of its buckets into integers | has real ones |
 | FSDP, which moves a block to the GPU before it cuts it into shards | copies from the host's tensors to the device's |
 
-Private API of PyTorch, checked on 2.8.0, 2.13.0 and 2.15.0: the names in `_FSDP` and `_DDP`, and
+Private API (see `memprof.torch_private`): the names in `_FSDP` and `_DDP`, and
 `_disable_current_modes`.
 """
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -32,12 +32,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from memprof.documents.recipe import Recipe
 from memprof.prediction.cuda.host_and_device import copy_to
+from memprof.prediction.fake.dispatch import FakeOperators, Plan
 from memprof.prediction.ranks.dtensor_cache import dtensors_outside_modes
 from memprof.prediction.ranks.process_group import lone_group
 from memprof.trace.events import RangeMark
-
-if TYPE_CHECKING:
-    from memprof.prediction.fake.dispatch import FakeOperators, Plan
 
 aten = torch.ops.aten
 _FSDP = "torch.distributed.fsdp._fully_shard"

@@ -1,14 +1,14 @@
-"""The report of `memprof advise`: what to change, in tables and sentences."""
+"""The report of `memprof advise`: the suggested changes as tables and sentences."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from memprof.documents.advice import AdviceReport, Suggestion
-from memprof.report.blocks import Table
-from memprof.report.content.wording import ABSENT, category_title, format_share, phase_words
+from memprof.documents.wording import category_title, phase_words
 from memprof.report.render.parts import Part, render_parts
-from memprof.units import format_size
+from memprof.report.text_table import Table
+from memprof.units import ABSENT, format_share, format_size
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +17,7 @@ DISTURBANCE = ("nothing", "time", "rounding", "the optimizer")
 
 
 def heading(report: AdviceReport) -> str:
-    """Return what is trained, where and how: one line."""
+    """Return one line that names the workload, the device, the optimizer and the recipe."""
     workload = report.workload
     knobs = ", ".join(f"{name}={value}" for name, value in workload.knobs.items())
     options = report.recipe.model_dump(exclude_defaults=True, exclude={"precision", "warmup", "steps", "seed"})
@@ -34,7 +34,7 @@ def heading(report: AdviceReport) -> str:
 
 
 def table(report: AdviceReport) -> Table:
-    """Return a row for each suggestion that changes the peak, the best first."""
+    """Return a table with a row for each suggestion that changes the peak, the best first."""
     titles = ("change", "peak", "saves", "fits", "disturbs", "how")
     useful = [one for one in report.suggestions if one.figures is not None and one.remark is None]
     return Table(
@@ -46,13 +46,13 @@ def table(report: AdviceReport) -> Table:
 
 
 def no_use(report: AdviceReport) -> list[str]:
-    """Return what saves nothing here and why, and what does not go with the model."""
+    """Return sentences about the changes that save nothing here or that the model cannot be trained with, and why."""
     lines = [f"{_name(one)} saves nothing here: {one.remark}." for one in report.suggestions if one.remark]
     return lines + [f"{_name(one)} cannot be predicted: {one.reason}" for one in report.suggestions if one.reason]
 
 
 def effects(report: AdviceReport) -> list[str]:
-    """Return what each change in the table does to the training."""
+    """Return sentences that say what each change in the table does to the training."""
     told = {
         name: effect
         for one in report.suggestions
@@ -63,12 +63,17 @@ def effects(report: AdviceReport) -> list[str]:
 
 
 def sentences(report: AdviceReport) -> list[str]:
-    """Return whether it fits now, and what makes it fit."""
+    """Return sentences that say whether the training fits now, and which changes make it fit."""
     return [_about_now(report), *_about_best(report)]
 
 
 def show(report: AdviceReport, console: Console) -> None:
-    """Print a report."""
+    """Print a report: the suggestions, their effects, the notes, and last the sentences.
+
+    Args:
+        report: The document to print.
+        console: The terminal.
+    """
     parts: list[Part] = [table(report), effects(report), [*no_use(report), *report.notes], *sentences(report)]
     render_parts(heading(report), parts, console)
 
@@ -117,9 +122,9 @@ def _about_now(report: AdviceReport) -> str:
     needs = f"needs {format_size(now.peak_bytes)} of {format_size(usable)}"
     total = sum(now.held.values()) or 1
     most = sorted(now.held.items(), key=lambda item: -item[1])[:3]
-    held = ", ".join(f"{category_title(name)} {format_share(size / total)}" for name, size in most)
+    held = ", ".join(f"{category_title(name)} ({format_share(size / total)})" for name, size in most)
     word = "It fits as it is" if now.fits else f"It does not fit: memory runs out in {phase_words(now.phase)}"
-    return f"{word}; it {needs}, at the peak in {phase_words(now.held_phase)} {held}."
+    return f"{word}; it {needs}. The peak in {phase_words(now.held_phase)} consists mostly of {held}."
 
 
 def _about_best(report: AdviceReport) -> list[str]:

@@ -1,4 +1,4 @@
-"""The columns of a comparison: one definition for terminal, Markdown, notebook, data frame and CSV."""
+"""The columns of a comparison, defined once for the terminal, Markdown, notebooks, data frames and CSV."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from memprof.documents.comparison import Comparison, FitAnswer, Run
-from memprof.report.blocks import MINOR, Table
-from memprof.report.content.wording import ABSENT, format_count, format_loss, format_seconds, format_share
-from memprof.units import format_size
+from memprof.report.text_table import MINOR, Table
+from memprof.units import ABSENT, format_count, format_loss, format_seconds, format_share, format_size
 
 Value = str | int | float | None
 _STATUS = {"ok": "ok", "oom": "out of memory", "failed": "failed"}
@@ -17,15 +16,15 @@ _STATUS = {"ok": "ok", "oom": "out of memory", "failed": "failed"}
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One figure of a run.
+    """A column, which shows one figure of each run.
 
     Attributes:
-        key: the column's name in CSV and data frames.
-        title: its heading in printed tables.
-        value: the exact figure; None where it is absent.
-        text: the figure as printed.
-        rank: the order in which columns get a place on a narrow terminal, the lowest first.
-        right: numbers are aligned right, words left.
+        key: The name of the column in CSV and data frames.
+        title: The heading of the column in printed tables.
+        value: Returns the exact figure of a run; None if it is absent.
+        text: Returns the figure of a run as it is printed.
+        rank: The priority of the column on a narrow terminal; the lowest rank gets a place first.
+        right: Whether the column is aligned to the right, as numbers are.
     """
 
     key: str
@@ -37,7 +36,12 @@ class Column:
 
 
 def columns(comparison: Comparison, *, drop: bool = True) -> list[Column]:
-    """Return the columns in their order, with `drop` without those that have no figure to show."""
+    """Return the columns of a comparison in their order.
+
+    Args:
+        comparison: The comparison.
+        drop: Whether to leave out the columns that have no figure to show.
+    """
     everything = [*_run_columns(), *_state_columns(comparison), *_peak_columns(), *_step_columns()]
     everything += _fit_columns(comparison)
     if not drop:
@@ -48,7 +52,7 @@ def columns(comparison: Comparison, *, drop: bool = True) -> list[Column]:
 
 
 def main_table(comparison: Comparison) -> Table:
-    """Return the table of a comparison: a row per optimizer."""
+    """Return the main table of a comparison, with a row for each optimizer."""
     shown = columns(comparison)
     return Table(
         titles=tuple(column.title for column in shown),
@@ -59,9 +63,11 @@ def main_table(comparison: Comparison) -> Table:
 
 
 def reference_run(comparison: Comparison) -> Run | None:
-    """Return the run others are compared with: the one named, else that with the largest state.
+    """Return the run that the others are compared with.
 
-    None where no finished run keeps any state.
+    Returns:
+        The run of the comparison's reference, or else the run with the largest state; None if no finished run keeps any
+        state.
     """
     finished = [run for run in comparison.runs if run.status == "ok" and run.state is not None and run.state.bytes]
     named = (run for run in finished if run.optimizer.spec == comparison.reference)
@@ -69,19 +75,20 @@ def reference_run(comparison: Comparison) -> Run | None:
 
 
 def step_seconds(run: Run) -> float | None:
-    """Return the median of the counted steps' seconds."""
+    """Return the median time of the counted steps in seconds; None if no step was timed."""
     return median(run.steps.seconds) if run.steps is not None and run.steps.seconds else None
 
 
 def is_open(answer: FitAnswer) -> bool:
-    """Say whether the values to try ended before the memory did: the answer is a least one."""
+    """Return whether the largest value of the range still fits, so that the true answer may be larger."""
     return bool(answer.value) and answer.next_value is None
 
 
 def fit_text(answer: FitAnswer | None) -> str:
-    """Return a fit's answer: `~61` if extrapolated, `none` if not even 1 fits, `any` without a limit.
+    """Return the answer of a fit as text.
 
-    `65536+` says that the values to try ended before the memory did.
+    `~61` is an extrapolated answer. `none` means that not even the smallest value fits, and `any` that every value
+    does. `65536+` means that the largest value of the range fits, so that the true answer may be larger.
     """
     if answer is None:
         return ABSENT
@@ -171,7 +178,12 @@ def _peak_column(key: str, title: str, rank: int, field: str) -> Column:
 
 
 def bounded_size(size: int | None, upper: int | None) -> str:
-    """Return a size with its upper bound, where that is another: `21.30 GiB (<= 22.00)`."""
+    """Return a size as text, with its upper bound if that is printed differently: `21.30 GiB (<= 22.00)`.
+
+    Args:
+        size: The size, in bytes; None if it is absent.
+        upper: The upper bound, in bytes; None if there is none.
+    """
     point, bound = format_size(size), format_size(upper)
     if size is None or upper is None or point == bound:
         return point
@@ -208,11 +220,15 @@ def _fit_columns(comparison: Comparison) -> list[Column]:
     def model(run: Run) -> FitAnswer | None:
         return run.fit.model if run.fit is not None else None
 
-    knob = next((answer.knob for answer in map(model, comparison.runs) if answer), comparison.workload.scale)
+    knob = next((answer.knob for answer in map(model, comparison.runs) if answer), _scale(comparison))
     return [
         _fit_column("largest_batch_size", "largest batch", 6, batch),
         _fit_column("largest_model", f"largest {knob}", 7, model),
     ]
+
+
+def _scale(comparison: Comparison) -> str | None:
+    return comparison.workload.scale if comparison.workload is not None else None
 
 
 def _fit_column(key: str, title: str, rank: int, answer: Callable[[Run], FitAnswer | None]) -> Column:

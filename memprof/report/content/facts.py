@@ -1,26 +1,26 @@
-"""Where and how a comparison's figures were made, as pairs of a name and a sentence."""
+"""The facts under which the figures of a comparison were made, and the caveats about them."""
 
 from __future__ import annotations
 
 from memprof.documents.comparison import Comparison, Environment
 from memprof.documents.recipe import Recipe
+from memprof.documents.wording import processor_words
 from memprof.report.content import sections
 from memprof.report.content.ranks import batch_words
 from memprof.units import format_size
 
 
 def facts(comparison: Comparison) -> list[tuple[str, str]]:
-    """Return what a reader must know to make the figures again, without what is not known."""
-    workload, environment = comparison.workload, comparison.environment
-    knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items())
-    inputs = ", ".join([*workload.inputs, *([f"target {workload.target}"] if workload.target else [])])
+    """Return the facts that a reader needs to reproduce the figures, as pairs of a name and a text.
+
+    Facts that are not known are left out.
+    """
+    environment = comparison.environment
     lines = {
-        "Model": f"{workload.model}, {batch_words(comparison)}{f', {knobs}' if knobs else ''}",
-        "Inputs": inputs,
-        "Recipe": _recipe(comparison.recipe),
+        **_subject(comparison),
         "Capacity": f"{format_size(comparison.capacity.bytes)} ({comparison.capacity.source})",
         "GPU": _gpu(environment),
-        "Processor": f"{environment.processor}, {environment.cores} cores, {environment.threads} threads",
+        "Processor": processor_words(environment),
         "Memory": format_size(environment.memory_bytes),
         "Versions": f"memprof {environment.memprof}, torch {environment.torch}, Python {environment.python}",
         "Allocator settings": environment.allocator_conf,
@@ -31,7 +31,7 @@ def facts(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def caveats(comparison: Comparison) -> list[str]:
-    """Return what a reader must not take the figures for: the runs' notes, and what holds for all of their kind."""
+    """Return the caveats: the notes of the runs, and what a reader must not conclude from each kind of figure."""
     found = sections.notes(comparison)
     if any(run.source == "measured" and run.device == "cpu" for run in comparison.runs):
         found.append(
@@ -43,6 +43,19 @@ def caveats(comparison: Comparison) -> list[str]:
             "Values with ~ lie on straight lines through few trained ones; a kernel chosen by size bends them."
         )
     return found
+
+
+def _subject(comparison: Comparison) -> dict[str, str]:
+    workload, script = comparison.workload, comparison.script
+    if workload is None or comparison.recipe is None:
+        steps = str(script.steps) if script is not None and script.steps is not None else ""
+        return {"Script": comparison.subject, "Steps": steps}
+    knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items())
+    return {
+        "Model": f"{workload.model}, {batch_words(comparison)}{f', {knobs}' if knobs else ''}",
+        "Inputs": ", ".join([*workload.inputs, *([f"target {workload.target}"] if workload.target else [])]),
+        "Recipe": _recipe(comparison.recipe),
+    }
 
 
 def _recipe(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""The report of `memprof fit`: tables, sentences, Markdown and a data frame."""
+"""The report of `memprof fit` as tables, sentences, Markdown and a data frame."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 from memprof.documents.comparison import FitAnswer
 from memprof.documents.fit import FitCell, FitDevice, FitReport
 from memprof.documents.vary import BATCH
-from memprof.report.blocks import Table, number_table
+from memprof.documents.wording import phase_words
 from memprof.report.content.columns import fit_text
-from memprof.report.content.wording import ABSENT, format_count, phase_words
 from memprof.report.render.parts import Part, render_parts
-from memprof.units import format_size
+from memprof.report.text_table import Table, number_table
+from memprof.units import ABSENT, format_count, format_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +26,7 @@ _OPTIONAL = ("accumulate", "global batch", "parameters")
 
 
 def heading(report: FitReport) -> str:
-    """Return what was varied, of what, and how it is trained: one line."""
+    """Return one line that names the knob, the workload and the recipe."""
     workload, knob = report.workload, report.vary.knob
     knobs = {"batch_size": workload.batch_size, **workload.knobs}
     fixed = ", ".join(f"{name}={value}" for name, value in knobs.items() if name != knob)
@@ -37,7 +37,7 @@ def heading(report: FitReport) -> str:
 
 
 def matrix(report: FitReport) -> Table:
-    """Return a row per optimizer, a column per device: the largest value."""
+    """Return a table of the largest values with a row for each optimizer and a column for each device."""
     names = [device.name for device in report.devices]
     optimizers = dict.fromkeys(cell.optimizer for cell in report.cells)
     rows = ((one, [_largest(report.cell(one, name)) for name in names]) for one in optimizers)
@@ -45,7 +45,7 @@ def matrix(report: FitReport) -> Table:
 
 
 def details(report: FitReport) -> Table:
-    """Return a row per cell: the value, its peak, what binds, and what the next would need."""
+    """Return a table with a row for each cell: the value, its peak, the phase that limits it, and the next value."""
     several = len(report.devices) > 1
     rows = tuple(_row(report, cell, several) for cell in report.cells)
     kept = [i for i, title in enumerate(_TITLES) if title not in _OPTIONAL or any(row[i] != ABSENT for row in rows)]
@@ -60,14 +60,14 @@ def details(report: FitReport) -> Table:
 
 
 def sentences(report: FitReport) -> list[str]:
-    """Return what was filled, what fits nowhere and what would, and how the answers were found."""
+    """Return sentences about the memory that was filled, the optimizers that do not fit, and the way of searching."""
     found = [_about_pending(report), _about_devices(report)]
     found += [_about_none(report, device) for device in report.devices] + [_about_ranks(report)]
     return [sentence for sentence in found if sentence] + [_about_samples(report), _about_effort(report)]
 
 
 def notes(report: FitReport) -> list[str]:
-    """Return the answers' notes, each once with the cells it is about, then those of the whole."""
+    """Return the notes of all answers, each once and with the cells that it is about, then those of the document."""
     about: dict[str, list[str]] = {}
     for cell in report.cells:
         reasons = [] if cell.pending else [cell.reason or "no reason was given"]
@@ -79,14 +79,24 @@ def notes(report: FitReport) -> list[str]:
 
 
 def show(report: FitReport, console: Console) -> None:
-    """Print a report: the matrix, every cell, notes, and last what it says in sentences."""
+    """Print a report: the matrix, a row for every cell, the notes, and last the sentences.
+
+    Args:
+        report: The document to print.
+        console: The terminal.
+    """
     parts: list[Part] = [matrix(report)] if len(report.devices) > 1 else []
     parts += [details(report), notes(report), *sentences(report)]
     render_parts(heading(report), parts, console)
 
 
 def to_markdown(report: FitReport, figure: str = "") -> str:
-    """Return the report as Markdown for GitHub, with a figure of the matrix where its Markdown is given."""
+    """Return the report as Markdown for GitHub.
+
+    Args:
+        report: The document to report.
+        figure: The Markdown that shows the figure of the matrix; without it, the report has no figure.
+    """
     from memprof.report.render.markdown import escape, render_table
 
     parts = [f"# {escape(heading(report).partition(' · ')[0].capitalize())}", escape(heading(report))]
@@ -101,7 +111,7 @@ def to_markdown(report: FitReport, figure: str = "") -> str:
 
 
 def to_frame(report: FitReport) -> pd.DataFrame:
-    """Return one row per cell: exact figures, sizes in bytes, absent ones as NA."""
+    """Return a data frame with a row for each cell. Figures are exact, sizes are in bytes, absent figures are NA."""
     import pandas as pd
 
     frame = pd.DataFrame([_record(report, cell) for cell in report.cells])
@@ -172,7 +182,7 @@ def _row(report: FitReport, cell: FitCell, several: bool) -> tuple[str, ...]:
 
 
 def _several_batches(report: FitReport) -> bool:
-    """Say whether an optimizer step takes more than one batch."""
+    """Return whether an optimizer step consists of more than one batch, over micro-batches or ranks."""
     return report.vary.samples is not None or report.recipe.global_batch(1) > 1
 
 
@@ -181,7 +191,7 @@ def _step_figures(answer: FitAnswer) -> list[str]:
 
 
 def _about_ranks(report: FitReport) -> str:
-    """Return what a batch size is where several ranks or micro-batches make an optimizer step."""
+    """Return what the batch size means if an optimizer step consists of several ranks or micro-batches."""
     if report.vary.knob != BATCH or not _several_batches(report):
         return ""
     ranks = report.recipe.world_size
@@ -200,16 +210,16 @@ def _about_devices(report: FitReport) -> str:
         "budget": "the budget",
     }
     sources = " and ".join(dict.fromkeys(words[device.source] for device in report.devices))
-    rooms = {device.name: format_size(device.usable_bytes) for device in report.devices}
-    sizes = ", ".join(f"{name} {size}" for name, size in rooms.items())
-    if len(set(rooms.values())) == 1 and len(rooms) > 1:
-        sizes = f"{next(iter(rooms.values()))} each"
+    usable = {device.name: format_size(device.usable_bytes) for device in report.devices}
+    sizes = ", ".join(f"{name} {size}" for name, size in usable.items())
+    if len(set(usable.values())) == 1 and len(usable) > 1:
+        sizes = f"{next(iter(usable.values()))} each"
     margin = "" if report.margin == "0%" else f", without a margin of {report.margin}"
     return f"To fill: {sizes} ({sources}{margin})."
 
 
 def _about_none(report: FitReport, device: FitDevice) -> str:
-    """Return which optimizers do not even fit with the smallest value, and which do."""
+    """Return which optimizers do not fit even with the smallest value, and which optimizers would fit."""
     cells = [cell for cell in report.cells if cell.device == device.name and cell.answer is not None]
     none = [cell for cell in cells if not cell.fits]
     if not none:
@@ -219,7 +229,7 @@ def _about_none(report: FitReport, device: FitDevice) -> str:
     who = ", ".join(f"{name} ({format_size(size)})" for name, size in needs.items())
     fitting = ", ".join(cell.optimizer for cell in cells if cell.fits)
     least = min((size, name) for name, size in needs.items() if size is not None) if any(needs.values()) else None
-    ending = f"{fitting} would" if fitting else f"the least is {least[1]}'s" if least else "nor does any other"
+    ending = f"{fitting} would" if fitting else f"{least[1]} needs the least" if least else "no other optimizer fits"
     return f"On {device.name} not even {report.vary.knob}={smallest} fits with {who}; {ending}."
 
 
@@ -239,7 +249,7 @@ def _about_samples(report: FitReport) -> str:
 def _about_effort(report: FitReport) -> str:
     done = report.evaluations
     how = [f"{done.predicted} values predicted"] if done.predicted else []
-    how += [f"{done.trained} trainings under a cap"] if done.trained else []
+    how += [f"{done.trained} trainings with a memory limit"] if done.trained else []
     return f"Found with {' and '.join(how)}, for {len(report.cells)} cells." if how else ""
 
 

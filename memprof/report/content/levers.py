@@ -1,25 +1,29 @@
-"""What sets the peaks and what would lower them: from who holds them, a sentence for each category.
+"""Sentences about what sets the peaks and what would lower them, one for each category of the breakdown.
 
-Nothing is predicted here: a sentence names what holds the peaks and the change that acts on just that; it saves at most
-what is held.
+Nothing is predicted here. A sentence names a category that holds much of the peak and the changes that act on just this
+category. A change saves at most what the category holds.
 """
 
 from __future__ import annotations
 
 from memprof.documents.comparison import Breakdown, Comparison, Run
 from memprof.documents.recipe import Recipe
+from memprof.documents.wording import category_title, phase_words
 from memprof.report.content import sections
-from memprof.report.content.wording import category_title, format_share, phase_words
-from memprof.units import format_size
+from memprof.units import format_share, format_size
 
-# A category below this share of every peak is not worth a change.
+# A category that holds less than this share of every peak is not worth a change.
 _WORTH = 0.05
 
 _Shown = list[tuple[Run, Breakdown]]
 
 
 def levers(comparison: Comparison) -> list[str]:
-    """Return which phase sets the peaks, then for each category that matters its share and what lowers it."""
+    """Return sentences that say which phase sets the peaks, and for each large category its share and what lowers it.
+
+    Args:
+        comparison: The comparison, whose runs may be without a breakdown.
+    """
     shown = [(run, found) for run, found in sections.breakdowns(comparison) if found.total_bytes]
     shares = {name: [_share(found, name) for _, found in shown] for name in sections.present_categories(comparison)}
     largest = sorted((name for name in shares if max(shares[name]) >= _WORTH), key=lambda name: -max(shares[name]))
@@ -35,7 +39,7 @@ def _share(found: Breakdown, category: str) -> float:
 
 
 def _phases(shown: _Shown) -> list[str]:
-    """Say which phase sets whose peak."""
+    """Return sentences that say which phase sets the peak of which optimizer."""
     whose: dict[str, list[str]] = {}
     for run, found in shown:
         whose.setdefault(found.phase, []).append(run.optimizer.spec)
@@ -52,7 +56,7 @@ def _sentence(category: str, shares: list[float], shown: _Shown, comparison: Com
     elif category == "temporaries":
         change = _fewer_temporaries([found.phase for _, found in shown])
     else:
-        change = _change(category, comparison.recipe)
+        change = _change(category, comparison.recipe) if comparison.recipe is not None else ""
     return f"{category_title(category)}, {extent}{f': {change}' if change else ''}."
 
 
@@ -61,7 +65,7 @@ def _percent(share: float) -> str:
 
 
 def _change(category: str, recipe: Recipe) -> str:
-    """Return what acts on a category, without what the recipe has already."""
+    """Return the changes that act on a category, without those that the recipe uses already."""
     copies = recipe.strategy == "ddp"
     stepped = recipe.step_in_backward or recipe.accumulate > 1 or copies  # DDP reduces gradients first
     shards = ["--strategy fsdp, which shards them"] if copies else []
@@ -91,7 +95,7 @@ def _either(options: list[str]) -> str:
 
 
 def _smaller_state(shown: _Shown) -> str:
-    """Name the optimizer that keeps least without keeping nothing, if that is less than half of the most."""
+    """Name the optimizer with the smallest state above 0, if that state is at most half of the largest."""
     kept = [(run.state.bytes, run.optimizer.spec) for run, _ in shown if run.state and run.state.bytes]
     if not kept or 2 * min(kept)[0] > max(kept)[0]:
         return ""

@@ -1,19 +1,18 @@
-"""What a report says of a training over several ranks: who shares it, and what each rank's device holds."""
+"""The parts of a report about the ranks of a training: how they share it, and what the device of each rank holds."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from memprof.documents.comparison import Comparison, Rank, Run
-from memprof.report.blocks import Table
-from memprof.report.content.wording import ABSENT
-from memprof.units import format_size
-
-TITLE = "What each rank holds"
+from memprof.report.text_table import Table
+from memprof.units import ABSENT, format_size
 
 
 def batch_words(comparison: Comparison) -> str:
-    """Return the batch size, and of several ranks or micro-batches that of the whole step."""
+    """Return the batch size, and of several ranks or micro-batches that of the whole step; empty for a script."""
+    if comparison.workload is None or comparison.recipe is None:
+        return ""
     each, recipe = comparison.workload.batch_size, comparison.recipe
     if recipe.world_size == 1:
         return f"batch size {each}"
@@ -22,20 +21,20 @@ def batch_words(comparison: Comparison) -> str:
 
 def strategy_words(comparison: Comparison) -> str:
     """Return how many ranks share the training, and how: `fsdp over 4 ranks`; empty for a single one."""
-    recipe = comparison.recipe
-    return f"{recipe.strategy} over {recipe.world_size} ranks" if recipe.world_size > 1 else ""
+    return f"{comparison.strategy} over {comparison.world_size} ranks" if comparison.world_size > 1 else ""
 
 
 def devices(comparison: Comparison) -> list[str]:
-    """Return the devices of all runs and their ranks, each once."""
+    """Return the names of the devices of all runs and ranks, each once."""
     named = ([rank.device for rank in run.ranks] or [run.device] for run in comparison.runs)
     return list(dict.fromkeys(device for names in named for device in names))
 
 
 def rank_table(comparison: Comparison) -> Table:
-    """Return a row for each optimizer and each group of its ranks that hold the same; no rows for single ranks.
+    """Return a table with a row for each group of an optimizer's ranks that hold the same memory.
 
-    Ranks that differ in the process's memory alone count as the same, and the most is shown.
+    Ranks that differ only in the memory of their processes are in one group, which shows the largest of these. The
+    table has no rows if no training is shared by several ranks.
     """
     rows = tuple(row for run in comparison.runs for row in _rows(run))
     titles = ("optimizer", "rank", "parameters", "state", "all ranks' state", "allocated", "reserved", "process")
@@ -45,7 +44,7 @@ def rank_table(comparison: Comparison) -> Table:
 
 
 def rank_remark(comparison: Comparison) -> str:
-    """Return of which rank the other figures are; empty for single ranks."""
+    """Return the sentence that says which rank the other figures belong to; empty for single ranks."""
     if not any(run.ranks for run in comparison.runs):
         return ""
     return (
@@ -70,7 +69,7 @@ def _rows(run: Run) -> Iterator[tuple[str, ...]]:
 
 
 def spans(numbers: Iterable[int]) -> str:
-    """Return `0-2, 5` for 0, 1, 2 and 5."""
+    """Return numbers as ranges: `0-2, 5` for 0, 1, 2 and 5."""
     found: list[list[int]] = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:

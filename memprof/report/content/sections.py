@@ -1,23 +1,26 @@
-"""The parts of a report around the main table: who holds the peak, peaks per phase, fits, notes, failures."""
+"""The parts of a report around the main table: the breakdown at the peak, the phases, fits, notes and failures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from memprof.documents.comparison import CATEGORIES, Breakdown, Comparison, FitAnswer, Run
+from memprof.documents.recipe import Recipe
 from memprof.documents.timeline import fold_blocks
-from memprof.report.blocks import Table, number_table
+from memprof.documents.wording import category_title
 from memprof.report.content.columns import is_open
 from memprof.report.content.ranks import batch_words, devices, strategy_words
-from memprof.report.content.wording import ABSENT, category_title, format_count
-from memprof.units import format_size
+from memprof.report.text_table import Table, number_table
+from memprof.units import ABSENT, format_count, format_size
 
-_ALIKE = 1.005  # peaks of steps that differ by less are not told apart
+_ALIKE = 1.005  # the peaks of two steps count as equal if their ratio is below this
 
 
 def heading(comparison: Comparison) -> str:
-    """Return what was trained, where and how: one line."""
+    """Return one line that names the workload, the device and the recipe."""
     recipe, workload = comparison.recipe, comparison.workload
+    if recipe is None or workload is None:
+        return " · ".join([comparison.subject, ", ".join(devices(comparison))])
     knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items() if key != "batch_size")
     parts = [
         workload.name,
@@ -26,30 +29,30 @@ def heading(comparison: Comparison) -> str:
         ", ".join(devices(comparison)),
         strategy_words(comparison),
         recipe.precision,
-        *_options(comparison),
+        *_options(recipe),
     ]
     return " · ".join(part for part in parts if part)
 
 
 def sources(comparison: Comparison) -> str:
-    """Return `measured`, `predicted` or both."""
+    """Return `measured`, `predicted`, or `measured and predicted`, as the figures were made."""
     return " and ".join(sorted({run.source for run in comparison.runs}))
 
 
 def model_size(comparison: Comparison) -> str | None:
-    """Return the model's parameters, e.g. `124.4M parameters, 475 MiB`."""
+    """Return the size of the model, such as `124.4M parameters, 475 MiB`; None if it is not known."""
     known = (run.parameters for run in comparison.runs if run.parameters is not None)
     parameters = next(known, None)
     if parameters is None:
         return None
     frozen = parameters.count - parameters.trainable
     suffix = f", {format_count(frozen)} of them frozen" if frozen else ""
-    share = " of them on each rank" if comparison.recipe.strategy == "fsdp" else ""
+    share = " of them on each rank" if comparison.strategy == "fsdp" else ""
     return f"{format_count(parameters.count)} parameters, {format_size(parameters.bytes)}{share}{suffix}"
 
 
 def problems(comparison: Comparison) -> list[str]:
-    """Return one line per optimizer that has no figures, with the reason."""
+    """Return a line for each optimizer that has no figures, with the reason."""
     return [f"{run.optimizer.spec}: {ending(run)}" for run in comparison.runs if run.status != "ok"]
 
 
@@ -61,7 +64,10 @@ def ending(run: Run) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return the runs' warnings and notes, each once, with the optimizers it is about where it is not about all."""
+    """Return the warnings and notes of the runs, each once.
+
+    A note that does not concern all optimizers begins with the names of those that it concerns.
+    """
     about: dict[str, list[str]] = {}
     for run in comparison.runs:
         for note in [*(run.confidence.warnings if run.confidence is not None else ()), *run.notes, *_earlier_peak(run)]:
@@ -71,7 +77,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _earlier_peak(run: Run) -> Iterable[str]:
-    """Say that the breakdown is not that of the peak, where an earlier step needed more than the last one."""
+    """Yield a note if an earlier step has the peak, because the breakdown is that of the last step."""
     if run.peak is not None and run.breakdown is not None:
         least = run.breakdown.total_bytes
         if run.peak.step and run.peak.allocated_bytes > least * _ALIKE:
@@ -82,13 +88,13 @@ def _earlier_peak(run: Run) -> Iterable[str]:
 
 
 def basis(comparison: Comparison) -> list[str]:
-    """Return what the predicted runs rest on, each sentence once."""
+    """Return the sentences about the basis of the predictions, each once."""
     found = (run.confidence.basis for run in comparison.runs if run.confidence is not None)
     return list(dict.fromkeys(sentence for sentences in found for sentence in sentences))
 
 
 def range_table(comparison: Comparison) -> Table:
-    """Return a row per term of the upper bounds: the sizes it was taken to lie between, and for which optimizers."""
+    """Return a table with a row for each term of the upper bounds: its range, and the optimizers that it concerns."""
     whose: dict[tuple[str, ...], list[str]] = {}
     bounded = [(run.optimizer.spec, run.confidence.ranges) for run in comparison.runs if run.confidence is not None]
     for spec, ranges in bounded:
@@ -105,18 +111,18 @@ def range_table(comparison: Comparison) -> Table:
 
 
 def breakdowns(comparison: Comparison) -> list[tuple[Run, Breakdown]]:
-    """Return the runs that say who holds their peak."""
+    """Return the runs that have a breakdown of their peak, with the breakdown."""
     return [(run, run.breakdown) for run in comparison.runs if run.breakdown is not None]
 
 
 def present_categories(comparison: Comparison) -> list[str]:
-    """Return the categories that hold a byte in any run, in the order of the document's definition."""
+    """Return the categories that hold memory at any run's peak, in the order in which the document defines them."""
     held = {name for _, found in breakdowns(comparison) for name, size in found.by_category.items() if size}
     return [name for name in CATEGORIES if name in held] + sorted(held.difference(CATEGORIES))
 
 
 def category_table(comparison: Comparison) -> Table:
-    """Return a row per optimizer: the bytes of each category at its peak."""
+    """Return a table with a row for each optimizer: the memory of each category at its peak."""
     names = present_categories(comparison)
     rows = (
         (run.optimizer.spec, [*_sizes(found.by_category, names), format_size(found.total_bytes)])
@@ -126,9 +132,13 @@ def category_table(comparison: Comparison) -> Table:
 
 
 def module_table(comparison: Comparison, most: int = 10) -> Table:
-    """Return a row for each of the modules that hold most at any optimizer's peak, a column per optimizer.
+    """Return a table with a row for each of the modules that hold most, and a column for each optimizer.
 
-    Modules that differ only in the number of their block count together: `blocks.*.attention`.
+    Modules that differ only in the number of a repeated block are added up: `blocks.*.attention`.
+
+    Args:
+        comparison: The comparison.
+        most: The largest number of modules to show.
     """
     shown = [(run, _fold_blocks(found.by_module)) for run, found in breakdowns(comparison)]
     held: dict[str, int] = {}
@@ -143,7 +153,7 @@ def module_table(comparison: Comparison, most: int = 10) -> Table:
 
 
 def phase_table(comparison: Comparison) -> Table:
-    """Return a row per optimizer: the allocator's peak within each phase, `*` where it is the highest."""
+    """Return a table with a row for each optimizer: the allocator's peak in each phase, with `*` at the highest."""
     phases = list(dict.fromkeys(phase for run in comparison.runs for phase in run.phases))
     rows = (
         (run.optimizer.spec, [_phase_text(run, phase) for phase in phases]) for run in comparison.runs if run.phases
@@ -152,19 +162,23 @@ def phase_table(comparison: Comparison) -> Table:
 
 
 def fit_answers(comparison: Comparison) -> list[tuple[Run, FitAnswer]]:
-    """Return every answer to `what is the largest ...`, batch sizes first."""
+    """Return the runs with their answers about the largest batch size, then about the largest model."""
     batches = [(run, run.fit.batch_size) for run in comparison.runs if run.fit is not None]
     models = [(run, run.fit.model) for run in comparison.runs if run.fit is not None]
     return [(run, answer) for run, answer in (*batches, *models) if answer is not None]
 
 
 def fit_remark(comparison: Comparison) -> str | None:
-    """Return what the fit columns fill and how they were found; None without such columns."""
+    """Return a sentence about the memory that the largest values fill, and how they were found.
+
+    Returns:
+        The sentence; None if no largest value was searched for.
+    """
     answers = [answer for _, answer in fit_answers(comparison)]
     if not answers:
         return None
     knobs = " and ".join(dict.fromkeys(answer.knob for answer in answers))
-    shared = comparison.recipe.world_size > 1 and devices(comparison) == ["cpu"]
+    shared = comparison.world_size > 1 and devices(comparison) == ["cpu"]
     device = "each rank's share of this machine's memory" if shared else "all of the device's memory"
     whose = "the budget" if comparison.capacity.source == "budget" else device
     methods = {answer.method for answer in answers if answer.value and not is_open(answer)}
@@ -175,13 +189,12 @@ def fit_remark(comparison: Comparison) -> str | None:
         frozenset({"extrapolated", "confirmed"}): "; ~ is extrapolated, the others were trained",
     }.get(frozenset(methods), "")
     ended = "; + is where the values to try end" if any(map(is_open, answers)) else ""
-    declared = comparison.workload.lengths == "longest_batch"
+    declared = comparison.workload is not None and comparison.workload.lengths == "longest_batch"
     longest = ", with the longest batches that the workload declares" if declared else ""
     return f"Largest {knobs} within {format_size(comparison.capacity.bytes)}, {whose}{longest}{how}{ended}."
 
 
-def _options(comparison: Comparison) -> Iterable[str]:
-    recipe = comparison.recipe
+def _options(recipe: Recipe) -> Iterable[str]:
     if recipe.accumulate > 1:
         yield f"{recipe.accumulate} micro-batches"
     if recipe.checkpoint_activations:

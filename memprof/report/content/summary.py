@@ -1,14 +1,14 @@
-"""What a comparison says in a few sentences: what changes for the user, and what does not."""
+"""Summarizes a comparison in a few sentences: what another optimizer changes for the user, and what it does not."""
 
 from __future__ import annotations
 
 from statistics import median
 
 from memprof.documents.comparison import Comparison, FitAnswer, Peak, Run, State
+from memprof.documents.wording import category_title, phase_words
 from memprof.report.content.columns import is_open
 from memprof.report.content.sections import sources
-from memprof.report.content.wording import category_title, format_seconds, format_share, phase_words
-from memprof.units import format_size
+from memprof.units import format_seconds, format_share, format_size
 
 CLOSE = 0.02
 _TIE = 0.01
@@ -16,7 +16,7 @@ _ENOUGH_STEPS = 5
 
 
 class _Finished:
-    """A run that has the figures a sentence needs."""
+    """The figures of a finished run that the sentences use."""
 
     def __init__(self, run: Run, state: State, peak: Peak) -> None:
         self.run, self.state, self.peak = run, state.bytes, peak.allocated_bytes
@@ -26,9 +26,12 @@ class _Finished:
 def summarize(comparison: Comparison) -> list[str]:
     """Return the sentences of the headline, the most important first.
 
-    The optimizer with the lowest peak (the first of those within 1 %) is set against the reference, or
-    against the largest state where there is no reference. One that keeps no state at all, such as plain SGD,
-    shows the floor and not what could replace the reference: it is chosen only where there is nothing else.
+    The optimizer with the lowest peak (the first one of those within 1 %) is compared with the reference, or with the
+    optimizer that has the largest state if there is no reference. An optimizer without any state, such as plain SGD,
+    only shows the lower limit and is no replacement for the reference; it is chosen only if there is no other.
+
+    Args:
+        comparison: The comparison, which may be unfinished.
     """
     finished = [
         _Finished(run, run.state, run.peak)
@@ -75,7 +78,7 @@ def _best(candidates: list[_Finished]) -> _Finished:
 
 
 def _all_peaks(finished: list[_Finished], reference: _Finished) -> list[str]:
-    """Return how the peaks compare with the reference's, the lowest first; nothing for a pair."""
+    """Return how all peaks compare with the reference's, the lowest first; nothing if there are only two runs."""
     others = sorted((found for found in finished if found is not reference), key=lambda found: found.peak)
     if len(others) < 2:
         return []
@@ -161,7 +164,7 @@ def _label(*answers: FitAnswer) -> str:
 
 
 def _speed(best: _Finished, reference: _Finished) -> list[str]:
-    """Return what the smaller memory costs in time, where there are enough steps to tell it from noise."""
+    """Return how much longer a step takes, if there are enough steps to tell the difference from noise."""
     if best.run.steps is None or reference.run.steps is None:
         return []
     ours, theirs = best.run.steps.seconds, reference.run.steps.seconds

@@ -1,4 +1,4 @@
-"""The tables of a report beside the main one: the fits in full, and predicted against measured."""
+"""The detailed tables of a report: every fit, every predicted figure, and the recordings of the allocator."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterable
 
 from memprof.documents.comparison import Comparison, FitAnswer, Run
 from memprof.documents.confidence import Deviation
-from memprof.report.blocks import Table
+from memprof.documents.wording import category_title, phase_words
 from memprof.report.content import sections
 from memprof.report.content.columns import fit_text
 from memprof.report.content.validation import error_text
-from memprof.report.content.wording import ABSENT, category_title, phase_words
-from memprof.units import format_size
+from memprof.report.text_table import Table
+from memprof.units import ABSENT, format_size
 
 
 def fit_table(comparison: Comparison) -> Table:
-    """Return a row for each answer to `what is the largest ...`: what it needs, what the next value would need."""
+    """Return a table with a row for each largest value: its peak, and the peak that the next value would need."""
     rows = (_fit_row(run, answer) for run, answer in sections.fit_answers(comparison))
     words = ("optimizer", "knob", "set by", "tried")
     return _table(("optimizer", "knob", "largest", "peak there", "set by", "next", "needs", "tried"), rows, words)
 
 
 def validation_table(comparison: Comparison) -> Table:
-    """Return a row for each figure that was predicted beside being measured, with its signed error."""
+    """Return a table with a row for each figure that was both predicted and measured, with the signed error."""
     rows = (
         (
             run.optimizer.spec,
@@ -39,14 +39,14 @@ def validation_table(comparison: Comparison) -> Table:
 
 
 def history_remarks(comparison: Comparison) -> list[str]:
-    """Return what each run's allocator recorded on a GPU, and whether memprof's own model of it agrees."""
+    """Return a sentence for each run on a GPU: what its allocator recorded, and whether the replay agrees with it."""
     remarks = []
     for run in comparison.runs:
         found = run.allocator_history
         if found is not None:
             reserved, loose = format_size(found.reserved_bytes), format_size(found.fragmentation_bytes)
             replay = {True: "; replayed exactly", False: "; its replay differs", None: ""}[found.exact]
-            text = f"{found.events} allocations and frees, {reserved} reserved, {loose} of it not handed out{replay}"
+            text = f"{found.events} allocations and frees, {reserved} reserved, {loose} of it not allocated{replay}"
             remarks.append(f"{run.optimizer.spec}: {text}")
     return remarks
 

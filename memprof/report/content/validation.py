@@ -1,4 +1,4 @@
-"""Predicted beside measured: the signed error of every figure, as tables."""
+"""Compares predicted with measured figures: the signed error of every figure, as tables."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from collections.abc import Callable, Iterable
 
 from memprof.documents.comparison import CATEGORIES, Comparison, Run
 from memprof.documents.confidence import Deviation, Validation
-from memprof.report.blocks import Table, number_table
-from memprof.report.content.wording import ABSENT, category_title, format_share
-from memprof.units import format_size
+from memprof.documents.wording import category_title, processor_words
+from memprof.report.text_table import Table, number_table
+from memprof.units import ABSENT, format_share, format_size
 
-TITLE = "Predicted beside measured (signed error: + is predicted too high)"
 _LAYERS = ("state", "tensors", "allocated", "reserved", "process")
 
 
 def validated(comparison: Comparison) -> list[tuple[Run, Validation]]:
-    """Return the runs whose prediction stands beside them."""
+    """Return the measured runs for which a prediction was attempted, with the outcome."""
     return [(run, run.validation) for run in comparison.runs if run.validation is not None]
 
 
 def reasons(comparison: Comparison) -> list[str]:
-    """Return why there is no prediction to compare with, once for all that it is about."""
+    """Return the reasons why runs have no prediction to compare with, each once with the optimizers it is about."""
     about: dict[str, list[str]] = {}
     for run, found in validated(comparison):
         if found.reason is not None:
@@ -28,8 +27,22 @@ def reasons(comparison: Comparison) -> list[str]:
     return [f"{', '.join(names)}: {reason}" for reason, names in about.items()]
 
 
+def remark(comparison: Comparison) -> str:
+    """Return how to read the errors, and where the measured figures are from; nothing where there are none."""
+    shown = _compared(comparison)
+    if not shown:
+        return ""
+    environment = comparison.environment
+    on_gpu = any(run.device.startswith("cuda") for run, _ in shown)
+    place = environment.gpu if on_gpu and environment.gpu else processor_words(environment)
+    return f"The signed error of the prediction: + is too high. Measured on {place}."
+
+
 def layer_table(comparison: Comparison) -> Table:
-    """Return a row per optimizer: the error of its state and of the peak in each layer, and whether the bound held."""
+    """Return a table with a row for each optimizer: the errors of its state and of its peak in each layer of memory.
+
+    The last column says whether the upper bound held, if there are upper bounds.
+    """
     shown = _compared(comparison)
     layers = [layer for layer in _LAYERS if any(_at_peak(found, layer) for _, found in shown)]
     bounded = any(found.upper_held is not None for _, found in shown)
@@ -45,7 +58,7 @@ def layer_table(comparison: Comparison) -> Table:
 
 
 def phase_table(comparison: Comparison) -> Table:
-    """Return a row per optimizer and layer: the error of the peak within each phase."""
+    """Return a table with a row for each optimizer and layer of memory: the error of the peak within each phase."""
     shown = _compared(comparison)
     phases = _in_order(one.phase for _, found in shown for one in found.deviations)
     rows = (
@@ -58,7 +71,7 @@ def phase_table(comparison: Comparison) -> Table:
 
 
 def category_table(comparison: Comparison) -> Table:
-    """Return a row per optimizer: the error of each category at the peak."""
+    """Return a table with a row for each optimizer: the error of each category at the peak."""
     shown = _compared(comparison)
     names = _in_order(one.category for _, found in shown for one in found.deviations)
     names.sort(key=[*CATEGORIES, *names].index)
@@ -71,7 +84,7 @@ def category_table(comparison: Comparison) -> Table:
 
 
 def error_text(one: Deviation | None) -> str:
-    """Return a signed error: `exact`, `+1.2 %`, or in bytes where a share says nothing."""
+    """Return a signed error as text: `exact`, a share such as `+1.2 %`, or bytes if the share is too small to show."""
     if one is None:
         return ABSENT
     if not one.error_bytes:

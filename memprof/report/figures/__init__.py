@@ -1,4 +1,4 @@
-"""The figures of a report, each an SVG file: who holds the peak, memory through a step, peak against batch size."""
+"""The figures of a report as SVG files: the breakdown at the peak, memory in a step, and peak against batch size."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from memprof.report.figures.timeline import draw_steps
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure as a file.
+    """A figure that can be written to a file.
 
     Attributes:
-        name: tells it from the other figures of its report; it becomes a part of the file's name.
-        text: what it says, for those who do not see it.
-        svg: the file's text.
+        name: The name of the figure, which is unique in its report and becomes a part of the file name.
+        text: A description of the figure in words, for readers who cannot see it.
+        svg: The content of the SVG file.
     """
 
     name: str
@@ -31,7 +31,7 @@ NAMES = tuple(_DRAWERS)
 
 
 def draw_figures(comparison: Comparison) -> Iterator[Figure]:
-    """Yield the figures that a comparison has the numbers for; the same comparison gives the same bytes."""
+    """Yield the figures that a comparison has numbers for. The same comparison always gives the same bytes."""
     for name, draw in _DRAWERS.items():
         drawn = draw(comparison)
         if drawn is not None:

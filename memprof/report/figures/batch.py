@@ -1,13 +1,12 @@
-"""Figure: the peak against the batch size, a line for each optimizer, with the capacity and what ran out of memory."""
+"""The figure of the peak against the batch size: a line for each optimizer, the capacity, and failed batch sizes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from memprof.documents.comparison import Comparison, FitAnswer
-from memprof.report.content.wording import tick_size
 from memprof.report.figures.svg import DASHES, INKS, MARKS, WIDTH, Drawing, byte_ticks, clip
-from memprof.units import format_size
+from memprof.units import format_size, tick_size
 
 _LEFT, _RIGHT, _TOP, _HEIGHT = 76, 24, 34, 260
 _ENTRY = 240
@@ -15,7 +14,13 @@ _ENTRY = 240
 
 @dataclass(frozen=True)
 class _Series:
-    """One optimizer's points: (batch size, peak, whether it was tried), and the batch sizes that ran out of memory."""
+    """The points of one optimizer.
+
+    Attributes:
+        name: The optimizer spec.
+        points: The batch sizes with their peak in bytes, and whether each was tried or extrapolated.
+        failed: The batch sizes that ran out of memory.
+    """
 
     name: str
     points: list[tuple[int, int, bool]]
@@ -23,7 +28,11 @@ class _Series:
 
 
 def draw_batches(comparison: Comparison) -> tuple[str, str] | None:
-    """Return the figure's description and its SVG; None where no batch size was looked for."""
+    """Draw the figure.
+
+    Returns:
+        The description of the figure and its SVG; None if no largest batch size was searched for.
+    """
     shown = [
         _series(run.optimizer.spec, run.fit.batch_size)
         for run in comparison.runs
@@ -36,7 +45,7 @@ def draw_batches(comparison: Comparison) -> tuple[str, str] | None:
 
 
 class _Batches:
-    """The figure as it grows."""
+    """Draws the figure step by step."""
 
     def __init__(self, comparison: Comparison, shown: list[_Series]) -> None:
         self._shown, self._capacity = shown, comparison.capacity.bytes
@@ -44,7 +53,7 @@ class _Batches:
         self._ticks = byte_ticks(max([*peaks, self._capacity]))
         values = [value for series in shown for value, _, _ in series.points]
         self._last = max([*values, *(value for series in shown for value in series.failed), 1])
-        title = f"Peak against batch size: {comparison.workload.name}"
+        title = f"Peak against batch size: {comparison.name}"
         self._text = f"{title}, capacity {format_size(self._capacity)}. {' '.join(_words(series) for series in shown)}"
         self._drawing = Drawing(title, self._text)
 

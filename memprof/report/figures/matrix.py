@@ -1,4 +1,4 @@
-"""Figure: the largest value for each optimizer on each device, a cell each; darker is larger."""
+"""The figure of the largest value for each optimizer on each device: a matrix whose darker cells are larger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LIGHTEST, _DARKEST = 0.08, 0.55
 
 
 def draw_matrix(report: FitReport) -> tuple[str, str]:
-    """Return the figure's description and its SVG."""
+    """Draw the figure, and return its description and its SVG."""
     optimizers = list(dict.fromkeys(cell.optimizer for cell in report.cells))
     title = f"Largest {report.vary.knob} of {report.workload.name} for each optimizer on each device"
     text = f"{title}. {' '.join(_words(report, one) for one in optimizers)}"
@@ -47,7 +47,7 @@ def _draw_cell(drawing: Drawing, cell: FitCell, most: int, x: float, y: float, w
 
 
 def value_text(cell: FitCell) -> str:
-    """Return a cell's value without the model's parameters: `~61`, `any`, `none`."""
+    """Return the value of a cell without the parameters of the model: `~61`, `any` or `none`."""
     return fit_text(cell.answer).partition(" (")[0]
 
 

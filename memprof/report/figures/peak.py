@@ -1,12 +1,12 @@
-"""Figure: who holds the memory at the peak, a stacked bar for each optimizer, and the capacity."""
+"""The figure of what holds the memory at the peak: a stacked bar for each optimizer, and the capacity."""
 
 from __future__ import annotations
 
 from memprof.documents.comparison import Comparison, Run
+from memprof.documents.wording import category_title
 from memprof.report.content import sections
-from memprof.report.content.wording import category_title, format_share, tick_size
 from memprof.report.figures.svg import WIDTH, Drawing, byte_ticks, clip, text_width
-from memprof.units import format_size
+from memprof.units import format_share, format_size, tick_size
 
 COLOURS = {
     "parameters": "blue",
@@ -22,12 +22,16 @@ COLOURS = {
 }
 _ROW, _BAR = 30, 18
 _NAMES, _TOTALS, _RESERVED = 170, 86, 110
-# A capacity further off than this many times the largest peak would leave no room for the bars.
+# The capacity is drawn to scale only up to this multiple of the largest peak; beyond it, the bars would be too short.
 _FAR = 2.5
 
 
 def draw_peaks(comparison: Comparison) -> tuple[str, str] | None:
-    """Return the figure's description and its SVG; None where no run says who holds its peak."""
+    """Draw the figure.
+
+    Returns:
+        The description of the figure and its SVG; None if no run has a breakdown of its peak.
+    """
     shown = sections.breakdowns(comparison)
     if not shown:
         return None
@@ -35,19 +39,19 @@ def draw_peaks(comparison: Comparison) -> tuple[str, str] | None:
 
 
 class _Peaks:
-    """The figure as it grows from the top."""
+    """Draws the figure from top to bottom."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
         self._categories = sections.present_categories(comparison)
         self._capacity = comparison.capacity.bytes
         self._most = max(1, *(_top(run) for run in comparison.runs))
-        self._right = _NAMES + _TOTALS  # what is not for the bars
+        self._right = _NAMES + _TOTALS  # the width that is not used by the bars
         if any(run.peak is not None and run.peak.reserved_bytes is not None for run in comparison.runs):
             self._right += _RESERVED
         self._near = self._capacity <= _FAR * self._most
         self._ticks = byte_ticks(max(self._most, self._capacity) if self._near else self._most)
-        title = f"Who holds the memory at the peak: {comparison.workload.name}"
+        title = f"Who holds the memory at the peak: {comparison.name}"
         self._text = f"{title}. {' '.join(_words(run) for run in comparison.runs)}"
         self._drawing = Drawing(title, self._text)
 
@@ -60,7 +64,7 @@ class _Peaks:
         for number, run in enumerate(self._comparison.runs):
             self._bar(run, top + 14 + _ROW * number)
         self._limit(top, bottom)
-        for number, run in enumerate(self._comparison.runs):  # over the limit's line
+        for number, run in enumerate(self._comparison.runs):  # last, so that the text is above the line of the limit
             self._totals(run, top + 14 + _ROW * number)
         return self._text, drawing.to_svg(bottom + 30)
 

@@ -1,13 +1,14 @@
-"""A small SVG writer: rectangles, lines, areas, marks and text, light and dark.
+"""A small SVG writer for rectangles, lines, areas, marks and text, in a light and a dark colour scheme.
 
-Why not a plotting library: a report's figures must be the same bytes whenever they are made (they are committed and
-compared), follow the reader's light or dark scheme, carry their description for screen readers, and need nothing
-installed. matplotlib writes version-dependent output, fixed colours and font outlines, and would be the heaviest
-dependency of the package; four kinds of figures of straight lines and text need a hundred lines.
+This module exists because no plotting library fits. The figures of a report must be the same bytes whenever they are
+made (they are committed and compared), follow the reader's light or dark scheme, carry a description for screen
+readers, and need no further package. matplotlib writes output that depends on its version, with fixed colours and font
+outlines, and it would be the heaviest dependency of the package. Four kinds of figures of straight lines and text need
+a hundred lines.
 
-Colours are Okabe and Ito's (https://jfly.uni-koeln.de/color/), told apart with every kind of colour vision, with a
-grey and a brown for what is rarely there; lines
-differ in their dashes and marks as well, and every figure stands beside a table of its numbers.
+The colours are those of Okabe and Ito (https://jfly.uni-koeln.de/color/), which readers with every kind of colour
+vision can tell apart, with a grey and a brown for what is rarely shown. Lines also differ in their dashes and marks,
+and every figure is shown next to a table of its numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 WIDTH = 760
-# Of an average letter at 12 pixels; the widths of proportional fonts differ, so there is room to spare.
+# The width of an average letter at a font size of 12 pixels. Proportional fonts differ, so it is chosen generously.
 LETTER = 6.6
 
 INKS = ("blue", "orange", "green", "vermillion", "purple", "sky", "yellow", "grey")
@@ -39,11 +40,13 @@ svg{--ink:#1f2328;--muted:#59636e;--grid:#d1d9e0;--paper:#fff;--band:#f1f4f7}
 
 
 class Drawing:
-    """A figure as it is drawn; coordinates are pixels from the top left.
+    """A drawing that elements are added to. Coordinates are in pixels from the top left corner.
+
+    The argument `look` of the methods is the list of CSS classes of the element.
 
     Args:
-        title: read out by screen readers, and shown by browsers under the mouse.
-        description: what the figure says, in words.
+        title: The title, which screen readers read out and browsers show under the mouse.
+        description: The content of the figure in words.
     """
 
     def __init__(self, title: str, description: str) -> None:
@@ -54,7 +57,17 @@ class Drawing:
     def rectangle(
         self, x: float, y: float, width: float, height: float, look: str, tip: str = "", opacity: float = 1.0
     ) -> None:
-        """Draw a rectangle; `tip` is shown under the mouse where the file is opened by itself."""
+        """Draw a rectangle.
+
+        Args:
+            x: The left edge.
+            y: The upper edge.
+            width: The width.
+            height: The height.
+            look: The CSS classes.
+            tip: A text that browsers show under the mouse if the file is opened on its own.
+            opacity: The opacity of the filling, from 0 to 1.
+        """
         area = f'<rect x="{_n(x)}" y="{_n(y)}" width="{_n(width)}" height="{_n(height)}" class="{look}"'
         area += f' fill-opacity="{opacity:.2f}"' if opacity < 1 else ""
         self._parts.append(f"{area}><title>{escape(tip)}</title></rect>" if tip else f"{area}/>")
@@ -64,13 +77,27 @@ class Drawing:
         self._parts.append(f'<path d="M{_n(x1)} {_n(y1)}L{_n(x2)} {_n(y2)}" class="{look}"/>')
 
     def curve(self, points: Iterable[tuple[float, float]], look: str, dash: str = "") -> None:
-        """Draw a line through points, or fill the area that they enclose."""
+        """Draw a line through points, or fill the area that they enclose.
+
+        Args:
+            points: The points, as pairs of x and y.
+            look: The CSS classes, which decide between a line and an area.
+            dash: The SVG dash pattern of the line; empty for a solid line.
+        """
         path = "L".join(f"{_n(x)} {_n(y)}" for x, y in points)
         dashed = f' stroke-dasharray="{dash}"' if dash else ""
         self._parts.append(f'<path d="M{path}" class="{look}"{dashed}/>')
 
     def mark(self, x: float, y: float, shape: str, look: str, radius: float = 4) -> None:
-        """Draw a circle, square, triangle, diamond or cross around a point."""
+        """Draw a mark around a point.
+
+        Args:
+            x: The horizontal position of the point.
+            y: The vertical position of the point.
+            shape: `circle`, `square`, `triangle`, `diamond` or `cross`.
+            look: The CSS classes.
+            radius: The size of the mark, from its centre to its edge.
+        """
         r, d = radius, radius + 1
         paths = {
             "square": f"M{_n(x - r)} {_n(y - r)}h{_n(2 * r)}v{_n(2 * r)}h{_n(-2 * r)}z",
@@ -82,7 +109,15 @@ class Drawing:
         self._parts.append(f'<{shown} class="{look}"/>')
 
     def text(self, x: float, y: float, text: str, look: str = "", anchor: str = "start") -> None:
-        """Write a line of text; `y` is its base line, `anchor` is `start`, `middle` or `end`."""
+        """Write a line of text.
+
+        Args:
+            x: The position of the anchor.
+            y: The position of the base line.
+            text: The text.
+            look: The CSS classes.
+            anchor: Which part of the text is at `x`: `start`, `middle` or `end`.
+        """
         attributes = "".join(
             f' {name}="{value}"'
             for name, value in (("class", look), ("text-anchor", anchor))
@@ -91,7 +126,17 @@ class Drawing:
         self._parts.append(f'<text x="{_n(x)}" y="{_n(y)}"{attributes}>{escape(clean(text))}</text>')
 
     def legend(self, entries: Iterable[tuple[str, str]], x: float, y: float, right: float) -> float:
-        """Draw boxes (look, name) with their names in lines up to `right`; return the base line of the last."""
+        """Draw a legend of coloured boxes with names, in as many lines as are needed.
+
+        Args:
+            entries: The CSS classes and the name of each box.
+            x: The left end of the lines.
+            y: The base line of the first line.
+            right: The right end of the lines.
+
+        Returns:
+            The base line of the last line.
+        """
         place = x
         for look, name in entries:
             width = 16 + text_width(name) + 14
@@ -103,7 +148,11 @@ class Drawing:
         return y
 
     def to_svg(self, height: float) -> str:
-        """Return the file's text."""
+        """Return the content of the SVG file.
+
+        Args:
+            height: The height of the drawing, in pixels.
+        """
         size = f'width="{WIDTH}" height="{_n(height)}" viewBox="0 0 {WIDTH} {_n(height)}"'
         head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-labelledby="t d">'
         words = (
@@ -114,24 +163,34 @@ class Drawing:
 
 
 def text_width(text: str) -> float:
-    """Return about how many pixels a text takes."""
+    """Return the approximate width of a text in pixels."""
     return len(clean(text)) * LETTER
 
 
 def clip(text: str, pixels: float) -> str:
-    """Return a text cut to about that many pixels, with an ellipsis where it was."""
+    """Return a text that is cut, with an ellipsis at its end, if it is too wide.
+
+    Args:
+        text: The text.
+        pixels: The largest width, in pixels.
+    """
     most = max(1, int(pixels / LETTER))
     whole = clean(text)
     return whole if len(whole) <= most else whole[: most - 1] + "…"
 
 
 def clean(text: str) -> str:
-    """Return a text on one line without the control characters that XML forbids."""
+    """Return a text on a single line, without the control characters that XML forbids."""
     return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
 def byte_ticks(most: int, count: int = 6) -> Sequence[int]:
-    """Return about `count` round sizes from 0 on, the last at least `most`; steps are powers of two."""
+    """Return round sizes for the ticks of an axis, from 0 up to at least `most`.
+
+    Args:
+        most: The largest size on the axis, in bytes.
+        count: The largest number of steps between ticks; a step is a power of two.
+    """
     step = 1
     while step * count < most:
         step *= 2

@@ -1,4 +1,4 @@
-"""Figure: the memory through one training step, a panel for each optimizer, all on one scale."""
+"""The figure of the memory during one training step: a panel for each optimizer, all at the same scale."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ from collections.abc import Iterator
 
 from memprof.documents.comparison import Comparison, Run
 from memprof.documents.timeline import Timeline
-from memprof.report.content.wording import tick_size
 from memprof.report.figures.svg import WIDTH, Drawing, byte_ticks, clip, text_width
-from memprof.units import format_size
+from memprof.units import format_size, tick_size
 
 _LEFT, _RIGHT = 76, 14
 _PANEL, _GAP = 92, 26
 
 
 def draw_steps(comparison: Comparison) -> tuple[str, str] | None:
-    """Return the figure's description and its SVG; None where no run has a timeline."""
+    """Draw the figure.
+
+    Returns:
+        The description of the figure and its SVG; None if no run has a timeline.
+    """
     shown = [(run, run.timeline) for run in comparison.runs if run.timeline is not None]
     if not shown:
         return None
-    title = f"Memory through one training step: {comparison.workload.name}"
+    title = f"Memory through one training step: {comparison.name}"
     text = f"{title}, allocation by allocation. {' '.join(_words(run, timeline) for run, timeline in shown)}"
     drawing = Drawing(title, text)
     drawing.legend(_entries(shown), _LEFT, 22, WIDTH - _RIGHT)
@@ -33,7 +36,7 @@ def draw_steps(comparison: Comparison) -> tuple[str, str] | None:
 
 
 class _Scale:
-    """Both axes, common to all panels."""
+    """The scales of both axes, which all panels share."""
 
     def __init__(self, shown: list[tuple[Run, Timeline]]) -> None:
         self.ticks = byte_ticks(max(_top(timeline) for _, timeline in shown), 4)
@@ -82,7 +85,7 @@ def _bands(drawing: Drawing, scale: _Scale, timeline: Timeline, y: float) -> Non
 
 
 def _phase_names(drawing: Drawing, scale: _Scale, timeline: Timeline, y: float) -> None:
-    """Name the phases that are wide enough."""
+    """Write the names of the phases that are wide enough."""
     for phase, start, end in _spans(timeline):
         if scale.x(end) - scale.x(start) > text_width(phase) + 6:
             drawing.text((scale.x(start) + scale.x(end)) / 2, y, phase, "onpaper", "middle")

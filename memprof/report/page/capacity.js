@@ -1,8 +1,8 @@
-// What fits into a device of the size that the slider says.
+// The largest batch sizes that fit into a device with the memory that the slider sets.
 
 const capacity = { bytes: data.capacity, listeners: [] };
 
-/** The peak at a batch size, on straight lines through the points that are known. */
+/** Return the peak at a batch size, interpolated on straight lines between the known points. */
 function peakAt(points, value) {
   let index = points.findIndex(([known]) => known >= value);
   if (index < 1) index = index === 0 ? 1 : points.length - 1;
@@ -11,7 +11,7 @@ function peakAt(points, value) {
   return y0 + ((y1 - y0) * (value - x0)) / (x1 - x0);
 }
 
-/** The largest batch size within a capacity: null where nothing is known, Infinity where the peak does not grow. */
+/** Return the largest batch size within a capacity: null if nothing is known, Infinity if the peak does not grow. */
 function largestBatch(points, bytes) {
   if (points.length < 2) return null;
   const [[x0, y0], [x1, y1]] = points.slice(-2);

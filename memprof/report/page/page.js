@@ -1,5 +1,5 @@
 "use strict";
-// What the parts of the page share: the data, sizes in words, elements.
+// The functions that all parts of the page use: the data, sizes as text, and elements.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const SVG = "http://www.w3.org/2000/svg";
@@ -20,7 +20,7 @@ function formatShare(part, whole) {
   return `${percent < 9.95 && percent > 0 ? percent.toFixed(1) : percent.toFixed(0)} %`;
 }
 
-/** Make an HTML element; texts are set as text, never as markup. */
+/** Make an HTML element. Strings are inserted as text, never as markup. */
 function element(name, attributes = {}, ...children) {
   const made = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -44,7 +44,7 @@ function titleOf(category) {
   return category.replaceAll("_", " ");
 }
 
-/** Round sizes from 0 on, about `count` of them, in steps of a power of two. */
+/** Return about `count` round sizes from 0 on, in steps of a power of two. */
 function sizeTicks(most, count) {
   let step = 1;
   while (step * count < most) step *= 2;

@@ -1,9 +1,9 @@
-// The memory through one step, a panel for each optimizer: stacked by category, with hover, brush and toggles.
+// The memory during one step with a panel for each optimizer, stacked by category, with hover, brush and toggles.
 
 const PANEL = { height: 150, left: 66, right: 8, top: 6, bottom: 18 };
 const view = { from: 0, to: 1, panels: [], hidden: new Set() };
 
-/** An owner's level at every point of its timeline; it is listed only where it changes. */
+/** Return the level of an owner at every point of its timeline; the data lists it only where it changes. */
 function unfold(owner, count) {
   const levels = new Float64Array(count);
   owner.points.forEach((point, index) => {
@@ -55,7 +55,7 @@ class Panel {
     return PANEL.top + room * (1 - bytes / this.ticks.at(-1));
   }
 
-  /** The points in view, and one on either side, so that curves reach the edges. */
+  /** Return the points in view and one more on either side, so that the curves reach the edges. */
   visible() {
     const events = this.timeline.events;
     let first = events.findIndex((event) => event >= view.from);
@@ -173,7 +173,7 @@ class Panel {
   }
 }
 
-/** Say what is alive at a point: by category, and by module and operator. */
+/** Show what is alive at a point: by category, and by module and operator. */
 function showAlive(panel, point) {
   const { timeline, run } = panel;
   const total = timeline.allocated[point];

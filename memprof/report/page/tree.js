@@ -1,6 +1,6 @@
-// Who holds the peak, as a tree of modules; branches are filled when they are opened.
+// What holds the peak, as a tree of modules. A branch gets its content when it is opened.
 
-/** Sum what modules hold into a tree by the dots of their names: {name, bytes, categories, children}. */
+/** Add up what the modules hold in a tree along the dots of their names: {name, bytes, categories, children}. */
 function moduleTree(byCategory) {
   const root = { name: "whole peak", bytes: 0, categories: {}, children: new Map() };
   const inner = {};
@@ -11,7 +11,7 @@ function moduleTree(byCategory) {
     for (const [module, bytes] of Object.entries(modules)) {
       let node = root;
       hold(node, category, bytes);
-      // What a module holds itself, beside what its parts do, stands among them.
+      // The memory that a module holds itself is listed among its submodules.
       const own = Object.hasOwn(inner, module) ? ".(itself)" : "";
       for (const part of module === "" ? ["(outside the model)"] : `${module}${own}`.split(".")) {
         if (!node.children.has(part)) node.children.set(part, { name: part, bytes: 0, categories: {}, children: new Map() });

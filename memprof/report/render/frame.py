@@ -1,4 +1,4 @@
-"""A comparison as a pandas frame, CSV, and HTML for notebooks."""
+"""Renders a comparison as a pandas data frame, as CSV, and as HTML for notebooks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _REALS = {"state_bytes_per_parameter", "state_relative_to_reference", "step_seco
 
 
 def to_frame(comparison: Comparison) -> pd.DataFrame:
-    """Return one row per run: exact figures, sizes in bytes, absent figures as NA.
+    """Return a data frame with a row for each run. Figures are exact, sizes are in bytes, and absent figures are NA.
 
-    The columns and their types do not depend on which figures are there, so that frames can be joined.
+    The columns and their types do not depend on which figures are present, so that frames can be joined.
     """
     import pandas as pd
 
@@ -36,15 +36,19 @@ def to_frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """Return the frame as CSV with a heading; absent figures are empty."""
+    """Return the data frame as CSV with a header line; absent figures are empty."""
     return to_frame(comparison).to_csv(index=False, lineterminator="\n")
 
 
 def write_parquet(frame: pd.DataFrame, path: Path) -> None:
-    """Write a frame as a Parquet file.
+    """Write a data frame to a Parquet file.
+
+    Args:
+        frame: The data frame.
+        path: The file to write.
 
     Raises:
-        UsageError: nothing that writes Parquet is installed, or the file cannot be written.
+        UsageError: No package that writes Parquet is installed, or the file cannot be written.
     """
     try:
         frame.to_parquet(path, index=False)
@@ -55,7 +59,7 @@ def write_parquet(frame: pd.DataFrame, path: Path) -> None:
 
 
 def to_html(comparison: Comparison) -> str:
-    """Return the main table and the summary for a notebook; every text of the user is escaped."""
+    """Return the main table and the summary as HTML for a notebook. All text from the user is escaped."""
     table = main_table(comparison)
     body = "".join(_html_row("td", row, table.right) for row in table.rows)
     summary = html.escape(" ".join(summarize(comparison)))
@@ -87,8 +91,8 @@ def _row(comparison: Comparison, run: Run) -> dict[str, Any]:
 
 def _identity(comparison: Comparison, run: Run | None) -> dict[str, Any]:
     return {
-        "model": comparison.workload.model,
-        "batch_size": comparison.workload.batch_size,
+        "model": comparison.subject,
+        "batch_size": comparison.workload and comparison.workload.batch_size,
         "device": run and run.device,
         "source": run and run.source,
         "optimizer": run and run.optimizer.spec,
@@ -107,15 +111,21 @@ def _details(comparison: Comparison, run: Run | None) -> dict[str, Any]:
         "parameter_bytes": parameters and parameters.bytes,
         **{f"peak_{layer}_upper_bytes": _upper(run, layer) for layer in ("allocated", "reserved", "process")},
         **{f"at_peak_{category}_bytes": held.get(category) for category in CATEGORIES},
-        "strategy": comparison.recipe.strategy,
-        "world_size": comparison.recipe.world_size,
-        "global_batch_size": comparison.recipe.global_batch(comparison.workload.batch_size),
+        "strategy": comparison.strategy,
+        "world_size": comparison.world_size,
+        "global_batch_size": _global_batch(comparison),
         "rank": run and run.rank,
         "state_of_all_ranks_bytes": run and run.job_state_bytes,
         "capacity_bytes": comparison.capacity.bytes,
         **_fit_details("largest_batch_size", fit.batch_size if fit is not None else None),
         **_fit_details("largest_model", fit.model if fit is not None else None),
     }
+
+
+def _global_batch(comparison: Comparison) -> int | None:
+    if comparison.workload is None or comparison.recipe is None:
+        return None
+    return comparison.recipe.global_batch(comparison.workload.batch_size)
 
 
 def _upper(run: Run | None, layer: str) -> int | None:

@@ -1,6 +1,6 @@
-"""A comparison as a comment on a pull request or a step summary: bars of letters, within a size limit.
+"""Renders a comparison as a comment on a pull request or as a step summary, within GitHub's size limits.
 
-No images: GitHub strips those given as data.
+Bars are drawn with letters, because GitHub removes images that are embedded as data.
 """
 
 from __future__ import annotations
@@ -8,37 +8,55 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from memprof.documents.comparison import Comparison
-from memprof.report.blocks import Table
+from memprof.documents.wording import category_title
 from memprof.report.content import sections
 from memprof.report.content.columns import main_table
 from memprof.report.content.levers import levers
 from memprof.report.content.summary import summarize
-from memprof.report.content.wording import category_title
 from memprof.report.render.markdown import escape, render_table
 from memprof.report.render.terminal import bar, category_letter
-from memprof.report.render.trim import COMMENT_BYTES, SUMMARY_BYTES, trim
+from memprof.report.text_table import Table
 from memprof.units import format_size
 
-# By this line a workflow finds the comment that it is to replace.
+COMMENT_BYTES = 60_000
+SUMMARY_BYTES = 1_000_000
+
+
+def trim(versions: Iterable[str], limit_bytes: int) -> str:
+    """Return the first version of a text that is within a size limit, or else the last version, cut off.
+
+    Args:
+        versions: The same text, shorter in each version.
+        limit_bytes: The largest size, in bytes of UTF-8.
+    """
+    text = ""
+    for text in versions:
+        if len(text.encode("utf-8", "replace")) <= limit_bytes:
+            return text
+    mark = "\n\n(cut off: too long)\n"
+    return text.encode("utf-8", "replace")[: limit_bytes - len(mark)].decode("utf-8", "ignore") + mark
+
+
+# A workflow finds the comment that it replaces by this line.
 MARKER = "<!-- memprof report -->"
 _BAR = 40
 _FEW = 20
 
 
 def to_comment(comparison: Comparison) -> str:
-    """Return Markdown for a comment on a pull request."""
-    return trim(_rungs(comparison), COMMENT_BYTES)
+    """Return the Markdown of a comment on a pull request."""
+    return trim(_versions(comparison), COMMENT_BYTES)
 
 
 def to_step_summary(comparison: Comparison) -> str:
-    """Return Markdown for `$GITHUB_STEP_SUMMARY`."""
-    return trim(_rungs(comparison), SUMMARY_BYTES)
+    """Return the Markdown to append to the file `$GITHUB_STEP_SUMMARY`."""
+    return trim(_versions(comparison), SUMMARY_BYTES)
 
 
-def _rungs(comparison: Comparison) -> Iterator[str]:
-    """Yield the whole, without the details, with few rows, and the headline alone."""
+def _versions(comparison: Comparison) -> Iterator[str]:
+    """Yield the whole text, then without the details, then with only a few rows, and last only the headline."""
     table = main_table(comparison)
-    head = [MARKER, f"### Training memory of {escape(comparison.workload.name)}", _headline(comparison)]
+    head = [MARKER, f"### Training memory of {escape(comparison.name)}", _headline(comparison)]
     broken = _list(sections.problems(comparison))
     bars = text_bars(comparison)
     advice = _list(levers(comparison))
@@ -49,7 +67,7 @@ def _rungs(comparison: Comparison) -> Iterator[str]:
 
 
 def text_bars(comparison: Comparison) -> str:
-    """Return a bar of letters for each optimizer, in a block of code; empty without a breakdown."""
+    """Return a code block with a bar of letters for each optimizer; empty if no run has a breakdown."""
     shown = sections.breakdowns(comparison)
     if not shown:
         return ""

@@ -1,12 +1,14 @@
-"""A comparison as one HTML page to explore: nothing is loaded from elsewhere, and its own policy forbids to.
+"""Renders a comparison as a single interactive HTML page.
 
-The page's parts are in the folder `page`: small JavaScript by hand, without a framework. What users named reaches the
-page as escaped text or as JSON data, never as markup.
+The page loads nothing from elsewhere, and its content security policy forbids it to. Its parts are in the folder
+`page`: small scripts in plain JavaScript, without a framework. Names that users chose get into the page as escaped text
+or as JSON data, never as markup.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from importlib import resources
 from string import Template
@@ -14,31 +16,29 @@ from typing import Any
 
 from memprof.documents.comparison import CATEGORIES, Comparison, FitAnswer, Run
 from memprof.documents.timeline import Timeline
-from memprof.report.blocks import Table
-from memprof.report.content import sections, validation
+from memprof.report.blocks import Block, Bullets, Command, Figure, Folded
+from memprof.report.content import sections
 from memprof.report.content.columns import fit_text, main_table
-from memprof.report.content.facts import caveats, facts
-from memprof.report.content.levers import levers
-from memprof.report.content.ranks import TITLE, rank_remark, rank_table
+from memprof.report.content.outline import Section, outline
 from memprof.report.content.summary import summarize
-from memprof.report.content.tables import fit_table, history_remarks, validation_table
 from memprof.report.figures.peak import COLOURS
+from memprof.report.text_table import Table
 
 _SCRIPTS = ("page.js", "capacity.js", "timeline.js", "tree.js")
 
 
 def to_page(comparison: Comparison) -> str:
-    """Return the page; the same comparison gives the same bytes."""
+    """Return the page as HTML. The same comparison always gives the same bytes."""
     size = sections.model_size(comparison)
     about = [sections.heading(comparison), *([f"{size}; {sections.sources(comparison)}"] if size else [])]
     return Template(_read("page.html")).substitute(
-        title=f"Training memory of {escape(comparison.workload.name)}",
+        title=f"Training memory of {escape(comparison.name)}",
         style=_read("page.css"),
         headline=escape(" ".join(summarize(comparison))),
         heading="<br>".join(map(escape, about)),
         table=_table(main_table(comparison)),
         problems=_list(sections.problems(comparison), "problem"),
-        sections="\n".join(_sections(comparison)),
+        sections="\n".join(map(_section, outline(comparison))),
         data=_data(comparison),
         script="\n".join(map(_read, _SCRIPTS)),
     )
@@ -48,39 +48,21 @@ def _read(name: str) -> str:
     return (resources.files("memprof.report") / "page" / name).read_text(encoding="utf-8")
 
 
-def _sections(comparison: Comparison) -> list[str]:
-    categories = [sections.category_table(comparison)] if sections.breakdowns(comparison) else []
-    parts = {
-        "What would lower the peak": _list(levers(comparison)),
-        "Who holds the memory at the peak": "".join(map(_table, categories)),
-        TITLE: _ranks(comparison),
-        "Peak within each phase": _table(sections.phase_table(comparison)),
-        "Largest batch and model": _fits(comparison),
-        "Predicted against measured": _validation(comparison),
-        "What the prediction rests on": _list(sections.basis(comparison)) + _table(sections.range_table(comparison)),
-        "What the allocator recorded": _list(history_remarks(comparison)),
-        "Caveats": _list(caveats(comparison)),
-        "Environment": _list([f"{name}: {value}" for name, value in facts(comparison)]),
-        "Reproduce": f"<pre>{escape(comparison.environment.command)}</pre>" if comparison.environment.command else "",
-    }
-    return [f"<h2>{title}</h2>\n{body}" for title, body in parts.items() if body]
+def _section(section: Section) -> str:
+    return f"<h2>{section.title}</h2>\n{''.join(map(_block, section.blocks))}"
 
 
-def _validation(comparison: Comparison) -> str:
-    errors, every = _table(validation.layer_table(comparison)), _table(validation_table(comparison))
-    folded = f"<details><summary>Every figure</summary>{every}</details>" if every else ""
-    remark = "<p>The signed error of the prediction: + is too high.</p>" if errors else ""
-    return remark + errors + _list(validation.reasons(comparison)) + folded
-
-
-def _ranks(comparison: Comparison) -> str:
-    remark = rank_remark(comparison)
-    return f"{_table(rank_table(comparison))}<p>{escape(remark)}</p>" if remark else ""
-
-
-def _fits(comparison: Comparison) -> str:
-    remark = sections.fit_remark(comparison)
-    return f"<p>{escape(remark)}</p>{_table(fit_table(comparison))}" if remark else ""
+def _block(block: Block) -> str:
+    """Return a block; nothing for a figure, for which the page has its own that answer to the mouse."""
+    if isinstance(block, Table):
+        return _table(block)
+    if isinstance(block, Bullets):
+        return _list(block.lines)
+    if isinstance(block, Figure):
+        return ""
+    if isinstance(block, Folded):
+        return f"<details><summary>{block.summary}</summary>{_table(block.table)}</details>"
+    return f"<pre>{escape(block.text)}</pre>" if isinstance(block, Command) else f"<p>{escape(block.text)}</p>"
 
 
 def _table(table: Table) -> str:
@@ -99,16 +81,16 @@ def _cell(tag: str, text: str, right: bool) -> str:
     return f"<{tag}{' class=number' if right else ''}>{escape(text)}</{tag}>"
 
 
-def _list(lines: list[str], look: str = "") -> str:
+def _list(lines: Sequence[str], look: str = "") -> str:
     items = "\n".join(f"<li>{escape(line)}</li>" for line in lines)
     return f"<ul{f' class={look}' if look else ''}>\n{items}\n</ul>" if lines else ""
 
 
 def _data(comparison: Comparison) -> str:
-    """Return what the scripts read; `<` is escaped, so that no text can end the element that it stands in."""
+    """Return the JSON data for the scripts. `<` is escaped, so that no text can close the element around the data."""
     document = {
         "capacity": comparison.capacity.bytes,
-        "batchSize": comparison.workload.batch_size,
+        "batchSize": comparison.workload.batch_size if comparison.workload is not None else None,
         "categories": [{"name": name, "colour": COLOURS[name]} for name in CATEGORIES],
         "runs": [_run(run) for run in comparison.runs],
     }
@@ -153,7 +135,7 @@ def _timeline(timeline: Timeline) -> dict[str, Any]:
 
 
 def _points(answer: FitAnswer | None) -> list[list[int]]:
-    """Return the batch sizes whose peak is known, smallest first, with that peak."""
+    """Return the batch sizes whose peak is known with their peaks in bytes, the smallest batch size first."""
     if answer is None:
         return []
     known = {point.value: point.peak_bytes for point in answer.points if point.peak_bytes is not None}

@@ -1,4 +1,4 @@
-"""A comparison as Markdown for GitHub: the same document gives the same bytes."""
+"""Renders a comparison as Markdown for GitHub. The same document always gives the same bytes."""
 
 from __future__ import annotations
 
@@ -6,69 +6,64 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from memprof.documents.comparison import Comparison, Environment
-from memprof.report.blocks import Table
-from memprof.report.content import sections, validation
+from memprof.documents.comparison import Comparison
+from memprof.report.blocks import Block, Bullets, Command, Figure, Folded
+from memprof.report.content import sections
 from memprof.report.content.columns import main_table
-from memprof.report.content.facts import caveats, facts
-from memprof.report.content.levers import levers
-from memprof.report.content.ranks import TITLE, rank_remark, rank_table
+from memprof.report.content.outline import Section, outline
 from memprof.report.content.summary import summarize
-from memprof.report.content.tables import fit_table, history_remarks, validation_table
+from memprof.report.text_table import Table
 
 _SPECIAL = re.compile(r"([\\`*\[\]|~])")
-# An underscore inside a word is no markup, so names like seq_len stay readable in the source.
+# An underscore inside a word is not markup and is not escaped, so that names like seq_len stay readable in the source.
 _UNDERSCORE = re.compile(r"(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
 
 def to_markdown(comparison: Comparison, figures: dict[str, str] | None = None, document: str | None = None) -> str:
-    """Return the report: headline, tables, what would lower the peaks, caveats, environment and the command.
+    """Return the report: the headline, tables, what would lower the peaks, caveats, the environment and the command.
 
     Args:
-        comparison: what to report.
-        figures: by name the Markdown that shows a figure (`image`); without, there are tables only.
-        document: the path of the saved comparison, relative to the report, to link to.
+        comparison: The comparison to report.
+        figures: The Markdown that shows each figure (see `image`), by the figure's name. Without it, the report has
+            only tables.
+        document: The path of the saved comparison relative to the report, which the report links to.
     """
     drawn = figures or {}
     parts = [
-        f"# Training memory of {escape(comparison.workload.name)}",
+        f"# Training memory of {escape(comparison.name)}",
         _headline(comparison),
         render_table(main_table(comparison)),
         _list(sections.problems(comparison)),
-        *_section("Who holds the memory at the peak", drawn.get("peak", ""), _breakdown(comparison)),
-        *_section(TITLE, render_table(rank_table(comparison)), escape(rank_remark(comparison))),
-        *_section("What would lower the peak", _list(levers(comparison))),
-        *_section("Peak within each phase", drawn.get("timeline", ""), _phases(comparison)),
-        *_section("Largest batch and model", drawn.get("batch", ""), _fits(comparison)),
-        *_section("Predicted against measured", _validation(comparison)),
-        *_section("What the prediction rests on", _basis(comparison)),
-        *_section("What the allocator recorded", _list(history_remarks(comparison))),
-        *_section("Caveats", _list(caveats(comparison))),
-        *_section("Environment", _list(f"{name}: {value}" for name, value in facts(comparison))),
-        *_section("Reproduce", _command(comparison.environment), link_to(document) if document else ""),
+        *(_section(section, drawn) for section in outline(comparison)),
+        link_to(document) if document else "",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def image(path: str, text: str) -> str:
-    """Return the Markdown that shows an image file, with words for those who do not see it."""
+    """Return the Markdown that shows an image file.
+
+    Args:
+        path: The path of the file, relative to the report.
+        text: A description in words, for readers who cannot see the image.
+    """
     return f"![{escape(text)}]({quote(path)})"
 
 
 def link_to(document: str) -> str:
-    """Return the sentence that leads to the saved document."""
+    """Return the sentence with the link to the saved document."""
     return f"Every number: [{escape(document)}]({quote(document)})"
 
 
 def escape(text: str) -> str:
-    """Return text that Markdown shows as it is, on one line, also within a cell of a table."""
+    """Escape a text, so that Markdown shows it as it is, on one line and also inside the cell of a table."""
     line = " ".join(text.split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _UNDERSCORE.sub(r"\\_", _SPECIAL.sub(r"\\\1", line))
 
 
 def render_table(table: Table) -> str:
-    """Return a table in GitHub's dialect; empty for a table without rows."""
+    """Return a table in GitHub's dialect of Markdown; empty for a table without rows."""
     if not table.rows:
         return ""
     rule = ["---:" if right else "---" for right in table.right]
@@ -84,51 +79,30 @@ def _headline(comparison: Comparison) -> str:
     return "\n\n".join([f"**{escape(sentences)}**", "  \n".join(escape(line) for line in lines)])
 
 
-def _section(title: str, *parts: str) -> list[str]:
-    """Return a heading and its parts; nothing where all of them are empty."""
-    return [f"## {title}", *parts] if any(parts) else []
+def _section(section: Section, drawn: dict[str, str]) -> str:
+    """Return a heading and what stands below."""
+    parts = [f"## {section.title}", *(_block(block, drawn) for block in section.blocks)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _block(block: Block, drawn: dict[str, str]) -> str:
+    """Return a block; nothing for a figure that is not drawn."""
+    if isinstance(block, Table):
+        return render_table(block)
+    if isinstance(block, Bullets):
+        return _list(block.lines)
+    if isinstance(block, Figure):
+        return drawn.get(block.name, "")
+    if isinstance(block, Folded):
+        return f"<details><summary>{block.summary}</summary>\n\n{render_table(block.table)}\n\n</details>"
+    return _fenced(block.text) if isinstance(block, Command) else escape(block.text)
 
 
 def _list(lines: Iterable[str]) -> str:
     return "\n".join(f"- {escape(line)}" for line in lines)
 
 
-def _breakdown(comparison: Comparison) -> str:
-    if not sections.breakdowns(comparison):
-        return ""
-    categories = render_table(sections.category_table(comparison))
-    modules = render_table(sections.module_table(comparison))
-    return f"{categories}\n\nThe modules that hold most of it:\n\n{modules}" if modules else categories
-
-
-def _phases(comparison: Comparison) -> str:
-    table = render_table(sections.phase_table(comparison))
-    return f"{table}\n\n\\* the phase that sets the peak of the step." if table else ""
-
-
-def _fits(comparison: Comparison) -> str:
-    remark = sections.fit_remark(comparison)
-    return f"{escape(remark)}\n\n{render_table(fit_table(comparison))}" if remark else ""
-
-
-def _validation(comparison: Comparison) -> str:
-    every = render_table(validation_table(comparison))
-    folded = f"<details><summary>Every figure</summary>\n\n{every}\n\n</details>" if every else ""
-    errors = render_table(validation.layer_table(comparison))
-    remark = "The signed error of the prediction: + is too high." if errors else ""
-    parts = remark, errors, _list(validation.reasons(comparison)), folded
-    return "\n\n".join(part for part in parts if part)
-
-
-def _basis(comparison: Comparison) -> str:
-    sentences = _list(sections.basis(comparison))
-    table = render_table(sections.range_table(comparison))
-    return f"{sentences}\n\n{table}" if table else sentences
-
-
-def _command(environment: Environment) -> str:
-    if not environment.command:
-        return ""
-    longest = max((len(run) for run in re.findall(r"`+", environment.command)), default=0)
+def _fenced(command: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`+", command)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}sh\n{environment.command}\n{fence}"
+    return f"{fence}sh\n{command}\n{fence}"

@@ -1,4 +1,4 @@
-"""A comparison on the terminal: folded to its width, never with a cut number."""
+"""Prints a comparison on the terminal. Tables are split to fit into its width, and no number is cut off."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from memprof.documents.comparison import Comparison
-from memprof.report.blocks import GAP, Table, column_widths, fold
+from memprof.documents.wording import category_title
 from memprof.report.content import sections, validation
 from memprof.report.content.columns import main_table
-from memprof.report.content.ranks import TITLE, rank_remark, rank_table
+from memprof.report.content.outline import BASIS, HOLDERS, RANKS, VALIDATION
+from memprof.report.content.ranks import rank_remark, rank_table
 from memprof.report.content.summary import summarize
-from memprof.report.content.wording import category_title
+from memprof.report.text_table import GAP, Table, column_widths, fold
 from memprof.units import format_size
 
-# Wide enough for every column of the main table, so that logs of CI machines get one piece.
+# Wide enough for every column of the main table, so that the logs of CI machines show it as one table.
 PLAIN_WIDTH = 160
-_NARROWEST = 16  # cells of a column of words
+_NARROWEST = 16  # the smallest width of a column of words, in terminal cells
 _LETTERS = {
     "parameters": ("P", "blue"),
     "gradients": ("G", "cyan"),
@@ -41,32 +42,48 @@ _LETTERS = {
 
 
 def make_console(file: TextIO | None = None) -> Console:
-    """Return a console for a stream, by default stdout: a terminal's width, or a fixed one for all else."""
+    """Return a console that writes to a stream.
+
+    Its width is that of the terminal, or that of the environment variable COLUMNS, or else 160 cells.
+
+    Args:
+        file: The stream; by default stdout.
+    """
     stream = file if file is not None else sys.stdout
     width = None if stream.isatty() or os.environ.get("COLUMNS", "").isdigit() else PLAIN_WIDTH
     return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def render(comparison: Comparison, console: Console) -> None:
-    """Print a comparison: the table, who holds the peaks, what went wrong, notes, and last the summary."""
+    """Print a comparison: the main table, failures, the breakdown at the peaks, notes, and last the summary.
+
+    Args:
+        comparison: The comparison to print.
+        console: The terminal.
+    """
     for part in _parts(comparison, console.width):
         console.print(part)
 
 
 def captured(show: Callable[[Console], None]) -> str:
-    """Return what is printed to a console as plain text."""
+    """Call a function that prints to a console, and return what it printed as plain text."""
     stream = io.StringIO()
     show(Console(file=stream, width=PLAIN_WIDTH, highlight=False, markup=False, emoji=False, color_system=None))
     return stream.getvalue()
 
 
 def category_letter(category: str) -> str:
-    """Return the letter that stands for a category in a bar."""
+    """Return the letter that represents a category in a bar."""
     return _LETTERS.get(category, ("?", "red"))[0]
 
 
 def render_words(table: Table, console: Console) -> None:
-    """Print a table of words: its cells wrap where the terminal is narrow, but for names and numbers."""
+    """Print a table of words. In a narrow terminal its cells are wrapped, except names and numbers.
+
+    Args:
+        table: The table to print.
+        console: The terminal.
+    """
     drawn = _plain_table()
     for index, title in enumerate(table.titles):
         right = table.right[index]
@@ -77,7 +94,12 @@ def render_words(table: Table, console: Console) -> None:
 
 
 def render_checks(checks: Iterable[tuple[str, str, str]], console: Console) -> None:
-    """Print findings, a line each: level, name and sentence."""
+    """Print findings, one on each line.
+
+    Args:
+        checks: The level (`pass`, `warn` or `fail`), the name and the sentence of each finding.
+        console: The terminal.
+    """
     colours = {"pass": "green", "warn": "yellow", "fail": "bold red"}
     grid = RichTable.grid(padding=(0, GAP, 0, 0))
     grid.add_column(no_wrap=True)
@@ -88,9 +110,15 @@ def render_checks(checks: Iterable[tuple[str, str, str]], console: Console) -> N
 
 
 def bar(sizes: dict[str, int], total: int, width: int) -> Text:
-    """Return a bar of `width` cells: a letter per cell, each category's cells in proportion to its bytes.
+    """Return a stacked bar in which each category has cells in proportion to its bytes, drawn with its letter.
 
-    Cells go to the largest remainders, so they always add up; a category too small for a cell gets none.
+    Cells that remain after rounding down go to the categories with the largest remainders, so that the sum is always
+    right. A category that is too small for a cell gets none.
+
+    Args:
+        sizes: The bytes of each category.
+        total: The bytes of all categories.
+        width: The number of terminal cells.
     """
     exact = {name: width * size / total for name, size in sizes.items()} if total else {}
     cells = {name: int(share) for name, share in exact.items()}
@@ -117,7 +145,7 @@ def _parts(comparison: Comparison, width: int) -> list[RenderableType]:
     parts += _ranks(comparison, width)
     parts += _validation(comparison, width)
     basis = sections.basis(comparison)
-    parts += ["", Text("What the prediction rests on", style="bold"), *map(_bullet, basis)] if basis else []
+    parts += ["", Text(BASIS, style="bold"), *map(_bullet, basis)] if basis else []
     found = sections.notes(comparison)
     parts += ["", *([Text("Notes", style="bold")] if basis else []), *map(_bullet, found)] if found else []
     return [*parts, "", *(Text(sentence, style="bold") for sentence in summarize(comparison))]
@@ -127,7 +155,7 @@ def _ranks(comparison: Comparison, width: int) -> list[RenderableType]:
     remark = rank_remark(comparison)
     if not remark:
         return []
-    return ["", Text(TITLE, style="bold"), *_pieces(rank_table(comparison), width), "", Text(remark)]
+    return ["", Text(RANKS, style="bold"), *_pieces(rank_table(comparison), width), "", Text(remark)]
 
 
 def _validation(comparison: Comparison, width: int) -> list[RenderableType]:
@@ -135,7 +163,8 @@ def _validation(comparison: Comparison, width: int) -> list[RenderableType]:
         return []
     makers = (validation.layer_table, validation.phase_table, validation.category_table)
     tables = [table for table in (make(comparison) for make in makers) if table.rows]
-    parts: list[RenderableType] = ["", Text(validation.TITLE, style="bold")]
+    parts: list[RenderableType] = ["", Text(VALIDATION, style="bold")]
+    parts += [Text(remark)] if (remark := validation.remark(comparison)) else []
     parts += [Text(reason, style="red") for reason in validation.reasons(comparison)]
     return parts + [part for table in tables for part in ("", *_pieces(table, width))]
 
@@ -168,7 +197,11 @@ def _rich_table(table: Table, width: int) -> RichTable:
 
 
 def _shrink(table: Table, widths: list[int], width: int) -> int:
-    """Make the widest column of words so narrow that all fits, and return it; 0 where nothing has to give way."""
+    """Narrow the widest column of words until the table fits.
+
+    Returns:
+        The index of that column; 0 if the table fits already or has no column of words.
+    """
     excess = sum(widths) + GAP * (len(widths) - 1) - width
     words = [index for index in range(1, len(widths)) if not table.right[index]]
     if excess <= 0 or not words:
@@ -193,7 +226,7 @@ def _bullet(note: str) -> RichTable:
 def _breakdown(comparison: Comparison, width: int) -> list[RenderableType]:
     if not sections.breakdowns(comparison):
         return []
-    title = Text("Who holds the memory at the peak", style="bold")
+    title = Text(HOLDERS, style="bold")
     table = sections.category_table(comparison)
     needed = sum(column_widths(table, name_width=max(16, width // 3))) + GAP * (len(table.titles) - 1)
     numbers = _pieces(table, width) if needed <= width else []
@@ -204,13 +237,13 @@ def _bars(comparison: Comparison, width: int) -> RichTable:
     shown, names = sections.breakdowns(comparison), sections.present_categories(comparison)
     largest = max(found.total_bytes for _, found in shown)
     name_width = min(max(cell_len(run.optimizer.spec) for run, _ in shown), max(16, width // 3))
-    room = max(10, min(72, width - name_width - 14))
+    bar_width = max(10, min(72, width - name_width - 14))
     grid = RichTable.grid(padding=(0, GAP, 0, 0))
     grid.add_column(width=name_width, overflow="fold")
-    grid.add_column(width=room, no_wrap=True)
+    grid.add_column(width=bar_width, no_wrap=True)
     grid.add_column(justify="right", no_wrap=True)
     for run, found in shown:
-        cells = round(room * found.total_bytes / largest) if largest else 0
+        cells = round(bar_width * found.total_bytes / largest) if largest else 0
         held = {name: found.by_category.get(name, 0) for name in names}
         drawn = bar(held, found.total_bytes, cells)
         grid.add_row(Text(run.optimizer.spec), drawn, format_size(found.total_bytes))

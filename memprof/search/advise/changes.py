@@ -1,4 +1,4 @@
-"""What a user can change to need less memory, and how much each change disturbs the training."""
+"""The changes with which a user can save memory, and how much each of them disturbs the training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from memprof.training.micro_batches import traced
 
 MICRO_BATCH, IN_BACKWARD = "micro-batch", "step-in-backward"
 EXPANDABLE = "expandable_segments:True"
-# Of torch.optim, by the names of memprof's registry; fused Adagrad is newer on GPUs than the PyTorch that is supported.
+# Optimizers of torch.optim by their names in memprof's registry. Fused Adagrad is left out on GPUs, because the oldest
+# supported PyTorch does not have it there.
 FUSED = frozenset({"adam", "adamw", "sgd", "adagrad"})
 FUSED_ON_CUDA = FUSED - {"adagrad"}
 FOREACH = FUSED | {"adadelta", "adafactor", "adamax", "asgd", "nadam", "radam", "rmsprop", "rprop"}
@@ -23,14 +24,14 @@ _EIGHT_BIT = {"bitsandbytes": "bitsandbytes.optim:AdamW8bit", "torchao": "torcha
 
 
 @dataclass(frozen=True)
-class Setup:
-    """A training: what of it can be changed.
+class TrainingSetup:
+    """The settings of a training that a change may alter.
 
     Attributes:
-        optimizer: the spec.
-        recipe: how it is trained.
-        batch_size: of each micro-batch.
-        conf: settings of the caching allocator; None for those of the environment.
+        optimizer: The optimizer.
+        recipe: The training recipe.
+        batch_size: The batch size of each micro-batch.
+        conf: The settings of the caching allocator; None for those of the environment.
     """
 
     optimizer: OptimizerSpec
@@ -40,26 +41,27 @@ class Setup:
 
     @property
     def key(self) -> tuple[str, ...]:
-        """The same for equal setups."""
+        """A key that is equal for equal setups."""
         return self.optimizer.text, self.recipe.model_dump_json(), str(self.batch_size), str(self.conf)
 
     @property
     def traced_recipe(self) -> Recipe:
-        """The recipe with as many micro-batches as it takes to see them all."""
+        """The recipe to trace, with only as many micro-batches as a trace needs to show them all."""
         return traced(self.recipe)
 
 
 @dataclass(frozen=True)
-class Change:
-    """One thing to change.
+class SetupChange:
+    """One change to a training setup.
 
     Attributes:
-        name: what it is called.
-        how: the options that do it.
-        effect: what it does to the training.
-        disturbance: 0 nothing, 1 the same result in more time, 2 other rounding, 3 another optimizer.
-        part: changes of the same part exclude one another.
-        apply: returns the changed setup.
+        name: The name of the change in the report.
+        how: The command-line options that make the change.
+        effect: What the change does to the training.
+        disturbance: How much the change disturbs the training: 0 not at all, 1 the same result in more time, 2 other
+            rounding, 3 another optimizer.
+        part: The part of the setup that is changed. Two changes of the same part exclude each other.
+        apply: Returns the changed setup.
     """
 
     name: str
@@ -67,15 +69,15 @@ class Change:
     effect: str
     disturbance: int
     part: str
-    apply: Callable[[Setup], Setup]
+    apply: Callable[[TrainingSetup], TrainingSetup]
 
 
-def possible_changes(setup: Setup, cuda: bool) -> list[Change]:
+def possible_changes(setup: TrainingSetup, cuda: bool) -> list[SetupChange]:
     """Return every change that can be made to a setup.
 
     Args:
-        setup: as it is now.
-        cuda: it trains on a GPU, with PyTorch's caching allocator.
+        setup: The present setup.
+        cuda: Whether it trains on a GPU, with PyTorch's caching allocator.
     """
     found = [*_implementations(setup, cuda), *_recipes(setup), *_micro_batches(setup), *_optimizers(setup)]
     if cuda:
@@ -84,7 +86,7 @@ def possible_changes(setup: Setup, cuda: bool) -> list[Change]:
 
 
 def _is_valid(recipe: Recipe) -> bool:
-    """Say whether the parts of a changed recipe go together."""
+    """Return whether the options of a changed recipe can be combined."""
     try:
         Recipe.model_validate(recipe.model_dump())
     except ValidationError:
@@ -92,8 +94,8 @@ def _is_valid(recipe: Recipe) -> bool:
     return True
 
 
-def combinations_of(changes: Sequence[Change]) -> list[tuple[Change, ...]]:
-    """Return the pairs and triples that go together; of micro-batches the smallest only."""
+def combinations_of(changes: Sequence[SetupChange]) -> list[tuple[SetupChange, ...]]:
+    """Return the pairs and triples of changes that can be combined; only the smallest micro-batch takes part."""
     sizes = [change for change in changes if change.part == MICRO_BATCH]
     chosen = [change for change in changes if change not in sizes[:-1]]
     found = [group for count in (2, 3) for group in combinations(chosen, count)]
@@ -104,14 +106,14 @@ def _compatible(parts: set[str], count: int) -> bool:
     return len(parts) == count and not {MICRO_BATCH, IN_BACKWARD} <= parts
 
 
-def _recipe_change(name: str, how: str, effect: str, disturbance: int, **update: object) -> Change:
-    def apply(setup: Setup) -> Setup:
+def _recipe_change(name: str, how: str, effect: str, disturbance: int, **update: object) -> SetupChange:
+    def apply(setup: TrainingSetup) -> TrainingSetup:
         return replace(setup, recipe=setup.recipe.model_copy(update=update))
 
-    return Change(name, how, effect, disturbance, name, apply)
+    return SetupChange(name, how, effect, disturbance, name, apply)
 
 
-def _recipes(setup: Setup) -> Iterator[Change]:
+def _recipes(setup: TrainingSetup) -> Iterator[SetupChange]:
     recipe = setup.recipe
     if recipe.zero_grad != "after-step":
         effect = "the same training: gradients are dropped as soon as the step is done"
@@ -132,8 +134,8 @@ def _recipes(setup: Setup) -> Iterator[Change]:
         yield _recipe_change("amp-bf16", "--precision amp-bf16", effect, 2, precision="amp-bf16")
 
 
-def _micro_batches(setup: Setup) -> Iterator[Change]:
-    """Smaller micro-batches, and as many more of them that a step sees as many samples: half, a quarter, the least."""
+def _micro_batches(setup: TrainingSetup) -> Iterator[SetupChange]:
+    """Yield smaller micro-batches: a half, a quarter and the smallest, as many as keep the samples of each step."""
     if setup.recipe.step_in_backward:
         return
     halves = [setup.batch_size >> times for times in range(1, 20) if setup.batch_size % (1 << times) == 0]
@@ -141,28 +143,32 @@ def _micro_batches(setup: Setup) -> Iterator[Change]:
         yield _accumulation(size, setup.recipe.accumulate * setup.batch_size // size)
 
 
-def _accumulation(size: int, times: int) -> Change:
-    def apply(setup: Setup) -> Setup:
+def _accumulation(size: int, times: int) -> SetupChange:
+    def apply(setup: TrainingSetup) -> TrainingSetup:
         recipe = setup.recipe.model_copy(update={"accumulate": times})
         return replace(setup, recipe=recipe, batch_size=size)
 
     effect = "the same gradients in smaller pieces; batch norm sees the pieces"
-    return Change(f"micro-batch {size} x {times}", f"-b {size} --accumulate {times}", effect, 1, MICRO_BATCH, apply)
+    return SetupChange(
+        f"micro-batch {size} x {times}", f"-b {size} --accumulate {times}", effect, 1, MICRO_BATCH, apply
+    )
 
 
-def _expandable() -> Change:
+def _expandable() -> SetupChange:
     how = f"PYTORCH_ALLOC_CONF={EXPANDABLE}"
     part = "expandable segments"
-    return Change(part, how, "the same training", 0, part, lambda setup: replace(setup, conf=EXPANDABLE))
+    return SetupChange(part, how, "the same training", 0, part, lambda setup: replace(setup, conf=EXPANDABLE))
 
 
-def _optimizer_change(name: str, spec: str, effect: str, disturbance: int) -> Change:
+def _optimizer_change(name: str, spec: str, effect: str, disturbance: int) -> SetupChange:
     parsed = parse_optimizer(spec)
-    return Change(name, f"-o {parsed.text}", effect, disturbance, "optimizer", lambda s: replace(s, optimizer=parsed))
+    return SetupChange(
+        name, f"-o {parsed.text}", effect, disturbance, "optimizer", lambda s: replace(s, optimizer=parsed)
+    )
 
 
-def _implementations(setup: Setup, cuda: bool) -> Iterator[Change]:
-    """The same update by other kernels: a GPU's default, foreach, has temporaries as large as the model."""
+def _implementations(setup: TrainingSetup, cuda: bool) -> Iterator[SetupChange]:
+    """Yield other kernels for the same update: foreach, the default on a GPU, has temporaries as large as the model."""
     spec = setup.optimizer
     plain = ",".join(part for part in spec.text.split(",") if not part.startswith(("foreach=", "fused=")))
     if spec.name in (FUSED_ON_CUDA if cuda else FUSED) and not spec.options.get("fused"):
@@ -172,11 +178,13 @@ def _implementations(setup: Setup, cuda: bool) -> Iterator[Change]:
         yield _optimizer_change(f"{spec.name} as a loop", f"{plain},foreach=false", effect, 1)
 
 
-def _optimizers(setup: Setup) -> Iterator[Change]:
+def _optimizers(setup: TrainingSetup) -> Iterator[SetupChange]:
     spec = setup.optimizer
-    again = "another optimizer: its learning rate is to be found again"
+    again = "another optimizer: its learning rate has to be tuned again"
     if spec.name == "sm3" and spec.options.get("momentum"):
-        yield _optimizer_change("sm3 without momentum", "sm3", "no momentum: the learning rate is to be found again", 3)
+        yield _optimizer_change(
+            "sm3 without momentum", "sm3", "no momentum: the learning rate has to be tuned again", 3
+        )
     elif spec.name != "sm3":
         yield _optimizer_change("sm3", "sm3", again, 3)
         yield _optimizer_change("sm3 with momentum", "sm3,momentum=0.9", again, 3)

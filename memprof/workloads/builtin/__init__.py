@@ -1,4 +1,4 @@
-"""The built-in workloads, described without importing torch; `Builtin.factory` imports the one in use."""
+"""Describes the built-in workloads without importing torch; `Builtin.factory` imports the one in use."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Builtin:
     """One built-in workload.
 
     Attributes:
-        name: what the user calls it.
-        description: one line, also the first line of the factory's docstring.
-        parameters: the parameter count with the default knobs, as published.
-        scale: the knob that "the largest model" varies.
-        knobs: every knob with its default.
-        path: where the factory is, `package.module:attr`.
-        presets: per value of the `size` knob, the knobs that it sets; empty where there is no such knob.
+        name: The name that the user gives.
+        description: A description in one line, which is also the first line of the factory's docstring.
+        parameters: The published number of parameters, which the default knobs give.
+        scale: The knob that "the largest model" varies.
+        knobs: All knobs with their defaults.
+        path: The import path of the factory, `package.module:attr`.
+        presets: For each value of the knob `size`, the knobs that it sets; empty if there is no such knob.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Builtin:
         return factory
 
     def knobs_for(self, given: Mapping[str, KnobValue]) -> dict[str, KnobValue]:
-        """Return the defaults of every knob, with those that the given `size` sets.
+        """Return the default of every knob, where a given `size` sets some of them.
 
         Raises:
-            UsageError: there is no such size.
+            UsageError: There is no such size.
         """
         size = given.get("size")
         if size is None or not self.presets:

@@ -1,4 +1,4 @@
-"""BERT (Devlin et al. 2019): post-norm encoder with both pre-training heads.
+"""BERT (Devlin et al. 2019): a post-norm encoder with both pre-training heads.
 
 The parameters have the shapes of transformers' `BertForPreTraining`.
 """
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from memprof.workloads.builtin.layers import embedding, head_width, split_heads
 from memprof.workloads.workload import Workload
 
-_POSITIONS = 512  # rows of the published position table
-_MASKED = 0.15  # share of the tokens that is predicted
+_POSITIONS = 512  # the number of rows of the published position table
+_MASKED = 0.15  # the share of the tokens that are predicted
 
 
 class SelfAttention(nn.Module):
@@ -55,7 +55,7 @@ class Layer(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """The sum of token, position and segment tables, normalised."""
+    """The normalised sum of the token, position and segment embeddings."""
 
     def __init__(self, d_model: int, positions: int, vocab_size: int, dropout: float) -> None:
         super().__init__()
@@ -98,12 +98,12 @@ class BertForPreTraining(nn.Module):
         """Predict the tokens at the masked positions, and whether the second sentence follows the first.
 
         Args:
-            ids: tokens [batch, seq_len].
-            segments: sentence that each token belongs to, 0 or 1 [batch, seq_len].
-            masked: positions to predict [batch, n_masked].
+            ids: The tokens, [batch, seq_len].
+            segments: The sentence that each token belongs to, 0 or 1, [batch, seq_len].
+            masked: The positions to predict, [batch, n_masked].
 
         Returns:
-            Logits [batch, n_masked, vocab_size] and [batch, 2].
+            The logits of the tokens, [batch, n_masked, vocab_size], and of the next sentence, [batch, 2].
         """
         x = self.embeddings(ids, segments)
         for layer in self.layers:
@@ -126,13 +126,20 @@ def bert_large(
     """BERT-Large with its pre-training heads (masked tokens, next sentence).
 
     Args:
-        n_layers: encoder layers.
-        d_model: width of the residual stream.
-        n_heads: attention heads; must divide `d_model`.
-        d_ff: width of the MLP.
-        seq_len: tokens of one sample, 15 % of them masked; the position table keeps its 512 rows up to that.
-        vocab_size: rows of the token table, which is also the output layer.
-        dropout: probability of dropout, as published 0.1.
+        n_layers: The number of encoder layers.
+        d_model: The width of the residual stream.
+        n_heads: The number of attention heads; it must divide `d_model`.
+        d_ff: The width of the MLP.
+        seq_len: The number of tokens in one sample; 15 % of them are masked. The position table keeps its 512 rows
+            unless this is more.
+        vocab_size: The number of rows of the token table, which is also the output layer.
+        dropout: The probability of dropout; the published one is 0.1.
+
+    Returns:
+        The workload.
+
+    Raises:
+        UsageError: The heads do not divide the width.
     """
     head_width(d_model, n_heads)
     n_masked = max(1, round(_MASKED * seq_len))

@@ -1,4 +1,4 @@
-"""GPT-2 (Radford et al. 2019): pre-norm decoder, learned positions, output tied to the token table."""
+"""GPT-2 (Radford et al. 2019): a pre-norm decoder with learned positions, whose output is tied to the token table."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from memprof.workloads.builtin.layers import Attention, embedding, head_width
 from memprof.workloads.workload import Workload
 
-_POSITIONS = 1024  # rows of the published position table
+_POSITIONS = 1024  # the number of rows of the published position table
 
 
-class Block(nn.Module):
+class GPT2Block(nn.Module):
     """Attention and a GELU MLP of four times the width, each after a layer norm and inside a residual."""
 
     def __init__(self, d_model: int, n_heads: int, dropout: float) -> None:
@@ -44,7 +44,7 @@ class GPT2(nn.Module):
         self.tokens = embedding(vocab_size, d_model)
         self.positions = embedding(positions, d_model, std=0.01)
         self.dropout = nn.Dropout(dropout)
-        blocks = [Block(d_model, n_heads, dropout) for _ in range(n_layers)]
+        blocks = [GPT2Block(d_model, n_heads, dropout) for _ in range(n_layers)]
         _shrink_residuals(blocks)
         self.blocks = nn.ModuleList(blocks)
         self.ln_f = nn.LayerNorm(d_model)
@@ -59,8 +59,8 @@ class GPT2(nn.Module):
 
 
 @torch.no_grad()
-def _shrink_residuals(blocks: list[Block]) -> None:
-    """Scale what each layer adds to the residual stream by 1/sqrt(number of additions), paper section 2.3."""
+def _shrink_residuals(blocks: list[GPT2Block]) -> None:
+    """Scale the weights that write to the residual stream by 1/sqrt(number of such layers); paper section 2.3."""
     for block in blocks:
         block.attention.out.weight.div_(math.sqrt(2 * len(blocks)))
         block.down.weight.div_(math.sqrt(2 * len(blocks)))
@@ -77,14 +77,19 @@ def gpt2(
     """GPT-2 language model.
 
     Args:
-        n_layers: transformer blocks.
-        d_model: width of the residual stream.
-        n_heads: attention heads; must divide `d_model`.
-        seq_len: tokens of one sample; the position table keeps its 1,024 rows unless this is more.
-        vocab_size: rows of the token table, which is also the output layer.
-        dropout: probability of dropout, as published 0.1.
-    """
+        n_layers: The number of transformer blocks.
+        d_model: The width of the residual stream.
+        n_heads: The number of attention heads; it must divide `d_model`.
+        seq_len: The number of tokens in one sample. The position table keeps its 1,024 rows unless this is more.
+        vocab_size: The number of rows of the token table, which is also the output layer.
+        dropout: The probability of dropout; the published one is 0.1.
 
+    Returns:
+        The workload.
+
+    Raises:
+        UsageError: The heads do not divide the width.
+    """
     head_width(d_model, n_heads)
 
     def model() -> nn.Module:

@@ -14,23 +14,23 @@ from memprof.workloads.builtin.llama_sizes import LLAMA_SIZES
 from memprof.workloads.workload import Workload
 
 _EPS = 1e-5
-_ROPE_BASE = 500_000.0  # Llama 3's; Llama 2 has 10,000, which changes no size
+_ROPE_BASE = 500_000.0  # the base of Llama 3; Llama 2 has 10,000, which changes no size
 
 
 def rotary_tables(length: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the cosines and sines [length, width] that `rotate` takes (Su et al. 2021, section 3.4.2)."""
+    """Return the cosines and the sines for `rotate`, each [length, width] (Su et al. 2021, section 3.4.2)."""
     rates = _ROPE_BASE ** (-torch.arange(0, width, 2) / width)
     angles = (torch.arange(length).unsqueeze(1) * rates).repeat(1, 2)
     return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + width / 2) of x [batch, heads, length, width] by its position's angles."""
+    """Rotate the pairs (i, i + width / 2) of x, [batch, heads, length, width], by the angles of the position."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-class Attention(nn.Module):
+class GroupedQueryAttention(nn.Module):
     """Causal attention in which several query heads share one key and value head."""
 
     def __init__(self, d_model: int, n_heads: int, n_kv_heads: int) -> None:
@@ -53,13 +53,13 @@ class Attention(nn.Module):
         return out
 
 
-class Block(nn.Module):
+class LlamaBlock(nn.Module):
     """Attention and a SwiGLU MLP, each after an RMS norm and inside a residual."""
 
     def __init__(self, d_model: int, n_heads: int, n_kv_heads: int, d_ff: int) -> None:
         super().__init__()
         self.norm_1 = nn.RMSNorm(d_model, eps=_EPS)
-        self.attention = Attention(d_model, n_heads, n_kv_heads)
+        self.attention = GroupedQueryAttention(d_model, n_heads, n_kv_heads)
         self.norm_2 = nn.RMSNorm(d_model, eps=_EPS)
         self.gate = nn.Linear(d_model, d_ff, bias=False)
         self.up = nn.Linear(d_model, d_ff, bias=False)
@@ -95,7 +95,7 @@ class Llama(nn.Module):
         cos, sin = rotary_tables(seq_len, d_model // n_heads)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
-        self.blocks = nn.ModuleList(Block(d_model, n_heads, n_kv_heads, d_ff) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(LlamaBlock(d_model, n_heads, n_kv_heads, d_ff) for _ in range(n_layers))
         self.norm = nn.RMSNorm(d_model, eps=_EPS)
         self.output = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
 
@@ -124,18 +124,21 @@ def llama(
     """Llama language model, 1B to 70B.
 
     Args:
-        size: published model whose shape the other knobs default to: 1b, 3b, 7b, 8b, 13b or 70b.
-        seq_len: tokens of one sample.
-        n_layers: transformer blocks.
-        d_model: width of the residual stream.
-        n_heads: query heads; must divide `d_model` into even widths.
-        n_kv_heads: key and value heads; must divide `n_heads`.
-        d_ff: width of the MLP.
-        vocab_size: rows of the token table.
-        tie_embeddings: whether the token table is the output layer too.
+        size: The published model that gives the other knobs their defaults: 1b, 3b, 7b, 8b, 13b or 70b.
+        seq_len: The number of tokens in one sample.
+        n_layers: The number of transformer blocks.
+        d_model: The width of the residual stream.
+        n_heads: The number of query heads. It must divide `d_model`, and the width of a head must be even.
+        n_kv_heads: The number of key and value heads; it must divide `n_heads`.
+        d_ff: The width of the MLP.
+        vocab_size: The number of rows of the token table.
+        tie_embeddings: Whether the token table is also the output layer.
+
+    Returns:
+        The workload.
 
     Raises:
-        UsageError: the size is unknown, or the heads do not divide.
+        UsageError: The size is unknown, or the numbers of heads do not divide.
     """
     if size not in LLAMA_SIZES:
         raise UsageError(f"llama has no size {size!r}{did_you_mean(size, list(LLAMA_SIZES))}")

@@ -1,4 +1,4 @@
-"""The published shapes of Llama: 7b and 13b are Llama 2, 8b and 70b Llama 3, 1b and 3b Llama 3.2."""
+"""The published shapes of Llama: 7b and 13b are Llama 2, 8b and 70b are Llama 3, and 1b and 3b are Llama 3.2."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LLAMA_SIZES: dict[str, dict[str, KnobValue]] = {
     "70b": _shape(80, 8192, 64, 8, 28_672, 128_256, False),
 }
 
-# Parameters with these shapes: the safetensors of meta-llama/Llama-3.2-1B, Llama-3.2-3B, Llama-2-7b,
+# The parameter counts of these shapes, from the safetensors of meta-llama/Llama-3.2-1B, Llama-3.2-3B, Llama-2-7b,
 # Meta-Llama-3-8B, Llama-2-13b and Meta-Llama-3-70B.
 LLAMA_PARAMETERS: dict[str, int] = {
     "1b": 1_235_814_400,

@@ -1,4 +1,4 @@
-"""A multilayer perceptron on MNIST-sized input: the workload for a first look, a step takes milliseconds."""
+"""A multilayer perceptron on MNIST-sized input. Its steps take milliseconds, so it is the workload for a first try."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ def mlp(n_layers: int = 4, d_model: int = 512, n_inputs: int = 784, n_classes: i
     """Multilayer perceptron with ReLU, on MNIST-sized input.
 
     Args:
-        n_layers: hidden layers.
-        d_model: width of a hidden layer.
-        n_inputs: features of one sample.
-        n_classes: classes that the last, linear layer tells apart.
+        n_layers: The number of hidden layers.
+        d_model: The width of a hidden layer.
+        n_inputs: The number of features of one sample.
+        n_classes: The number of classes, which is the width of the last layer.
+
+    Returns:
+        The workload.
     """
 
     def model() -> nn.Module:

@@ -22,9 +22,9 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with batch norms, inside a residual.
 
     Args:
-        n_in: channels of the input.
-        width: channels of the 3x3 convolution; the output has four times as many.
-        stride: of the 3x3 convolution.
+        n_in: The number of channels of the input.
+        width: The number of channels of the 3x3 convolution; the output has four times as many.
+        stride: The stride of the 3x3 convolution.
     """
 
     def __init__(self, n_in: int, width: int, stride: int) -> None:
@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A 7x7 stem, four stages of bottlenecks, a linear classifier on the mean of the last feature map."""
+    """A 7x7 stem, four stages of bottlenecks, and a linear classifier on the mean of the last feature map."""
 
     def __init__(self, blocks: tuple[int, int, int, int], n_classes: int) -> None:
         super().__init__()
@@ -80,9 +80,12 @@ def resnet50(n_blocks: int = 6, image_size: int = 224, n_classes: int = 1000) ->
     """ResNet-50 image classifier.
 
     Args:
-        n_blocks: bottlenecks of the third stage (23 make a ResNet-101); the other stages keep 3, 4 and 3.
-        image_size: height and width of an image in pixels.
-        n_classes: classes.
+        n_blocks: The number of bottlenecks in the third stage (23 make a ResNet-101). The other stages keep 3, 4 and 3.
+        image_size: The height and width of an image in pixels.
+        n_classes: The number of classes.
+
+    Returns:
+        The workload.
     """
 
     def model() -> nn.Module:

@@ -1,5 +1,7 @@
-"""Transformer-Big for translation, as the SM3 paper trains it (Anil et al. 2019, section 5.1): 6 + 6 layers,
-width 1,024, feed-forward 8,192, 16 heads, three untied tables of 32,000 word pieces.
+"""Transformer-Big for translation, as the SM3 paper trains it (Anil et al. 2019, section 5.1).
+
+It has 6 + 6 layers of width 1,024 with feed-forward layers of width 8,192 and 16 heads, and three untied tables of
+32,000 word pieces.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Map x [batch, length, d_model] to the same shape, given memory [batch, source length, d_model]."""
+        """Map x, [batch, length, d_model], to the same shape, given memory, [batch, source length, d_model]."""
         x = x + self.dropout(self.attention(self.ln_1(x)))
         x = x + self.dropout(self.cross_attention(self.ln_2(x), memory))
         out: Tensor = x + self.dropout(self.feed_forward(self.ln_3(x)))
@@ -73,7 +75,7 @@ class DecoderLayer(nn.Module):
 def sinusoids(length: int, d_model: int) -> Tensor:
     """Return the fixed position encodings [length, d_model] of Vaswani et al. 2017, section 3.5.
 
-    All sines come before all cosines, which permutes the paper's columns and lets an odd width end in a zero.
+    All sines come before all cosines, which permutes the columns of the paper. An odd width ends in a zero.
     """
     half = d_model // 2
     rates = torch.exp(torch.arange(half) * (-math.log(10_000.0) / max(half, 1)))
@@ -138,13 +140,19 @@ def transformer_big(
     """Transformer-Big translation model of the SM3 paper.
 
     Args:
-        n_layers: layers of the encoder, and as many of the decoder.
-        d_model: width of the residual stream.
-        n_heads: attention heads; must divide `d_model`.
-        d_ff: width of the feed-forward layers.
-        seq_len: tokens of one sample, on the source side and on the target side.
-        vocab_size: rows of each of the three tables.
-        dropout: probability of dropout.
+        n_layers: The number of layers of the encoder; the decoder has as many.
+        d_model: The width of the residual stream.
+        n_heads: The number of attention heads; it must divide `d_model`.
+        d_ff: The width of the feed-forward layers.
+        seq_len: The number of tokens in one sample, on the source side and on the target side.
+        vocab_size: The number of rows of each of the three tables.
+        dropout: The probability of dropout.
+
+    Returns:
+        The workload.
+
+    Raises:
+        UsageError: The heads do not divide the width.
     """
     head_width(d_model, n_heads)
 

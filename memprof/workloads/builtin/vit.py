@@ -1,4 +1,4 @@
-"""Vision Transformer B/16 (Dosovitskiy et al. 2021), laid out as torchvision's vit_b_16."""
+"""Vision Transformer B/16 (Dosovitskiy et al. 2021), with the layers of torchvision's vit_b_16."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from memprof.workloads.builtin.layers import Attention, head_width
 from memprof.workloads.workload import Workload
 
 
-class Block(nn.Module):
+class ViTBlock(nn.Module):
     """Attention and a GELU MLP, each after a layer norm and inside a residual."""
 
     def __init__(self, d_model: int, n_heads: int, d_ff: int) -> None:
@@ -30,7 +30,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches, a class token, learned positions, pre-norm blocks, a linear classifier on the class token."""
+    """Patches, a class token, learned positions, pre-norm blocks, and a linear classifier on the class token."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class VisionTransformer(nn.Module):
         self.patches = nn.Conv2d(3, d_model, patch_size, stride=patch_size)
         self.class_token = nn.Parameter(torch.zeros(1, 1, d_model))
         self.positions = nn.Parameter(torch.empty(1, length, d_model).normal_(std=0.02))
-        self.blocks = nn.ModuleList(Block(d_model, n_heads, d_ff) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(ViTBlock(d_model, n_heads, d_ff) for _ in range(n_layers))
         self.norm = nn.LayerNorm(d_model, eps=1e-6)
         self.classifier = nn.Linear(d_model, n_classes)
 
@@ -73,16 +73,19 @@ def vit_b16(
     """Vision Transformer B/16 image classifier.
 
     Args:
-        n_layers: transformer blocks.
-        d_model: width of the residual stream.
-        n_heads: attention heads; must divide `d_model`.
-        d_ff: width of the MLP.
-        image_size: height and width of an image in pixels; a multiple of `patch_size`.
-        patch_size: height and width of a patch in pixels.
-        n_classes: classes.
+        n_layers: The number of transformer blocks.
+        d_model: The width of the residual stream.
+        n_heads: The number of attention heads; it must divide `d_model`.
+        d_ff: The width of the MLP.
+        image_size: The height and width of an image in pixels; a multiple of `patch_size`.
+        patch_size: The height and width of a patch in pixels.
+        n_classes: The number of classes.
+
+    Returns:
+        The workload.
 
     Raises:
-        UsageError: the heads do not divide the width, or the patches the image.
+        UsageError: The heads do not divide the width, or the patches do not divide the image.
     """
     head_width(d_model, n_heads)
     if image_size % patch_size:

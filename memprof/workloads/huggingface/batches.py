@@ -1,4 +1,4 @@
-"""Batches for Hugging Face models: what each kind of head takes, of the sizes in the configuration."""
+"""Makes batches for Hugging Face models: the inputs of each kind of head, with the sizes of the configuration."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ class Head:
     """A kind of head that memprof makes batches for.
 
     Attributes:
-        table: the part of the name of transformers' `MODEL_FOR_..._MAPPING_NAMES` that lists its classes.
-        images: it takes `pixel_values`; else `input_ids`.
-        draw: inputs and labels of one batch, from the configuration, the batch size and the length: tokens
-            of a sample, or height and width of an image where the configuration has none.
+        table: The variable part of the name of the transformers table `MODEL_FOR_..._MAPPING_NAMES` with its classes.
+        images: Whether it takes `pixel_values`; otherwise it takes `input_ids`.
+        draw: A function that draws the inputs and labels of one batch. It takes the configuration, the batch size and
+            the length: the number of tokens in a sample, or the height and width of an image if the configuration has
+            no image size.
     """
 
     table: str
@@ -33,7 +34,7 @@ def _ids(config: Any, batch_size: int, length: int) -> Tensor:
 
 
 def _per_token(config: Any, batch_size: int, length: int) -> Batch:
-    """Language models predict a token everywhere; an encoder and its decoder take as many each."""
+    """Return a batch for a language model, which predicts every token. Encoder and decoder get the same length."""
     return {"input_ids": _ids(config, batch_size, length), "labels": _ids(config, batch_size, length)}
 
 
@@ -43,7 +44,7 @@ def _pretraining(config: Any, batch_size: int, length: int) -> Batch:
 
 
 def _labels(config: Any, batch_size: int) -> Tensor:
-    """Return class labels, or what transformers takes for a regression or for several labels at once."""
+    """Return labels for a classification, a regression or a multi-label classification, as transformers takes them."""
     if config.num_labels == 1:
         return torch.randn(batch_size)
     if getattr(config, "problem_type", None) == "multi_label_classification":

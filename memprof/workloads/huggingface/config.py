@@ -1,4 +1,4 @@
-"""Hugging Face configurations: from a file, a folder or the hub, changed by knobs; never any weights."""
+"""Reads Hugging Face configurations from a file, a folder or the hub, and sets knobs in them. It reads no weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from memprof.user_code import describe, kind
 from memprof.workloads.knobs import coerce
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
-_LAYERS = ("n_layer", "n_layers", "num_layers", "encoder_layers")  # where there is no num_hidden_layers
+_LAYERS = ("n_layer", "n_layers", "num_layers", "encoder_layers")  # used if there is no num_hidden_layers
 _DECODER_LAYERS = ("decoder_layers", "num_decoder_layers")
 _SHIFTED = (
     "roberta",
@@ -26,16 +26,16 @@ _SHIFTED = (
     "ibert",
     "mpnet",
     "esm",
-)  # positions begin after pad_token_id
-_DTYPE = ("dtype", "torch_dtype")  # the recipe's precision decides
-_FIXED = ("use_cache", "return_dict")  # what the training step relies on
+)  # in these models the positions begin after pad_token_id
+_DTYPE = ("dtype", "torch_dtype")  # ignored, because the recipe's precision decides
+_FIXED = ("use_cache", "return_dict")  # not settable, because the training step relies on them
 
 
 def require_transformers(model: str) -> None:
-    """Import transformers; unless the environment says otherwise, it reports errors alone.
+    """Import transformers, and make it report only errors unless TRANSFORMERS_VERBOSITY is set.
 
     Raises:
-        UsageError: it is not installed, or cannot be imported.
+        UsageError: It is not installed or cannot be imported.
     """
     try:
         import transformers
@@ -43,18 +43,21 @@ def require_transformers(model: str) -> None:
         raise UsageError(f"{model} needs transformers: pip install 'sm3-memprof[hf]'") from error
     except Exception as error:
         raise UsageError(f"importing transformers raised {describe(error)}") from error
-    if "TRANSFORMERS_VERBOSITY" not in os.environ:  # its hints would come once per trial
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:  # otherwise it prints its hints once for each trial
         transformers.logging.set_verbosity_error()
 
 
 def read_config(source: str) -> dict[str, Any]:
-    """Return a configuration as it is written.
+    """Read the JSON object of a configuration.
 
     Args:
-        source: a `config.json` under any name, a folder with one, or the id of a model on the hub.
+        source: The path of a `config.json` under any name, a folder with one, or the id of a model on the hub.
+
+    Returns:
+        The fields of the configuration.
 
     Raises:
-        UsageError: there is none, or it is not a JSON object.
+        UsageError: There is no configuration, or it is not a JSON object.
     """
     path = Path(source).expanduser()
     file = path / "config.json" if path.is_dir() else path
@@ -85,10 +88,17 @@ def _download(source: str) -> dict[str, Any]:
 
 
 def make_config(model: str, raw: Mapping[str, Any]) -> Any:
-    """Return the `PretrainedConfig` that a configuration as written describes, without its dtype.
+    """Return the `PretrainedConfig` of a configuration, without its dtype.
+
+    Args:
+        model: The name of the model, for error messages.
+        raw: The fields, as `read_config` returns them.
+
+    Returns:
+        The configuration.
 
     Raises:
-        UsageError: its type is unknown to the installed transformers, or a value in it is refused.
+        UsageError: The installed transformers does not know the model type, or refuses a value.
     """
     from transformers import CONFIG_MAPPING
 
@@ -105,16 +115,16 @@ def make_config(model: str, raw: Mapping[str, Any]) -> Any:
 
 
 def integers(config: Any) -> dict[str, int]:
-    """Return the integer fields of a configuration that size the model: its knobs."""
+    """Return the integer fields of a configuration that determine the size of the model. They are its knobs."""
     from transformers import PretrainedConfig
 
-    of_any_model = PretrainedConfig().to_dict()  # settings of generation and the like
+    of_any_model = PretrainedConfig().to_dict()  # fields that every model has, such as settings of generation
     fields = {name: value for name, value in config.to_dict().items() if type(value) is int}
     return {k: v for k, v in fields.items() if k not in of_any_model and not k.endswith("_token_id")}
 
 
 def positions(config: Any) -> int | None:
-    """Return how many tokens the model has positions for, or None where nothing limits them."""
+    """Return the number of tokens that the model has positions for, or None if there is no limit."""
     most = getattr(config.get_text_config(), "max_position_embeddings", None)
     if type(most) is not int or most < 1:
         return None
@@ -122,20 +132,28 @@ def positions(config: Any) -> int | None:
 
 
 def scale_knob(config: Any) -> str | None:
-    """Return the field that says how deep the model is, or None where no single one does."""
+    """Return the name of the field that gives the number of layers, or None if no single field does."""
     fields = integers(config)
     standard = config.attribute_map.get("num_hidden_layers", "num_hidden_layers")
     return next((name for name in (standard, *_LAYERS) if name in fields), None)
 
 
 def change(model: str, raw: Mapping[str, Any], knobs: Mapping[str, KnobValue]) -> tuple[Any, dict[str, KnobValue]]:
-    """Return the configuration with knobs set, and the knobs under the configuration's own names.
+    """Set knobs in a configuration.
 
-    Integers, floats and bools can be set, by their own name (`n_layer`) or the standard one
-    (`num_hidden_layers`). What the class derives from them (head widths, layer kinds) is derived anew.
+    Integers, floats and bools can be set, by the configuration's own name (`n_layer`) or by the standard name
+    (`num_hidden_layers`). Values that the class derives from them (head widths, layer kinds) are derived again.
+
+    Args:
+        model: The name of the model, for error messages.
+        raw: The fields, as `read_config` returns them.
+        knobs: The values to set.
+
+    Returns:
+        The configuration, and the knobs under the configuration's own names.
 
     Raises:
-        UsageError: a knob is unknown, has another type, or the class refuses its value.
+        UsageError: A knob is unknown, has another type, or the class refuses its value.
     """
     config = make_config(model, raw)
     fields = {name: value for name, value in config.to_dict().items() if _is_settable(name, value)}
@@ -156,7 +174,7 @@ def _is_settable(name: str, value: Any) -> bool:
 
 
 def _follow_depth(raw: Mapping[str, Any], config: Any, changed: Mapping[str, KnobValue]) -> dict[str, Any]:
-    """Return what goes with a new depth: one layer kind per layer, and a decoder that was as deep."""
+    """Return the fields that change with the number of layers: the layer kinds, and an equally deep decoder."""
     scale, fields = scale_knob(config), integers(config)
     if scale is None or scale not in changed:
         return {}

@@ -1,10 +1,10 @@
-"""`hf:PATH_OR_ID`: a model from its Hugging Face configuration, with new weights.
+"""Loads `hf:PATH_OR_ID`: a model that is built from its Hugging Face configuration, with new weights.
 
-The class is the first of the configuration's `architectures`; a base model, or none, gets the head that such
-models are mostly trained with, unless that were the half of a model of images and text. Weights are never
-loaded, code from the hub is never run. The model is built in float32 whatever the configuration's dtype (the
-recipe's precision decides), without the cache that only generation needs. Batches have no padding, and so no
-attention mask.
+The class is the first of the configuration's `architectures`. If there is none, or if it is a base model, the model
+gets the head that such models are usually trained with; a model of both images and text does not get an image head.
+Weights are never loaded, and code from the hub is never run. The model is built in float32 whatever the configuration's
+dtype, because the recipe's precision decides, and without the cache that only generation uses. Batches have no padding,
+and therefore no attention mask.
 """
 
 from __future__ import annotations
@@ -32,20 +32,26 @@ from memprof.workloads.knobs import check_length
 from memprof.workloads.module_copies import fake_active
 from memprof.workloads.workload import Workload
 
-_SEQ_LEN = 512  # by default, or what the model has positions for if that is less
-_IMAGE_SIZE = 224  # by default, for models whose configuration has no image size
+_SEQ_LEN = 512  # the default number of tokens in a sample, unless the model has fewer positions
+_IMAGE_SIZE = 224  # the default height and width in pixels for models whose configuration has no image size
 
 
 def load_huggingface(spec: WorkloadSpec) -> tuple[str, dict[str, Any], Workload, int | None]:
-    """Return name, knobs, workload and positions of an `hf:` model.
+    """Load an `hf:` model.
 
-    The knobs are every integer of the configuration, and the length of a sample: `seq_len`, or for images
-    `image_size` where the configuration has none. Every sample has that length; the longest that the model has
-    positions for is told beside it, and not taken: it may be a hundred times what anybody trains with.
+    The knobs are the integers of the configuration and the length of a sample. The length is `seq_len`, or for images
+    `image_size` if the configuration has no such field. Every sample has that length. The number of positions of the
+    model is returned but not used as the length, because it may be a hundred times as long as any sample in practice.
+
+    Args:
+        spec: The model and its knobs.
+
+    Returns:
+        The name, the knobs, the workload, and the number of positions (None for images and if there is no limit).
 
     Raises:
-        UsageError: transformers is not installed, the configuration cannot be read, a knob does not fit, or
-            memprof makes no batches for such a model.
+        UsageError: transformers is not installed, the configuration cannot be read, a knob does not fit, or memprof
+            makes no batches for such a model.
     """
     if spec.inputs or spec.target is not None:
         raise UsageError(f"{spec.model} makes its own batches: drop --{'input' if spec.inputs else 'target'}")
@@ -64,7 +70,7 @@ def load_huggingface(spec: WorkloadSpec) -> tuple[str, dict[str, Any], Workload,
 
 
 def _length(config: Any, head: Head) -> dict[str, int]:
-    """Return the knob that gives a sample's length, with its default, unless the configuration gives it."""
+    """Return the knob for the length of a sample and its default; nothing if the configuration has the length."""
     if not head.images:
         return {"seq_len": min(_SEQ_LEN, positions(config) or _SEQ_LEN)}
     return {"image_size": _IMAGE_SIZE} if getattr(config, "image_size", None) is None else {}
@@ -73,9 +79,9 @@ def _length(config: Any, head: Head) -> dict[str, int]:
 def _workload(name: str, config: Any, architecture: str, head: Head, length: int = 0) -> Workload:
     config.use_cache = False
     if head.table == "SEQUENCE_CLASSIFICATION" and getattr(config, "pad_token_id", None) is None:
-        config.pad_token_id = 0  # decoders classify at the last token that is no padding
+        config.pad_token_id = 0  # decoders classify at the last token that is not padding
     if head.table == "SEQ_TO_SEQ_CAUSAL_LM" and getattr(config, "decoder_start_token_id", None) is None:
-        config.decoder_start_token_id = 0  # the labels, shifted right, begin with it
+        config.decoder_start_token_id = 0  # the decoder's input is this token followed by the labels
 
     def batch(batch_size: int) -> Batch:
         return head.draw(config, batch_size, length)
@@ -95,7 +101,7 @@ def _build(architecture: str, config: Any) -> nn.Module:
     if not fake_active() and not torch.empty(0).is_meta:
         module: nn.Module = build(config)
         return module
-    with _no_init_weights():  # some initialisers read values, and fake tensors have none
+    with _no_init_weights():  # some initialisers read values, which fake tensors do not have
         module = build(config)
     module.tie_weights()  # type: ignore[operator]
     return module
@@ -103,17 +109,17 @@ def _build(architecture: str, config: Any) -> nn.Module:
 
 def _no_init_weights() -> Any:
     try:
-        from transformers.initialization import no_init_weights  # from 5.0 on
+        from transformers.initialization import no_init_weights  # exists from version 5.0 on
     except ImportError:
         from transformers.modeling_utils import no_init_weights
     return no_init_weights()
 
 
 def choose_head(config: Any) -> tuple[str, Head]:
-    """Return the name of the class to build, and the head whose batches it takes.
+    """Return the name of the class to build, and the head that describes its batches.
 
     Raises:
-        UsageError: there are no batches for such a class.
+        UsageError: memprof makes no batches for such a class.
     """
     named = (getattr(config, "architectures", None) or [None])[0]
     candidates = [(name, head) for head in HEADS for name in _classes(head.table, config.model_type)]
@@ -133,12 +139,15 @@ def choose_head(config: Any) -> tuple[str, Head]:
 
 
 def _suits(config: Any, head: Head) -> bool:
-    """Return whether the head's batches suit: classifiers over a decoder want end-of-text tokens in place."""
+    """Return whether the head's batches suit the model.
+
+    Classifiers of encoder-decoder models do not: they need end-of-text tokens at certain positions.
+    """
     return not getattr(config, "is_encoder_decoder", False) or head.table == "SEQ_TO_SEQ_CAUSAL_LM"
 
 
 def _classes(table: str, model_type: str) -> list[str]:
-    """Return the names of the classes that one of transformers' tables lists for a type of model."""
+    """Return the names of the classes that a table of transformers lists for a model type."""
     from transformers.models.auto import modeling_auto
 
     name = f"MODEL_FOR_{table}_MAPPING_NAMES" if table else "MODEL_MAPPING_NAMES"

@@ -67,7 +67,7 @@ class Plan:
     workspace_bytes: int
 
 
-# Bytes that a convolution takes on a target, where `workspaces_convolution` says the third.
+# Bytes that a convolution takes on a target, where `memprof.prediction.cuda.kernels.convolution` says the third.
 Rule = Callable[[Convolution, Target, int], int]
 
 

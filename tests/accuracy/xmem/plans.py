@@ -17,13 +17,13 @@ from string import Template
 
 from memprof.allocator.caching import CachingAllocator
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.devices.target import Target
 from memprof.prediction.bounds import resized
 from memprof.prediction.cuda.kernels import convolution as workspaces_convolution
 from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import fake_runs
 from memprof.prediction.replay_trace import replay_blocks
-from memprof.prediction.run import target_of
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Trace
 from tests.accuracy.xmem import plans_report

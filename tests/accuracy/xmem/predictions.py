@@ -10,13 +10,14 @@ from functools import cache
 
 from memprof.devices.catalog import find_device
 from memprof.devices.context import LATE_WITHIN_BYTES
+from memprof.devices.resolve import target_of
 from memprof.documents.comparison import Run
 from memprof.documents.jobs import Trial
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.recipe import Recipe, ZeroGrad
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import MemprofError
-from memprof.prediction.run import predict_run, target_of
+from memprof.prediction.run import predict_run
 from tests.accuracy.xmem.language_models import FULL, is_padded_ahead, tokens_added
 from tests.accuracy.xmem.lengths import LONGEST, STEPS, draw_lengths
 from tests.accuracy.xmem.truth import Row

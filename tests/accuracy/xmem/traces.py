@@ -12,9 +12,9 @@ import json
 from memprof.allocator.caching import CachingAllocator, Handle
 from memprof.allocator.driver import Memory
 from memprof.devices.catalog import find_device
+from memprof.devices.resolve import target_of
 from memprof.prediction.cuda.semantics import CudaSemantics
 from memprof.prediction.fake.training import fake_runs
-from memprof.prediction.run import target_of
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Trace
 from tests.accuracy.xmem.language_models import FULL

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests import children
+
 HERE = Path(__file__).parent
 MIB = 2**20
 CAPACITY = 2**30
@@ -66,7 +68,7 @@ def cuda_python() -> str | None:
     python = os.environ.get("MEMPROF_CUDA_TORCH", sys.executable)
     if sys.platform != "linux" or shutil.which("cc") is None:
         return None
-    asked = subprocess.run([python, "-c", "import torch; print(torch.version.cuda)"], capture_output=True, text=True)
+    asked = children.run([python, "-c", "import torch; print(torch.version.cuda)"], check=False)
     return python if asked.returncode == 0 and asked.stdout.strip() != "None" else None
 
 
@@ -81,17 +83,17 @@ def without_gpu(python: str, folder: Path, capacity: int = CAPACITY, null_gpu: b
     """
     stand_in = folder / "fake_cuda.so"
     compiler = ["cc", "-w", "-shared", "-fPIC", "-O1", "-o"]
-    subprocess.run([*compiler, stand_in, HERE / "fake_cuda.c"], check=True)
+    children.run([*compiler, stand_in, HERE / "fake_cuda.c"])
     for name in ("libcuda.so.1", "libnvidia-ml.so.1"):
         shutil.copy(stand_in, folder / name)
     preloaded = [str(stand_in)]
     if null_gpu:
         ask = "import torch; print(torch.__path__[0])"
-        torch = Path(subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip())
+        torch = Path(children.run([python, "-c", ask]).stdout.strip())
         headers = ("nvidia/cu13/include", "nvidia/cuda_runtime/include", "triton/backends/nvidia/include")
         include = [f"-I{torch.parent / path}" for path in headers]
-        subprocess.run([*compiler, folder / "null_gpu.so", HERE / "null_gpu.c", *include], check=True)
-        subprocess.run([*compiler, folder / "libcuda.so.1", HERE / "fake_cuda.c", "-DNULL_GPU"], check=True)
+        children.run([*compiler, folder / "null_gpu.so", HERE / "null_gpu.c", *include])
+        children.run([*compiler, folder / "libcuda.so.1", HERE / "fake_cuda.c", "-DNULL_GPU"])
         preloaded.insert(0, str(folder / "null_gpu.so"))
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTORCH_")}
     return environment | {
@@ -107,7 +109,7 @@ def real_allocator(python: str, folder: Path, capacity: int = CAPACITY) -> Itera
     environment = without_gpu(python, folder, capacity)
     command = [python, str(HERE / "real_allocator.py")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+    with children.started(command, env=environment, **pipes) as process:
 
         def run(program: dict[str, Any]) -> Any:
             assert process.stdin is not None
@@ -117,4 +119,3 @@ def real_allocator(python: str, folder: Path, capacity: int = CAPACITY) -> Itera
             return json.loads(process.stdout.readline())
 
         yield run
-        process.terminate()

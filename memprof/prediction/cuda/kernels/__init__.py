@@ -7,14 +7,14 @@
   `parseChosenWorkspaceSize`; `CUBLAS_WORKSPACE_CONFIG` is honoured |
 | cuBLASLt | 1 MiB for each linear layer with a bias | `CublasHandlePool.cpp`, `CUDABlas.cpp`, `gemm_and_bias` |
 | copies for cuBLAS | of matrices of which no dimension is dense, such as expanded gradients | `Blas.cpp` |
-| attention | `workspaces_attention` | |
-| sums | `workspaces_reductions` | |
-| layer norm, RMS norm | `workspaces_norms` | |
-| FSDP's copies | `workspaces_sharding` | |
-| everything else | `workspaces_kernels` | |
+| attention | `attention` | |
+| sums | `reductions` | |
+| layer norm, RMS norm | `norms` | |
+| FSDP's copies | `fsdp` | |
+| everything else | `pointwise` | |
 
 What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
-(`workspaces_convolution`).
+(`convolution`).
 
 Everything but that, and attention through cuDNN, is compared with what PyTorch's own CUDA code allocates, recorded for
 2.6 and 2.15 (`tests/data/allocator/operators.json`).
@@ -23,7 +23,6 @@ Everything but that, and attention through cuDNN, is compared with what PyTorch'
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -43,7 +42,7 @@ from memprof.prediction.fake.event_log import Steps
 Scratch = Callable[[tuple[Any, ...], dict[str, Any]], Steps]
 aten = torch.ops.aten
 
-_KIB, _MIB = 2**10, 2**20
+_MIB = 2**20
 _PRODUCTS = (
     *(aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.mv.default),
     *(aten.addmv.default, aten.dot.default, aten._addmm_activation.default),
@@ -67,14 +66,6 @@ _REDUCTIONS: Mapping[Any, int | None] = {
 _WITH_ORDER = (aten.linalg_vector_norm.default,)  # their dimensions come third
 
 
-def cublas_bytes(target: Target) -> int:
-    """Return the size of one cuBLAS workspace; 0 if `CUBLAS_WORKSPACE_CONFIG` says so."""
-    pairs = re.findall(r":(\d+):(\d+)", os.environ.get("CUBLAS_WORKSPACE_CONFIG", ""))
-    if pairs:
-        return sum(int(size) * int(count) for size, count in pairs) * _KIB
-    return 32 * _MIB if target.capability >= (9, 0) else (4096 * 2 + 16 * 8) * _KIB
-
-
 class Workspaces:
     """What the operators of one training take, beside what they return.
 
@@ -95,13 +86,17 @@ class Workspaces:
             **KERNELS,
         }
 
-    @property
-    def operators(self) -> frozenset[Any]:
-        """The operators that take something."""
-        return frozenset(self._scratch)
+    def takes(self, func: Any) -> bool:
+        """Say whether an operator may take something."""
+        return func in self._scratch
 
-    def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-        """Return what an operator takes and gives back, in order."""
+    @property
+    def doubts(self) -> list[str]:
+        """None: what is not known of a kernel is in the upper bound (`memprof.prediction.bounds`)."""
+        return []
+
+    def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: int = 0) -> Steps:
+        """Return what an operator takes and gives back, in order; `made` are the bytes of what it returns."""
         return self._scratch[func](args, kwargs)
 
     def kept(self, func: Any, backward: bool) -> int:
@@ -110,7 +105,7 @@ class Workspaces:
         if func not in _PRODUCTS or not persistent or backward in self._kept_by:
             return 0
         self._kept_by.add(backward)
-        return cublas_bytes(self._target)
+        return self._target.cublas_workspace_bytes
 
     def _product(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
         copies = [_bytes(tensor) for tensor in args[-2:] if not _is_blas_matrix(tensor)]
@@ -118,7 +113,7 @@ class Workspaces:
             return [None, *copies, _MIB]
         version = self._target.torch_version
         if version >= (2, 15) and os.environ.get("TORCH_CUBLAS_WORKSPACE_CACHE") != "1":
-            return [None, *copies, cublas_bytes(self._target)]
+            return [None, *copies, self._target.cublas_workspace_bytes]
         return [None, *copies]
 
     def _reduction(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:

@@ -1,0 +1,170 @@
+"""A training script as it really runs, recorded from its first line on.
+
+measure_script(ScriptTrial(...), emit)
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from memprof.documents.comparison import OptimizerInfo, Run, Steps
+from memprof.documents.jobs import Outcome, ScriptTrial, Step
+from memprof.export import save_trace
+from memprof.measurement.meter import Meter, Reading
+from memprof.measurement.process_memory import device_limit
+from memprof.optimizers.implementation import implementation_name
+from memprof.optimizers.state_bytes import measure_state
+from memprof.scripts.optimizers import OptimizerRefusedError
+from memprof.scripts.rules import LEAST, is_last
+from memprof.scripts.run import Ending, run_script
+from memprof.scripts.session import ScriptSession
+from memprof.trace.events import Mark, PhaseMark
+from memprof.trace.modules import compiled_graphs, followed_modules
+from memprof.training.counts import count_parameters, state_figures
+from memprof.user_code import is_out_of_memory
+from sm3.kernels import inner
+
+Emit = Callable[[Any], None]
+
+
+def measure_script(job: ScriptTrial, emit: Emit) -> Outcome:
+    """Run a script for its training steps and return what it took; the run is `ok`, `oom`, or `failed`.
+
+    Args:
+        job: which script, and with which optimizer.
+        emit: told of every step.
+
+    Raises:
+        UsageError: the script is at fault, or takes no training step.
+    """
+    return _MeasuredScript(job, emit).run()
+
+
+class _MeasuredScript:
+    """One script while it runs; what `memprof.scripts.session` tells of it, the meter records."""
+
+    def __init__(self, job: ScriptTrial, emit: Emit) -> None:
+        self._job = job
+        self._emit = emit
+        self._device = torch.device(job.device)
+        self._meter = Meter(self._device, whole=True, with_build=True)
+        self._session = ScriptSession(self, labelling=False)
+        self._reading: Reading | None = None
+        self._attributing = ExitStack()
+        self._seconds: list[float] = []
+        self._phase = "build"
+        self._began = time.perf_counter()
+
+    def run(self) -> Outcome:
+        self._emit(Step(stage="build"))
+        limit = device_limit(self._device, self._job.limit_bytes)
+        try:
+            ending = run_script(self._job, self._session, self._emit, lambda: self._recorded(limit))
+        except OptimizerRefusedError as error:
+            return self._unfinished("failed", str(error))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            number, phase = self._session.cycles.count + 1, self._session.phase
+            place = "the build" if phase == "build" else f"the {phase} phase of step {number}"
+            return self._unfinished("oom", f"out of memory in {place}")
+        if self._reading is None:
+            self.finished()
+        assert self._reading is not None
+        return Outcome(run=self._made(self._reading, ending), levels=self._reading.levels)
+
+    @contextmanager
+    def _recorded(self, limit: Callable[[], object]) -> Iterator[None]:
+        inner.rounding()  # SM3 asks once in a process, with a computation that is no part of the training
+        limit()
+        self._meter.start()
+        yield
+
+    # What the session tells
+
+    def mark(self, mark: Mark) -> None:
+        if isinstance(mark, PhaseMark):
+            if self._session.labelling and self._phase in ("save", "load", "other"):
+                self._session.label_what_lives()
+            self._phase = mark.phase
+            self._meter.begin_phase(mark.step, mark.phase)
+        else:
+            self._meter.mark(mark)
+
+    def quiet(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def model_found(self, name: str, model: nn.Module) -> None:
+        """Names are asked for when operators are recorded."""
+
+    def step_ended(self, number: int) -> bool:
+        self._meter.synchronize()
+        if number > 1 and not self._session.labelling:
+            self._seconds.append(time.perf_counter() - self._began)
+        self._count()
+        wanted = self._job.steps or LEAST
+        self._emit(Step(stage="step", step=number, steps=wanted, peak_bytes=self._meter.high_water_bytes()))
+        if number >= wanted - 1 and not self._session.labelling:
+            self._attribute()
+        self._began = time.perf_counter()
+        return is_last(number, self._job.steps, alike=True, waiting=self._session.optimizers_waiting)
+
+    def finished(self) -> None:
+        self._attributing.close()
+        gc.disable()  # what is left of the script need not be fast, the analysis should be
+        self._reading = self._meter.finish(tidied=self._session.tidied)
+
+    def _attribute(self) -> None:
+        """From here on operators are recorded, and who asks for them."""
+        self._meter.begin_attribution()
+        self._session.label_what_lives()
+        self._session.labelling = True
+        # Module hooks would make torch.compile compile again, with breaks where they are called.
+        if not compiled_graphs():
+            self._attributing.enter_context(followed_modules(self._session.whole_model(), self._meter.mark))
+
+    def _count(self) -> None:
+        """Count parameters and state while they live: a script may end by itself, and they with it."""
+        parameters, together = self._session.parameters(), self._session.in_use.together
+        self._parameters = count_parameters(parameters)
+        self._state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
+        self._one = next(iter(together.optimizers.values()))
+
+    # The result
+
+    def _made(self, reading: Reading, ending: Ending) -> Run:
+        spec = self._job.substitution.spec
+        if self._job.trace_folder is not None:
+            save_trace(reading.trace, Path(self._job.trace_folder), spec.text)
+        implementation = None
+        if self._session.labelling:
+            implementation = implementation_name(self._one, reading.operators.get("optimizer", set()))
+        return Run(
+            optimizer=self._info(implementation),
+            device=self._job.device,
+            status="ok",
+            parameters=self._parameters,
+            state=state_figures(self._state, self._parameters),
+            peak=reading.peak,
+            breakdown=reading.breakdown,
+            phases=reading.phases,
+            allocator_history=reading.allocator_history,
+            steps=Steps(seconds=self._seconds, losses=[], allocated_bytes=reading.step_peaks),
+            timeline=reading.timeline,
+            notes=[*reading.notes, *ending.notes],
+        )
+
+    def _unfinished(self, status: Literal["oom", "failed"], reason: str) -> Outcome:
+        return Outcome(run=Run(optimizer=self._info(None), device=self._job.device, status=status, reason=reason))
+
+    def _info(self, implementation: str | None) -> OptimizerInfo:
+        spec = self._job.substitution.spec
+        return OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=implementation)

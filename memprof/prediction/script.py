@@ -1,0 +1,189 @@
+"""A training script on fake tensors: no weights, no GPU, nothing changed in it; the events are an allocator's.
+
+predict_script(ScriptForecast(...), emit)
+"""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from memprof.devices.resolve import find_target
+from memprof.devices.target import Target
+from memprof.documents.comparison import OptimizerInfo, Run
+from memprof.documents.jobs import Outcome, ScriptForecast, Step
+from memprof.optimizers.implementation import implementation_name
+from memprof.optimizers.state_bytes import measure_state
+from memprof.prediction.fake.checkpoints import checkpoints_without_memory
+from memprof.prediction.fake.dispatch import FakeOperators
+from memprof.prediction.fake.event_log import EventLog
+from memprof.prediction.fake.inference import inference_without_grad
+from memprof.prediction.fake.modules import RunningModules, unwatched
+from memprof.prediction.fake.training import FakeRun
+from memprof.prediction.fake.value_reads import Reads
+from memprof.prediction.gc_pause import no_garbage_collection
+from memprof.prediction.run import run_of
+from memprof.prediction.semantics import semantics_of
+from memprof.scripts.optimizers import OptimizerRefusedError
+from memprof.scripts.places import is_inner, short
+from memprof.scripts.rules import is_last
+from memprof.scripts.run import Ending, run_script
+from memprof.scripts.session import ScriptSession
+from memprof.trace.attribution import build_trace
+from memprof.trace.events import Allocation, CacheMark, Entry, Free, Mark, PhaseMark
+from memprof.training.counts import count_parameters
+from memprof.units import format_size
+
+Emit = Callable[[Any], None]
+
+
+def predict_script(job: ScriptForecast, emit: Emit) -> Outcome:
+    """Run a script on fake tensors and return what it would come to on the device.
+
+    Args:
+        job: which script, and with which optimizer.
+        emit: told of every step.
+
+    Raises:
+        UsageError: the script is at fault, or takes no training step.
+    """
+    target = find_target(job.device)
+    if job.limit_bytes is not None and target.kind == "cuda":
+        target = replace(target, capacity_bytes=job.limit_bytes)
+    return _FakeScript(job, target, emit).run()
+
+
+class _FakeScript:
+    """One script while it runs; what `memprof.scripts.session` tells of it, it puts into the event log."""
+
+    def __init__(self, job: ScriptForecast, target: Target, emit: Emit) -> None:
+        self._job = job
+        self._target = target
+        self._emit = emit
+        self._semantics = semantics_of(target, limited=True)
+        self._log = EventLog()
+        self._reads = Reads(job.answers)
+        self._mode = FakeOperators(self._log, self._reads, self._semantics)
+        self._modules = RunningModules()
+        self._mode.place = self._modules.place
+        self._session = ScriptSession(self, labelling=True)
+        self._fake: FakeRun | None = None
+        self._shapes: list[list[int]] = []  # of each step: what it allocated and freed, in order
+        self._seen = 0
+        self._imported = False
+
+    def run(self) -> Outcome:
+        self._emit(Step(stage="build"))
+        try:
+            around = lambda: checkpoints_without_memory(self._mode)  # noqa: E731
+            ending = run_script(self._job, self._session, self._emit, self._applied, around)
+        except OptimizerRefusedError as error:
+            return Outcome(run=self._unfinished("failed", str(error)))
+        except torch.OutOfMemoryError as error:
+            return Outcome(run=self._unfinished("oom", self._out_of_memory(error)))
+        if self._fake is None:
+            self.finished()
+        assert self._fake is not None
+        return Outcome(run=self._made(self._fake, ending))
+
+    @contextmanager
+    def _applied(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(no_garbage_collection())
+            stack.enter_context(self._semantics.applied(self._mode))
+            stack.enter_context(inference_without_grad())
+            stack.enter_context(self._modules.followed())
+            stack.enter_context(self._mode)
+            yield
+
+    # What the session tells
+
+    def mark(self, mark: Mark) -> None:
+        if isinstance(mark, PhaseMark):
+            if mark.step and not self._imported:
+                self._imported = True
+                gc.collect()
+                gc.freeze()  # what the script has imported brings a million objects, which would be walked every step
+            self._mode.phase = mark.phase
+        self._log.mark(mark)
+
+    def quiet(self) -> AbstractContextManager[Any]:
+        return unwatched()
+
+    def model_found(self, name: str, model: nn.Module) -> None:
+        self._modules.add(model, name)
+
+    def step_ended(self, number: int) -> bool:
+        self._count()
+        gc.collect()  # cycles that a real training would lose sooner or later
+        made = self._log.since(self._seen)
+        self._seen += len(made)
+        self._shapes.append([entry.size if isinstance(entry, Allocation) else 0 for entry in made if _moves(entry)])
+        alike = len(self._shapes) > 1 and self._shapes[-1] == self._shapes[-2]
+        self._shapes = self._shapes[-1:]
+        waiting = self._session.optimizers_waiting
+        self._emit(Step(stage="step", step=number, steps=self._job.steps or 0, peak_bytes=self._log.peak_bytes))
+        return is_last(number, self._job.steps, alike, waiting)
+
+    def finished(self) -> None:
+        parameters, state = self._counted
+        self._fake = FakeRun(
+            entries=self._session.tidied(self._log.entries(0)),
+            parameters=parameters,
+            state=state,
+            implementation=self._implementation,
+            failure=None,
+            assumed=frozenset(self._reads.assumed),
+            guesses=frozenset({*self._reads.guesses, *self._mode.doubts}),
+        )
+
+    def _count(self) -> None:
+        """Count parameters and state while they live: a script may end by itself, and they with it."""
+        with unwatched():
+            parameters, together = self._session.parameters(), self._session.in_use.together
+            self._counted = count_parameters(parameters), measure_state(together, parameters)  # type: ignore[arg-type]
+            operators = self._mode.operators_of.get("optimizer", set())
+            self._implementation = implementation_name(next(iter(together.optimizers.values())), operators)
+
+    # The result
+
+    def _made(self, fake: FakeRun, ending: Ending) -> Run:
+        folder = Path(self._job.trace_folder) if self._job.trace_folder is not None else None
+        spec = self._job.substitution.spec
+        trace = build_trace(fake.entries)
+        run = run_of(spec, fake, trace, self._target, True, folder, with_build=True)
+        notes = [*run.notes, *ending.notes, *(_unused(place) for place in sorted(self._reads.unused))]
+        return run.model_copy(update={"notes": notes})
+
+    def _out_of_memory(self, error: torch.OutOfMemoryError) -> str:
+        """Say where the memory ran out, in PyTorch's words for how much was asked for, and how much there is."""
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f" ({short(frame.filename)}:{frame.lineno})" for frame in frames if not is_inner(frame.filename)]
+        marks = [entry for entry in self._log.entries(0) if isinstance(entry, (PhaseMark, CacheMark))]
+        last = max((number for number, mark in enumerate(marks) if isinstance(mark, CacheMark)), default=len(marks))
+        before = [mark for mark in marks[:last] if isinstance(mark, PhaseMark) and mark.step]
+        where = f"the {before[-1].phase} phase of step {before[-1].step}" if before else "the build"
+        asked = str(error).split(". ")[1].removeprefix("Tried to allocate ")
+        there = format_size(self._target.capacity_bytes or 0)
+        return f"out of memory in {where}{''.join(lines[-1:])}: {asked} more needed, {there} there"
+
+    def _unfinished(self, status: Any, reason: str) -> Run:
+        spec = self._job.substitution.spec
+        info = OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options)
+        return Run(optimizer=info, device=self._target.name, source="predicted", status=status, reason=reason)
+
+
+def _moves(entry: Entry) -> bool:
+    return isinstance(entry, (Allocation, Free))
+
+
+def _unused(place: str) -> str:
+    return f"--assume {place}: nothing there reads a value that the prediction does not know."

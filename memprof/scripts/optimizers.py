@@ -1,0 +1,166 @@
+"""Which optimizers a script constructs, and another one in their place.
+
+`AdamW(model.parameters(), lr=1e-3)` in the script then returns, say, an SM3 that trains the same parameters in the same
+groups, at the script's learning rates. `isinstance(it, AdamW)` stays true, so that schedulers, scalers and trainers
+take it; it is an SM3 as well.
+"""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from memprof.documents.script import Substitution
+from memprof.errors import MemprofError, UsageError
+from memprof.optimizers.options import constructor_arguments, takes_names
+from memprof.optimizers.registry import resolve_class
+from memprof.scripts.places import caller, place_of
+from memprof.scripts.stopping import ScriptRefused
+from memprof.user_code import is_out_of_memory
+
+_ASSIGNED = re.compile(r"\s*(?:self\.)?([A-Za-z_][\w.]*)\s*(?::[^=]+)?=[^=]")
+# What a group of the script's says of any optimizer; other options of the two may have the same name and differ.
+_OF_ALL = ("params", "param_names", "lr")
+
+
+class OptimizerRefusedError(MemprofError):
+    """The optimizer that was to take the script's place does not take its parameters; another may."""
+
+
+class ScriptOptimizers:
+    """Notes what the script constructs, and puts a substitute in its place.
+
+    Args:
+        substitution: what the user asked for.
+
+    Attributes:
+        constructed: each of the script's own, `AdamW (train.py:12)`, in order.
+        replaced: how many have a substitute.
+    """
+
+    def __init__(self, substitution: Substitution) -> None:
+        self._substitution = substitution
+        self.constructed: list[str] = []
+        self.replaced = 0
+        self._building = False
+
+    @contextmanager
+    def substituted(self) -> Iterator[None]:
+        """Replace what is constructed within the `with` block."""
+        # `Optimizer` inherits `object.__new__`, which takes no arguments once another one has stood in its place.
+        Optimizer.__new__ = self._new  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            Optimizer.__new__ = _plain_new  # type: ignore[method-assign]
+
+    def check(self) -> None:
+        """Refuse a place that no optimizer had.
+
+        Raises:
+            UsageError: nothing was replaced, and something should have been.
+        """
+        if self._substitution.is_as_is or self.replaced or not self.constructed:
+            return
+        there = "; ".join(f"{number} is {text}" for number, text in enumerate(self.constructed))
+        spec = self._substitution.spec.text
+        raise UsageError(f"-o {spec}: no optimizer of the script is {self._substitution.place}: {there}")
+
+    def _new(self, cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+        given = args[0] if args else kwargs.get("params", kwargs.get("optimizer"))
+        if self._building or isinstance(given, Optimizer):  # a wrapper around another, as accelerate's
+            return object.__new__(cls)
+        frame = caller()
+        number = len(self.constructed)
+        self.constructed.append(f"{cls.__name__} ({place_of(frame)})" if frame is not None else cls.__name__)
+        if not self._is_meant(number, frame):
+            return object.__new__(cls)
+        self.replaced += 1
+        self._building = True
+        try:
+            return self._substitute(cls, given, kwargs.get("lr", args[1] if len(args) > 1 else None))
+        finally:
+            self._building = False
+
+    def _is_meant(self, number: int, frame: Any) -> bool:
+        place = self._substitution.place
+        if self._substitution.is_as_is:
+            return False
+        if place is None or isinstance(place, int):
+            return place in (None, number)
+        if frame is None:
+            return False
+        found = _ASSIGNED.match(linecache.getline(frame.f_code.co_filename, frame.f_lineno))
+        return found is not None and found[1] == place
+
+    def _substitute(self, cls: type[Any], given: Any, lr: Any) -> Any:
+        spec = self._substitution.spec
+        factory = resolve_class(spec)
+        arguments = constructor_arguments(factory, spec)
+        if "lr" not in spec.options and isinstance(lr, (float, int, torch.Tensor)) and _takes(factory, "lr"):
+            arguments["lr"] = lr
+        try:
+            made = factory(_groups(given, "lr" in spec.options, takes_names(factory)), **arguments)
+        except MemprofError:
+            raise
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            message = " ".join(str(error).split()) or "no reason given"
+            text = f"optimizer {spec.text!r} refused: {type(error).__name__}: {message}"
+            raise ScriptRefused(OptimizerRefusedError(text)) from error
+        made.__class__ = _disguised(type(made), cls)
+        return made
+
+
+def _plain_new(cls: type[Any], *args: Any, **kwargs: Any) -> Any:
+    return object.__new__(cls)
+
+
+def _takes(factory: Callable[..., Any], name: str) -> bool:
+    import inspect
+
+    try:
+        return name in inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return False
+
+
+def _groups(given: Any, own_rate: bool, named: bool) -> list[Any]:
+    """Return the script's parameters and groups, with what any optimizer understands of a group."""
+    items = list(given)
+    if not items or not isinstance(items[0], dict):
+        trained = [item for item in items if _tensor_of(item).requires_grad]
+        return [(f"parameter_{n}", item) for n, item in enumerate(trained)] if named and _bare(trained) else trained
+    kept = [key for key in _OF_ALL if not (own_rate and key == "lr")]
+    return [{key: value for key, value in group.items() if key in kept} for group in items]
+
+
+def _bare(items: list[Any]) -> bool:
+    return bool(items) and isinstance(items[0], torch.Tensor)
+
+
+def _tensor_of(item: Any) -> torch.Tensor:
+    tensor: torch.Tensor = item[1] if isinstance(item, tuple) else item
+    return tensor
+
+
+def _disguised(real: type[Any], script: type[Any]) -> type[Any]:
+    """Return a class that is the substitute's and says to `isinstance` that it is the script's."""
+
+    def initialised(self: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: Python asks for it once more where the substitute is of the script's class."""
+
+    names = {
+        "__init__": initialised,
+        "__class__": property(lambda self: script),
+        "__module__": real.__module__,
+        "__qualname__": real.__qualname__,
+    }
+    return type(real.__name__, (real,), names)

@@ -1,0 +1,139 @@
+"""A script from its start to its last training step: what is put around it, predicted and measured alike."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from memprof.documents.jobs import Mistake, ScriptTrial
+from memprof.errors import ExitCode, UsageError
+from memprof.scripts.loaders import loaders_in_process
+from memprof.scripts.optimizers import ScriptOptimizers
+from memprof.scripts.program import own_exit_functions, run_program, time_limit
+from memprof.scripts.session import ScriptSession
+from memprof.scripts.side_effects import kept_outputs
+from memprof.scripts.stopping import ScriptStopped, ScriptTimedOut
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a script ended that has taken a training step.
+
+    Attributes:
+        notes: what the reader of its figures must know.
+    """
+
+    notes: list[str] = field(default_factory=list)
+
+
+def run_script(
+    job: ScriptTrial,
+    session: ScriptSession,
+    emit: Callable[[Any], None],
+    applied: Callable[[], AbstractContextManager[None]],
+    around: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Ending:
+    """Run a script until it has taken its steps.
+
+    Args:
+        job: which script, how many steps, with which optimizer.
+        session: follows it, and stops it.
+        emit: takes the answer where the script lets no exception in.
+        applied: what is around the script alone, innermost.
+        around: what is around everything that is done for it.
+
+    Raises:
+        UsageError: the script is at fault, or never took a training step.
+        MemprofError: what was found in it.
+    """
+    optimizers = ScriptOptimizers(job.substitution)
+    session.optimizers = optimizers
+
+    def give_up(place: str) -> None:
+        emit(Mistake(message=_too_slow(job, session, place), exit_code=ExitCode.USAGE))
+        os._exit(1)
+
+    ended_early = True
+    with ExitStack() as stack:
+        stack.enter_context(_output(job.output))
+        stack.enter_context(own_exit_functions())
+        stack.enter_context(around())
+        stack.enter_context(kept_outputs(job.keep_outputs))
+        stack.enter_context(loaders_in_process())
+        stack.enter_context(optimizers.substituted())
+        stack.enter_context(time_limit(job.timeout_s, give_up))
+        try:
+            with applied(), session.followed():
+                run_program(job.script)
+        except ScriptStopped:
+            ended_early = False
+        except ScriptTimedOut as late:
+            if not session.ended:
+                raise UsageError(_too_slow(job, session, late.place)) from None
+            ended_early = False
+        except UsageError:
+            if not session.ended:  # what goes wrong while it unwinds is of no account
+                raise
+            ended_early = False
+    ended_early = ended_early and not session.ended
+    optimizers.check()
+    if not session.cycles.count:
+        raise UsageError(_no_step(job, optimizers))
+    return Ending(_notes(job, session, optimizers, ended_early))
+
+
+def _notes(job: ScriptTrial, session: ScriptSession, optimizers: ScriptOptimizers, ended_early: bool) -> list[str]:
+    count = session.cycles.count
+    found = [f"The script's own optimizers: {', '.join(optimizers.constructed)}."] if optimizers.constructed else []
+    if ended_early and (job.steps or count + 1) > count:
+        found.append(f"{job.script.name} ended by itself after {_steps(count)}.")
+    return found
+
+
+def _steps(count: int) -> str:
+    return f"{count} training step{'s' if count != 1 else ''}"
+
+
+def _no_step(job: ScriptTrial, optimizers: ScriptOptimizers) -> str:
+    if optimizers.constructed:
+        what = f"constructed {', '.join(optimizers.constructed)} and took no step with it"
+    else:
+        what = "constructed no optimizer"
+    return f"{job.script.name} ended without a training step: it {what}, so there is nothing to say of its training"
+
+
+def _too_slow(job: ScriptTrial, session: ScriptSession, place: str) -> str:
+    count = session.cycles.count
+    where = f" in {place}" if place else ""
+    done = f"after {_steps(count)}" if count else "before its first training step"
+    return (
+        f"{job.script.name} was still running{where} when {job.timeout_s:g} s were over, {done}; "
+        "give it more with --timeout, or less to do"
+    )
+
+
+@contextmanager
+def _output(file: str | None) -> Iterator[None]:
+    """Within the `with` block what is printed goes to a file, if one is given."""
+    if file is None:
+        yield
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [(number, os.dup(number)) for number in (1, 2)]
+    taker = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for number, _ in kept:
+        os.dup2(taker, number)
+    os.close(taker)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in kept:
+            os.dup2(copy, number)
+            os.close(copy)

@@ -1,0 +1,66 @@
+"""A script on a GPU that is not here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import memprof
+from memprof.documents.comparison import Comparison
+from memprof.workers.launcher import Launcher
+
+SCRIPTS = Path(__file__).parents[1] / "data" / "scripts"
+
+
+def run(launcher: Launcher, name: str, *arguments: str, **options: object) -> Comparison:
+    return memprof.run(SCRIPTS / name, arguments, **{"device": "rtx-4090", "launcher": launcher, **options})
+
+
+@pytest.mark.parametrize("name", ["plain.py", "gan.py", "evaluates.py"])
+def test_a_script_trains_on_a_gpu_that_is_not_here(launcher: Launcher, tmp_path: Path, name: str) -> None:
+    arguments = [str(tmp_path)] if name == "evaluates.py" else []
+    (found,) = run(launcher, name, *arguments).runs
+    assert (found.status, found.source, found.device) == ("ok", "predicted", "rtx-4090")
+    assert found.optimizer.implementation == "foreach"
+    assert found.peak.reserved_bytes % (2 << 20) == 0
+    assert len(found.steps.allocated_bytes) >= 3
+    assert found.steps.allocated_bytes[-1] == found.steps.allocated_bytes[-2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workload_as_a_script_is_predicted_as_compare_does(launcher: Launcher) -> None:
+    script = run(launcher, "builtin_mlp.py", device="cpu", validate=True, steps=4).runs[0]
+    workload = memprof.predict("mlp", optimizers=["adam"], device="cpu").runs[0]
+    assert script.peak.allocated_bytes == workload.peak.allocated_bytes
+    assert script.state == workload.state
+
+
+def test_what_was_made_up_is_said(launcher: Launcher) -> None:
+    place = (SCRIPTS / "plain.py").relative_to(Path.cwd())
+    (found,) = run(launcher, "plain.py").runs
+    warnings = " ".join(found.confidence.warnings)
+    assert f"{place}:17 branches on a value that depends on the data: it was taken to be True" in warnings
+    assert f"{place}:24 reads a value that depends on the data: it was taken to be 1.0" in warnings
+    assert any(note.startswith("The script's own optimizers: AdamW (") for note in found.notes)
+
+
+def test_the_user_may_say_what_a_value_is(launcher: Launcher) -> None:
+    with pytest.raises(memprof.MemprofError, match=r"plain.py raised RuntimeError: the loss is not finite \(.*:18\)"):
+        run(launcher, "plain.py", assume={"plain.py:17": False})
+    (found,) = run(launcher, "plain.py", assume={"plain.py:999": 1}).runs
+    assert any("--assume plain.py:999: nothing there reads a value" in note for note in found.notes)
+
+
+def test_too_small_a_gpu_is_out_of_memory(launcher: Launcher) -> None:
+    (found,) = run(launcher, "plain.py", "4096", budget="8MiB").runs
+    assert found.status == "oom"
+    assert "8.00 MiB there" in found.reason
+
+
+def test_another_optimizer_in_its_place(launcher: Launcher) -> None:
+    made = run(launcher, "plain.py", optimizers=["as-is", "sm3", "adafactor", "muon"])
+    own, sm3, adafactor, muon = made.runs
+    assert sm3.state.bytes < adafactor.state.bytes < own.state.bytes
+    assert muon.status == "failed"
+    assert "Muon" in muon.reason or "2D" in muon.reason
