@@ -86,6 +86,21 @@ def refuse(name: str, reason: str) -> NoReturn:
     raise UsageError(f"{name} cannot be predicted{where}: {reason}")
 
 
-def legacy_storage(name: str) -> Refusal:
+def refusal_of(name: str, original: object, reason: str = _ELSE) -> Any:
+    """Return what stands in for a function; for a class a class, which annotations and `isinstance` can name.
+
+    Args:
+        name: as the user's code calls it.
+        original: what it stands in for.
+        reason: why there is no answer.
+    """
+    refusal = Refusal(name, reason)
+    if not isinstance(original, type):
+        return refusal
+    module, _, own = name.rpartition(".")
+    return type(own, (), {"__new__": lambda cls, *args, **kwargs: refusal(), "__module__": module})
+
+
+def legacy_storage(name: str, original: object) -> Any:
     """Return the refusal of a class such as `torch.cuda.FloatStorage`."""
-    return Refusal(f"torch.cuda.{name}", _LEGACY_STORAGE)
+    return refusal_of(f"torch.cuda.{name}", original, _LEGACY_STORAGE)

@@ -41,7 +41,14 @@ from memprof.prediction.cuda.host_and_device import (
     cuda_in_hooks,
     legacy_types,
 )
-from memprof.prediction.cuda.refusals import REFUSED, REFUSED_OF_ACCELERATOR, REFUSED_OF_MEMORY, Refusal, legacy_storage
+from memprof.prediction.cuda.refusals import (
+    REFUSED,
+    REFUSED_OF_ACCELERATOR,
+    REFUSED_OF_MEMORY,
+    Refusal,
+    legacy_storage,
+    refusal_of,
+)
 from memprof.prediction.cuda.streams import Streams
 from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.higher_order import traced_outside_modes
@@ -206,7 +213,8 @@ def _libraries(target: Target) -> Iterator[None]:
 @contextmanager
 def _refusing() -> Iterator[None]:
     """Put a sentence in the place of what has no answer."""
-    storages: dict[str, Any] = {name: legacy_storage(name) for name in dir(torch.cuda) if name.endswith("Storage")}
+    old = [name for name in dir(torch.cuda) if name.endswith("Storage")]
+    storages = {name: legacy_storage(name, getattr(torch.cuda, name)) for name in old}
     tables = (
         (torch.cuda, "torch.cuda", REFUSED),
         (torch.cuda.memory, "torch.cuda", REFUSED),
@@ -218,7 +226,7 @@ def _refusing() -> Iterator[None]:
         stack.enter_context(patch.multiple(torch.cuda, **storages))
         for module, prefix, names in tables:
             here = {name: why for name, why in names.items() if hasattr(module, name)}
-            found: dict[str, Any] = {name: Refusal(f"{prefix}.{name}", why) for name, why in here.items()}
+            found = {name: refusal_of(f"{prefix}.{name}", getattr(module, name), why) for name, why in here.items()}
             stack.enter_context(patch.multiple(module, **found))
         yield
 

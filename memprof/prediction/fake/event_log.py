@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -155,6 +156,7 @@ class EventLog:
                 self.memory.take(address, size, self.stream, limits)
             except torch.OutOfMemoryError:
                 self._add(CacheMark(), owner)
+                gc.unfreeze()  # a program that tries again with less lets go of what it has, cycles included
                 raise
         self._add(Allocation(address, size, self.stream, limits), owner)
         self._count(size)

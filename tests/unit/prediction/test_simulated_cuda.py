@@ -180,6 +180,13 @@ def test_it_is_refused_with_name_and_line(name: str) -> None:
     assert "test_simulated_cuda.py:" in str(refused.value)
 
 
+def test_a_class_that_is_refused_can_still_be_named() -> None:
+    with gpu():
+        assert (torch.cuda.CUDAGraph | None) is not None
+        assert not isinstance(3, torch.cuda.MemPool)
+        assert issubclass(type("Own", (torch.cuda.CUDAGraph,), {}), torch.cuda.CUDAGraph)
+
+
 def test_storages_of_the_old_kind_are_refused() -> None:
     with gpu(), pytest.raises(UsageError, match=r"torch\.cuda\.FloatStorage cannot be predicted"):
         torch.cuda.FloatStorage(3)
