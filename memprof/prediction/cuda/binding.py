@@ -19,9 +19,10 @@ import torch
 from memprof.devices.context import threads_per_sm
 from memprof.devices.target import Target
 from memprof.prediction.cuda.device_memory import DeviceMemory
+from memprof.prediction.cuda.kernels import Workspaces
 from memprof.prediction.cuda.refusals import Refusal, refuse
 from memprof.prediction.cuda.streams import Streams
-from memprof.prediction.fake.event_log import EventLog
+from memprof.prediction.fake.dispatch import FakeOperators
 
 # CUDA, cuDNN and NCCL of the wheels on PyPI (pytorch/pytorch, .github/scripts/generate_binary_build_matrix.py).
 _CUDA_OF_TORCH = {(2, 6): "12.4", (2, 7): "12.6", (2, 8): "12.8", (2, 9): "12.8", (2, 10): "12.8"}
@@ -87,7 +88,7 @@ class Binding:
     Args:
         target: the GPU.
         memory: of the GPU.
-        log: told of emptied caches.
+        mode: runs the operators; told of emptied caches.
         streams: of the GPU.
         devices: how many GPUs the program sees; all tensors are on the current one.
         index: of the current one.
@@ -99,11 +100,11 @@ class Binding:
     """
 
     def __init__(
-        self, target: Target, memory: DeviceMemory, log: EventLog, streams: Streams, devices: int, index: int
+        self, target: Target, memory: DeviceMemory, mode: FakeOperators, streams: Streams, devices: int, index: int
     ) -> None:
         self._target = target
         self._memory = memory
-        self._log = log
+        self._mode = mode
         self._streams = streams
         self.devices = devices
         self._debug_mode = 0
@@ -146,7 +147,8 @@ class Binding:
             "_cuda_resetAccumulatedMemoryStats": lambda device=None: memory.reset_accumulated(),
             "_cuda_resetPeakHostMemoryStats": nothing,
             "_cuda_resetAccumulatedHostMemoryStats": nothing,
-            "_cuda_emptyCache": self._log.empty_cache,
+            "_cuda_emptyCache": self._mode.log.empty_cache,
+            "_cuda_clearCublasWorkspaces": self._clear_workspaces,
             "_cuda_getAllocatorBackend": answer("native"),
             "_cuda_cudaCachingAllocator_is_enabled": answer(True),
             "_cuda_hasPrimaryContext": answer(True),
@@ -180,7 +182,7 @@ class Binding:
             "_accelerator_getStream": lambda index=None: torch.cuda.current_stream(),
             "_accelerator_setStream": lambda stream: self._set_stream(stream.stream_id),
             "_accelerator_synchronizeDevice": lambda index=None: None,
-            "_accelerator_emptyCache": self._log.empty_cache,
+            "_accelerator_emptyCache": self._mode.log.empty_cache,
             "_accelerator_emptyHostCache": lambda: None,
             "_host_emptyCache": lambda: None,
             "_accelerator_getDeviceStats": lambda index=None: memory.statistics(),
@@ -245,6 +247,12 @@ class Binding:
         """Return the text of `torch.cuda.list_gpu_processes`."""
         used = self.used_bytes() / (1 << 20)
         return f"GPU:{self.index}\nprocess {os.getpid():>10d} uses {used:>12.3f} MB GPU memory"
+
+    def _clear_workspaces(self) -> None:
+        self._mode.log.release_workspaces()
+        kernels = self._mode.workspaces
+        if isinstance(kernels, Workspaces):
+            kernels.forget_kept()
 
     def _set_device(self, index: int) -> None:
         if index >= self.devices:

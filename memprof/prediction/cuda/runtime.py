@@ -73,7 +73,7 @@ def simulated_cuda(
     """
     memory = DeviceMemory(target, limited)
     streams = Streams(mode.log, index)
-    binding = Binding(target, memory, mode.log, streams, devices, index)
+    binding = Binding(target, memory, mode, streams, devices, index)
     cuda = CudaIsHere(mode, lambda: binding.index, devices)
     with ExitStack() as stack:
         stack.enter_context(_served_by(mode, memory))

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation, in_place_twin
 from memprof.prediction.fake.assumed_values import expect, expected_of
 from memprof.prediction.fake.data_sizes import LARGEST
-from memprof.prediction.fake.device import PlainDevice
+from memprof.prediction.fake.device import KernelMemory, PlainDevice
 from memprof.prediction.fake.event_log import EventLog
 from memprof.prediction.fake.higher_order import composed, is_higher_order
 from memprof.prediction.fake.known_values import (
@@ -117,6 +117,11 @@ class FakeOperators(TorchDispatchMode):
         storage = tensor.untyped_storage()
         address = storage.data_ptr()
         return self.log.is_host(address) if address else hasattr(storage, HOST_MARK)
+
+    @property
+    def workspaces(self) -> KernelMemory | None:
+        """What kernels take for themselves; None where that is nothing."""
+        return self._workspaces
 
     @property
     def doubts(self) -> list[str]:

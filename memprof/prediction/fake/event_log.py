@@ -71,6 +71,7 @@ class EventLog:
         self._entries: list[Entry] = []
         self._owners: list[int | None] = []
         self._owner: int | None = None
+        self._workspaces: list[tuple[int, int, int | None]] = []  # what libraries keep: address, size, owner
         self._watches: dict[int, _Watch] = {}
         self._addresses = itertools.count(FIRST_ADDRESS, _ALIGNMENT)
         self.meddlers: set[int] = set()
@@ -113,6 +114,13 @@ class EventLog:
         address = self.new_address()
         self._request(address, size, self._owner)
         self._add(LabelMark("workspace", {address: ""}), self._owner)
+        self._workspaces.append((address, size, self._owner))
+
+    def release_workspaces(self) -> None:
+        """Libraries gave back the memory that they keep."""
+        for address, size, owner in self._workspaces:
+            self._release(address, size, owner)
+        self._workspaces.clear()
 
     def empty_cache(self) -> None:
         """The caching allocator gives what nobody uses back to the driver."""

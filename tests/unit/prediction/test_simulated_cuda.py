@@ -530,6 +530,20 @@ def test_an_emptied_cache_is_in_the_trace() -> None:
     assert reserved(empty=True) == (40 << 20, 40 << 20)
 
 
+def test_cleared_workspaces_are_given_back_and_taken_anew() -> None:
+    with gpu() as mode:
+        model, x = nn.Linear(64, 64, bias=False).cuda(), torch.randn(8, 64, device="cuda")
+        before = torch.cuda.memory_allocated()
+        with torch.no_grad():
+            model(x)
+            assert torch.cuda.memory_allocated() - before == RTX_4090.cublas_workspace_bytes
+            torch._C._cuda_clearCublasWorkspaces()  # type: ignore[attr-defined]
+            assert torch.cuda.memory_allocated() == before
+            model(x)
+        assert torch.cuda.memory_allocated() - before == RTX_4090.cublas_workspace_bytes
+        assert replay_blocks(build_trace(mode.log.entries(0)), CachingAllocator()).failure is None
+
+
 def test_statistics_add_up() -> None:
     with gpu() as mode:
         train_a_little(mode)

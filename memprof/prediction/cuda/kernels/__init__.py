@@ -107,6 +107,10 @@ class Workspaces:
         self._kept_by.add(backward)
         return self._target.cublas_workspace_bytes
 
+    def forget_kept(self) -> None:
+        """Take workspaces anew: the threads' own were given back (`torch._C._cuda_clearCublasWorkspaces`)."""
+        self._kept_by.clear()
+
     def _product(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
         copies = [_bytes(tensor) for tensor in args[-2:] if not _is_blas_matrix(tensor)]
         if len(args) == 3 and args[0].dim() == 1 and args[1].dim() == 2 and min(args[2].shape) > 1:
