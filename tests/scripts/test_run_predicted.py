@@ -64,3 +64,36 @@ def test_another_optimizer_in_its_place(launcher: Launcher) -> None:
     assert sm3.state.bytes < adafactor.state.bytes < own.state.bytes
     assert muon.status == "failed"
     assert "Muon" in muon.reason or "2D" in muon.reason
+
+
+RETRIES = """
+import torch
+from torch import nn
+
+print("on", torch.cuda.get_device_name(), torch.cuda.mem_get_info())
+batch = 1 << 16
+while True:
+    try:
+        model = nn.Sequential(nn.Linear(512, 2048), nn.GELU(), nn.Linear(2048, 512)).cuda()
+        optimizer = torch.optim.AdamW(model.parameters())
+        for step in range(6):
+            loss = model(torch.randn(batch, 512, device="cuda")).square().mean()
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            print("taken", batch, torch.cuda.max_memory_allocated())
+        break
+    except torch.OutOfMemoryError:
+        batch //= 2
+        torch.cuda.empty_cache()
+"""
+
+
+def test_a_script_that_halves_its_batch_finds_what_fits(launcher: Launcher, tmp_path: Path) -> None:
+    script, said = tmp_path / "retries.py", tmp_path / "said.txt"
+    script.write_text(RETRIES)
+    (found,) = run(launcher, script, budget="1GiB", script_output=said).runs
+    assert found.status == "ok"
+    taken = [line.split() for line in said.read_text().splitlines() if line.startswith("taken")]
+    assert {batch for _, batch, _ in taken} == {str(1 << 14)}
+    assert int(taken[-1][2]) == found.peak.allocated_bytes <= 1 << 30
