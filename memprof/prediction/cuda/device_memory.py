@@ -11,6 +11,8 @@ Sources: `DeviceStats` in `c10/core/CachingDeviceAllocator.h`, `DeviceCachingAll
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,8 +35,8 @@ class DeviceMemory:
 
     Args:
         target: the GPU, and the settings of its allocator.
-        limited: a request that does not fit raises `torch.OutOfMemoryError`; else the memory is without end, and
-            only what is free says how much there is.
+        limited: a request that does not fit raises `torch.OutOfMemoryError`; else the memory is without end, what
+            is free says how much there is, and nothing is replayed before somebody asks.
 
     Attributes:
         allocator: the model that serves the requests.
@@ -49,6 +51,8 @@ class DeviceMemory:
         self.allocator = CachingAllocator(
             target.capacity_bytes if limited else None, target.allocator, driver=self._driver
         )
+        self._limited = limited
+        self._waiting: list[Callable[[], None]] = []  # what is replayed when somebody asks
         self._handles: dict[int, AllocatorBlock] = {}
         self._split: dict[int, tuple[int, int]] = {}  # free parts of each segment that is shared: count and bytes
         self._figures = {(name, pool): _Figure() for name in (*_COUNTED, *_SUMMED) for pool in _POOLS}
@@ -67,54 +71,47 @@ class DeviceMemory:
         Raises:
             torch.OutOfMemoryError: the memory is not there, even after the cache was given back.
         """
-        refused = self._driver.refused
-        try:
-            block = self.allocator.allocate(size, stream)
-        except OutOfMemory:
-            self._retries += 1
-            if limits is not None and limits.source == CONVOLUTIONS:
-                return
-            self._out_of_memory += 1
-            raise torch.OutOfMemoryError(self._sentence(size)) from None
-        self._retries += self._driver.refused > refused
-        self._handles[address] = block
-        self._count_block(block.pool.small, 1, block.size, size)
-        self._note_split(block)
+        if not self._limited:
+            self._waiting.append(partial(self._serve, address, size, stream, limits))
+        else:
+            self._serve(address, size, stream, limits)
 
     def give_back(self, address: int) -> None:
         """Take back the block that was served under an address."""
-        block = self._handles.pop(address, None)
-        if block is None:
-            return
-        requested, size, small = block.requested, block.size, block.pool.small
-        self.allocator.free(block)
-        self._count_block(small, -1, -size, -requested)
-        self._note_split(block)
+        if not self._limited:
+            self._waiting.append(partial(self._take_back, address))
+        else:
+            self._take_back(address)
 
     def empty_cache(self) -> None:
         """Give what nobody uses back to the driver."""
+        self._catch_up()
         self.allocator.empty_cache()
         self._emptied += 1
 
     def free_bytes(self) -> int:
         """Return what the driver has left: at least nothing."""
+        self._catch_up()
         if self.capacity_bytes is None:
             return 1 << 60
         return max(0, self.capacity_bytes - self.allocator.reserved_bytes)
 
     def reset_peaks(self) -> None:
         """From now on peaks are of what comes (`reset_peak_memory_stats`)."""
+        self._catch_up()
         for figure in self._all_figures():
             figure.peak = figure.current
 
     def reset_accumulated(self) -> None:
         """Count from nothing again (`reset_accumulated_memory_stats`)."""
+        self._catch_up()
         for figure in self._all_figures():
             figure.allocated = figure.freed = 0
         self._out_of_memory = self._retries = self._emptied = self._driver.allocations = self._driver.frees = 0
 
     def statistics(self) -> dict[str, Any]:
         """Return what `torch._C._cuda_memoryStats` does: nested, by statistic, pool and kind."""
+        self._catch_up()
         nested: dict[str, Any] = {
             name: {pool: self._figures[name, pool].as_dict() for pool in _POOLS} for name in (*_COUNTED, *_SUMMED)
         }
@@ -138,6 +135,35 @@ class DeviceMemory:
             self._figures["reserved_bytes", pool].add(size)
         if abs(size) >= self.allocator.settings.max_split_bytes:
             self._oversize_segments.add(count)
+
+    def _catch_up(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for serve in waiting:
+            serve()
+
+    def _serve(self, address: int, size: int, stream: int, limits: SizeLimits | None) -> None:
+        refused = self._driver.refused
+        try:
+            block = self.allocator.allocate(size, stream)
+        except OutOfMemory:
+            self._retries += 1
+            if limits is not None and limits.source == CONVOLUTIONS:
+                return
+            self._out_of_memory += 1
+            raise torch.OutOfMemoryError(self._sentence(size)) from None
+        self._retries += self._driver.refused > refused
+        self._handles[address] = block
+        self._count_block(block.pool.small, 1, block.size, size)
+        self._note_split(block)
+
+    def _take_back(self, address: int) -> None:
+        block = self._handles.pop(address, None)
+        if block is None:
+            return
+        requested, size, small = block.requested, block.size, block.pool.small
+        self.allocator.free(block)
+        self._count_block(small, -1, -size, -requested)
+        self._note_split(block)
 
     def _all_figures(self) -> list[_Figure]:
         return [*self._figures.values(), self._oversize, self._oversize_segments]
