@@ -47,7 +47,11 @@ class ScriptStudy:
     def inquire(self, budget: int | None, reference: str | None, command: str | None, validate: bool) -> None:
         """Check what can be checked without running the script."""
         inquiry = ScriptInquiry(
-            script=self._trial.script, substitutions=self._substitutions, device=self._trial.device, command=command
+            script=self._trial.script,
+            substitutions=self._substitutions,
+            device=self._trial.device,
+            world_size=self._trial.world_size,
+            command=command,
         )
         found = self._launcher.run(inquiry)
         assert isinstance(found, ScriptFindings)
@@ -58,10 +62,16 @@ class ScriptStudy:
         self._simulated = found.device.simulated
         limit = budget if found.device.simulated else None
         self._trial = self._trial.model_copy(update={"device": found.device.name, "limit_bytes": limit})
-        script = self._trial.script
+        script, trial = self._trial.script, self._trial
         self.comparison = Comparison(
             environment=found.environment,
-            script=ScriptInfo(program=script.name, arguments=script.arguments, steps=self._trial.steps),
+            script=ScriptInfo(
+                program=script.name,
+                arguments=script.arguments,
+                steps=trial.steps,
+                world_size=trial.world_size,
+                rank=trial.rank,
+            ),
             capacity=Capacity(
                 bytes=budget or found.device.memory_bytes, source="device" if budget is None else "budget"
             ),

@@ -198,14 +198,18 @@ class Comparison(Saved):
         return self.workload.model if self.workload is not None else self.script.command if self.script else ""
 
     @property
-    def strategy(self) -> str:
-        """How ranks share the training."""
-        return self.recipe.strategy if self.recipe is not None else "single"
+    def strategy(self) -> str | None:
+        """How ranks share the training; None for a script on several, which has its own way."""
+        if self.recipe is not None:
+            return self.recipe.strategy
+        return "single" if self.world_size == 1 else None
 
     @property
     def world_size(self) -> int:
         """Over how many ranks it goes."""
-        return self.recipe.world_size if self.recipe is not None else 1
+        if self.recipe is not None:
+            return self.recipe.world_size
+        return (self.script and self.script.world_size) or 1
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per run with the columns of `memprof compare --export-csv`; sizes are bytes."""

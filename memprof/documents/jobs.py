@@ -73,6 +73,9 @@ class ScriptTrial(_Message):
         limit_bytes: memory that the trial may allocate; of a prediction what the device has. None for no other limit
             than the device's own.
         trace_folder: where to write the whole trace; None for not at all.
+        world_size: ranks that the script is started on, as by torchrun; None for a process that nobody has told of any.
+        rank: that is predicted, or whose figures are shown of those measured; None for the first, or the one with the
+            highest peak.
     """
 
     job: Literal["script"] = "script"
@@ -86,6 +89,8 @@ class ScriptTrial(_Message):
     keep_outputs: bool = False
     limit_bytes: int | None = None
     trace_folder: str | None = None
+    world_size: int | None = None
+    rank: int | None = None
 
 
 class ScriptForecast(ScriptTrial):
@@ -101,6 +106,7 @@ class ScriptInquiry(_Message):
     script: ScriptSpec
     substitutions: list[Substitution]
     device: str
+    world_size: int | None = None
     command: str | None = None
 
 

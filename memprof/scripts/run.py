@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from memprof.documents.jobs import Mistake, ScriptTrial
@@ -36,6 +37,7 @@ def run_script(
     emit: Callable[[Any], None],
     applied: Callable[[], AbstractContextManager[None]],
     around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    outputs: Path | None = None,
 ) -> Ending:
     """Run a script until it has taken its steps.
 
@@ -45,6 +47,7 @@ def run_script(
         emit: takes the answer where the script lets no exception in.
         applied: what is around the script alone, innermost.
         around: what is around everything that is done for it.
+        outputs: the folder that takes what it saves; None for one of its own.
 
     Raises:
         UsageError: the script is at fault, or never took a training step.
@@ -62,7 +65,7 @@ def run_script(
         stack.enter_context(_output(job.output))
         stack.enter_context(own_exit_functions())
         stack.enter_context(around())
-        stack.enter_context(kept_outputs(job.keep_outputs))
+        stack.enter_context(kept_outputs(job.keep_outputs, outputs))
         stack.enter_context(loaders_in_process())
         stack.enter_context(optimizers.substituted())
         stack.enter_context(time_limit(job.timeout_s, give_up))

@@ -47,7 +47,7 @@ def inquire_script(inquiry: ScriptInquiry, send: Callable[[BaseModel], None]) ->
     Raises:
         UsageError: the device, the script or an optimizer is at fault.
     """
-    device = resolve(inquiry.device)
+    device = resolve(inquiry.device, inquiry.world_size or 1)
     check_program(inquiry.script)
     for one in inquiry.substitutions:
         if not one.is_as_is:

@@ -14,16 +14,20 @@ _ON_THE_CPU = (
 )
 
 
-def gather(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the outcome of the rank that needs most of its device, with all ranks beside it.
+def gather(outcomes: Sequence[Outcome], rank: int | None = None) -> Outcome:
+    """Return the outcome of the rank that needs most of its device, with all ranks beside it; a single one as it is.
 
     Its steps are the job's: a step takes as long as its slowest rank, and the loss is the mean over the ranks.
 
     Args:
         outcomes: of all ranks in order, each `ok`.
+        rank: the one to return instead.
     """
+    if len(outcomes) == 1:
+        return outcomes[0]
     ranks = [_rank(number, outcome.run) for number, outcome in enumerate(outcomes)]
-    top = max(range(len(outcomes)), key=lambda number: (_needed(outcomes[number].run), -number))
+    highest = max(range(len(outcomes)), key=lambda number: (_needed(outcomes[number].run), -number))
+    top = highest if rank is None else rank
     chosen = outcomes[top]
     update = {
         "rank": top,

@@ -53,8 +53,9 @@ class FakeRun:
         assumed: operators whose answer was assumed, with the phase.
         guesses: sentences about what was predicted as something else than it is.
         buckets: bytes of each of the buckets in which DDP exchanges gradients.
-        ranks: of the training; this was the first of them.
-        alike: every rank holds as much; else the first holds the most.
+        ranks: of the training.
+        rank: that this was.
+        alike: every rank holds as much; if not, the first holds the most; None where nothing is known of the others.
     """
 
     entries: list[Entry]
@@ -66,7 +67,8 @@ class FakeRun:
     guesses: frozenset[str] = frozenset()
     buckets: tuple[int, ...] = ()
     ranks: int = 1
-    alike: bool = True
+    rank: int = 0
+    alike: bool | None = True
 
 
 def fake_runs(
@@ -249,7 +251,7 @@ class _FakeTraining:
             failure=None,
             assumed=assumed,
             guesses=frozenset({*self._reads.guesses, *self._mode.doubts}),
-            buckets=tuple(bucket_sizes(self._model, self._recipe)),
+            buckets=tuple(bucket_sizes(self._model)),
             ranks=self._recipe.world_size,
             alike=self._recipe.strategy != "fsdp" or all(len(p) % self._recipe.world_size == 0 for p in parameters),
         )

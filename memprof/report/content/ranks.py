@@ -21,7 +21,9 @@ def batch_words(comparison: Comparison) -> str:
 
 def strategy_words(comparison: Comparison) -> str:
     """Return how many ranks share the training, and how: `fsdp over 4 ranks`; empty for a single one."""
-    return f"{comparison.strategy} over {comparison.world_size} ranks" if comparison.world_size > 1 else ""
+    if comparison.world_size == 1:
+        return ""
+    return f"{f'{comparison.strategy} over ' if comparison.strategy else ''}{comparison.world_size} ranks"
 
 
 def devices(comparison: Comparison) -> list[str]:
