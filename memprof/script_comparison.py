@@ -95,6 +95,8 @@ class ScriptStudy:
             if isinstance(forecast, Run) and forecast.steps is not None:  # both are to run as many
                 trial = trial.model_copy(update={"steps": len(forecast.steps.allocated_bytes)})
         run = self._answer(one, "", _as_forecast(trial) if self._simulated else trial)
+        if isinstance(forecast, Run) and run.rank not in (None, forecast.rank):  # the rank with the highest peak
+            forecast = self._answer(one, "predicting", _as_forecast(trial.model_copy(update={"rank": run.rank})))
         if forecast is not None:
             run = run.model_copy(update={"validation": _validation(run, forecast)})
         self.comparison = self.comparison.model_copy(update={"runs": [*self.comparison.runs, run]})

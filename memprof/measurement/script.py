@@ -29,7 +29,6 @@ from memprof.scripts.session import ScriptSession
 from memprof.scripts.torchrun import ProcessGroups, without_group
 from memprof.trace.events import Mark, PhaseMark
 from memprof.trace.modules import compiled_graphs, followed_modules
-from memprof.training.build import bucket_sizes
 from memprof.training.counts import count_parameters, state_figures
 from memprof.user_code import is_out_of_memory
 from sm3.kernels import inner
@@ -146,7 +145,7 @@ class _MeasuredScript:
         self._parameters = count_parameters(parameters)
         self._state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
         self._one = next(iter(together.optimizers.values()))
-        self._buckets = [size for _, model in self._session.models for size in bucket_sizes(model)]
+        self._buckets = self._session.bucket_sizes()
 
     # The result
 

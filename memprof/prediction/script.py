@@ -40,7 +40,6 @@ from memprof.scripts.run import Ending, run_script
 from memprof.scripts.session import ScriptSession
 from memprof.scripts.torchrun import ProcessGroups, ranks_of_a_machine, without_group
 from memprof.trace.events import Allocation, CacheMark, Entry, Free, Mark, PhaseMark
-from memprof.training.build import bucket_sizes
 from memprof.training.counts import count_parameters
 from memprof.units import format_size
 
@@ -164,7 +163,7 @@ class _FakeScript:
         with unwatched():
             parameters, together = self._session.parameters(), self._session.in_use.together
             state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
-            buckets = tuple(size for _, model in self._session.models for size in bucket_sizes(model))
+            buckets = tuple(self._session.bucket_sizes())
             self._counted = count_parameters(parameters), state, buckets
             operators = self._mode.operators_of.get("optimizer", set())
             self._implementation = implementation_name(next(iter(together.optimizers.values())), operators)

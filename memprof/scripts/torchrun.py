@@ -145,6 +145,8 @@ def without_group(program: str, world_size: int) -> str:
 
 def wants_ranks(error: BaseException) -> bool:
     """Return whether a script failed because nobody told it which of how many ranks it is."""
+    if any(name in os.environ for name in VARIABLES):
+        return False
     if isinstance(error, KeyError):
         return bool(error.args) and error.args[0] in VARIABLES
     return isinstance(error, ValueError) and any(

@@ -153,7 +153,15 @@ def _objects(mode: FakeOperators) -> Iterator[None]:
         mode.reads.guess_here(mode.place()[0], "receives an object that only another rank has: it was taken to be None")
         return None
 
-    with patch.multiple(c10d, _tensor_to_object=received, _pickler=ShapePickler, _unpickler=ShapeUnpickler):
+    class Sent(ShapePickler):
+        def persistent_id(self, obj: Any) -> Any:
+            found = super().persistent_id(obj)
+            if found is not None:
+                what = "sends a tensor within a Python object, whose bytes are not counted where they are gathered"
+                mode.reads.guess_here(mode.place()[0], what)
+            return found
+
+    with patch.multiple(c10d, _tensor_to_object=received, _pickler=Sent, _unpickler=ShapeUnpickler):
         yield
 
 
