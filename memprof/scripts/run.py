@@ -18,6 +18,7 @@ from memprof.scripts.program import own_exit_functions, run_program, time_limit
 from memprof.scripts.session import ScriptSession
 from memprof.scripts.side_effects import kept_outputs
 from memprof.scripts.stopping import ScriptStopped, ScriptTimedOut
+from memprof.scripts.torchrun import spawned_here
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def run_script(
         stack.enter_context(kept_outputs(job.keep_outputs, outputs))
         stack.enter_context(loaders_in_process())
         stack.enter_context(optimizers.substituted())
+        stack.enter_context(spawned_here(job.world_size))
         stack.enter_context(time_limit(job.timeout_s, give_up))
         try:
             with applied(), session.followed():

@@ -13,9 +13,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 from unittest.mock import patch
 
+import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
@@ -28,6 +30,7 @@ ADDRESS = "127.0.0.1"
 _GPUS_OF_A_MACHINE = 8
 _BACKEND_PLACE = 3  # of `_new_process_group_helper`'s arguments
 _DEVICE = "device_id"
+_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 
 
 def ranks_of_a_machine(world_size: int) -> int:
@@ -63,7 +66,7 @@ def torchrun_environment(rank: int, world_size: int, local_size: int, port: int)
         "MASTER_ADDR": ADDRESS,
         "ROLE_NAME": "default",
         "TORCHELASTIC_RUN_ID": "none",
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        _AGENT_STORE: "True",
     }
     return {**{name: str(number) for name, number in numbers.items()}, **texts}
 
@@ -128,6 +131,47 @@ def torchrun(
         sys.excepthook = excepthook
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def spawned_here(world_size: int | None) -> Iterator[None]:
+    """Within the `with` block `torch.multiprocessing.spawn` runs one of its processes, here: the rank that this one is.
+
+    Args:
+        world_size: ranks in all; None where none were asked for, so that a script is refused which starts them.
+    """
+
+    def start(
+        function: Callable[..., Any], args: tuple[Any, ...] = (), nprocs: int = 1, *more: Any, **named: Any
+    ) -> Any:
+        place = place_of(caller()) or "the script"
+        if world_size is None:
+            text = f"{place} starts processes of its own, which are not followed; give --world-size {nprocs} to run one"
+            raise ScriptRefused(UsageError(text))
+        if nprocs != int(os.environ["LOCAL_WORLD_SIZE"]):
+            raise ScriptRefused(
+                UsageError(f"{place} starts {nprocs} processes, and --world-size is {world_size}; give {nprocs}")
+            )
+        os.environ.pop(_AGENT_STORE, None)  # they find each other as the script says
+        function(int(os.environ["LOCAL_RANK"]), *args)
+        joins = named.get("join", more[0] if more else True)
+        return None if joins else _Ended()
+
+    names: dict[str, Any] = {"spawn": start, "start_processes": start}
+    with (
+        patch.multiple(torch.multiprocessing, **names),
+        patch.multiple(import_module("torch.multiprocessing.spawn"), **names),
+    ):
+        yield
+
+
+class _Ended:
+    """What `torch.multiprocessing.spawn` returns at once, of processes that have ended."""
+
+    processes: tuple[Any, ...] = ()
+
+    def join(self, *arguments: Any, **named: Any) -> bool:
+        return True
 
 
 def _other_size(made: int, given: int) -> str:

@@ -139,6 +139,17 @@ def test_another_number_of_ranks_than_the_scripts_own(launcher: Launcher, tmp_pa
         memprof.run(path, device="rtx-4090", world_size=2, launcher=launcher)
 
 
+@pytest.mark.parametrize("device", ["rtx-4090", pytest.param("cpu", marks=needs_gloo)])
+def test_processes_that_the_script_starts_are_its_ranks(launcher: Launcher, device: str) -> None:
+    (found,) = run(launcher, "spawns.py", device=device, world_size=2).runs
+    assert (found.status, found.rank) == ("ok", 0)
+    assert found.state.bytes == 2 * found.parameters.bytes + 2 * 4
+    with pytest.raises(MemprofError, match=r"spawns\.py:26 starts 2 processes, and --world-size is 3; give 2"):
+        run(launcher, "spawns.py", device=device, world_size=3)
+    with pytest.raises(MemprofError, match=r"spawns\.py:26 starts processes of its own.* give --world-size 2"):
+        run(launcher, "spawns.py", device=device)
+
+
 @needs_gloo
 def test_what_a_rank_raises_is_one_sentence_and_nothing_is_left(launcher: Launcher, tmp_path: Path) -> None:
     path = tmp_path / "script.py"
