@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from memprof.documents.base import Saved
 from memprof.documents.confidence import AllocatorHistory, Confidence, Document, Validation
 from memprof.documents.recipe import Recipe
-from memprof.documents.run import (
+from memprof.documents.run_figures import (
     CATEGORIES,
     Breakdown,
     Fit,

@@ -150,7 +150,7 @@ class _FakeTraining:
 
     def _join_ranks(self, stack: ExitStack) -> None:
         if self._recipe.strategy != "single":
-            from memprof.prediction.ranks.ranks import fake_ranks  # half a second, for those who need it
+            from memprof.prediction.ranks.fake_ranks import fake_ranks  # half a second, for those who need it
 
             stack.enter_context(fake_ranks(self._mode, self._recipe))
 
