@@ -281,11 +281,18 @@ class Step(_Message):
 
 
 class Outcome(_Message):
-    """The end of a trial: its run, and the levels that a fit extrapolates (`memprof.measurement.meter.Reading`)."""
+    """The end of a trial.
+
+    Attributes:
+        run: its figures.
+        levels: that a fit extrapolates (`memprof.measurement.meter.Reading`).
+        phase: of a script that ran out of memory, where.
+    """
 
     kind: Literal["outcome"] = "outcome"
     run: Run
     levels: dict[str, list[int]] = {}
+    phase: str | None = None
 
 
 class Outcomes(_Message):

@@ -70,8 +70,9 @@ class EntrySetup(Document):
         ]
 
     def _flat(self) -> dict[str, Any]:
-        size = {} if self.batch_size is None else {"batch_size": self.batch_size}
-        return {"model": self.model, **size, **self.knobs, **self.recipe}
+        if self.batch_size is None:
+            return {"script": self.model, **self.knobs, **self.recipe}
+        return {"model": self.model, "batch_size": self.batch_size, **self.knobs, **self.recipe}
 
 
 class Record(Document):
@@ -153,7 +154,7 @@ def _figures(entry: str, comparison: Comparison, run: Run) -> Figures:
 def _setup(comparison: Comparison) -> EntrySetup:
     workload, recipe = comparison.workload, comparison.recipe
     if workload is None or recipe is None:
-        return EntrySetup(model=comparison.subject)
+        return EntrySetup(model=comparison.subject, knobs=dict(comparison.script.knobs) if comparison.script else {})
     return EntrySetup(
         model=workload.model,
         knobs=workload.knobs,

@@ -75,7 +75,7 @@ class _MeasuredScript:
                 raise
             number, phase = self._session.cycles.count + 1, self._session.phase
             place = "the build" if phase == "build" else f"the {phase} phase of step {number}"
-            return self._unfinished("oom", f"out of memory in {place}")
+            return self._unfinished("oom", f"out of memory in {place}").model_copy(update={"phase": phase})
         if self._reading is None:
             self.finished()
         assert self._reading is not None

@@ -6,7 +6,7 @@ from statistics import median
 
 from memprof.documents.comparison import Comparison, FitAnswer, Peak, Run, State
 from memprof.documents.wording import category_title, phase_words
-from memprof.report.content.columns import is_open
+from memprof.report.content.columns import is_open, largest
 from memprof.report.content.sections import sources
 from memprof.units import format_seconds, format_share, format_size
 
@@ -127,16 +127,16 @@ def _fits(best: _Finished, reference: _Finished, comparison: Comparison) -> list
     ours, theirs = best.run.fit, reference.run.fit
     if ours is None or theirs is None:
         return []
-    pairs = [(ours.batch_size, theirs.batch_size, "largest batch"), (ours.model, theirs.model, "")]
-    clauses = [_fit_clause(mine, other, title) for mine, other, title in pairs if mine and other]
+    pairs = [(ours.batch_size, theirs.batch_size), (ours.model, theirs.model)]
+    clauses = [_fit_clause(mine, other) for mine, other in pairs if mine and other]
     return _fit_sentence([clause for clause in clauses if clause], comparison)
 
 
-def _fit_clause(mine: FitAnswer, other: FitAnswer, title: str) -> str:
+def _fit_clause(mine: FitAnswer, other: FitAnswer) -> str:
     if mine.value is None or other.value is None:
         return ""
     values = "with both" if mine.value == other.value else f"instead of {_least(other)}"
-    return f"{title or f'largest {mine.knob}'} {_least(mine)} {values}{_label(mine, other)}"
+    return f"{largest(mine.knob)} {_least(mine)} {values}{_label(mine, other)}"
 
 
 def _least(answer: FitAnswer) -> str:
@@ -145,10 +145,9 @@ def _least(answer: FitAnswer) -> str:
 
 def _fit_of_one(only: _Finished, comparison: Comparison) -> list[str]:
     fit = only.run.fit
-    pairs = [(fit.batch_size, "largest batch"), (fit.model, "")] if fit is not None else []
     found = [
-        f"{title or f'largest {answer.knob}'} {_least(answer)}{_label(answer)}"
-        for answer, title in pairs
+        f"{largest(answer.knob)} {_least(answer)}{_label(answer)}"
+        for answer in ((fit.batch_size, fit.model) if fit is not None else ())
         if answer is not None and answer.value is not None
     ]
     return _fit_sentence(found, comparison)
