@@ -82,8 +82,7 @@ def run(
         option(
             "--steps",
             panel=SCRIPT,
-            text="Training steps until the script is stopped (default: until two in a row allocate alike, 3 to 8; "
-            "3 where it is measured).",
+            text="Training steps until the script is stopped (default: until two in a row allocate alike, 3 to 8).",
         ),
     ] = None,
     vary: Annotated[

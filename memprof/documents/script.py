@@ -38,12 +38,6 @@ class ScriptSpec(BaseModel):
         return self.path if self.path is not None else f"-m {self.module}"
 
     @property
-    def command(self) -> str:
-        """The program with its arguments, as one would type it."""
-        program = [self.path] if self.path is not None else ["-m", self.module or ""]
-        return shlex.join([*program, *self.arguments])
-
-    @property
     def placeholders(self) -> list[str]:
         """The names that stand in braces in the arguments, each once: `--batch_size={batch}` has `batch`."""
         return list(dict.fromkeys(name for argument in self.arguments for name in _PLACEHOLDER.findall(argument)))

@@ -10,7 +10,9 @@ from pydantic import Field, NonNegativeInt
 
 from memprof.documents.comparison import Comparison, Environment, Run
 from memprof.documents.confidence import Document
+from memprof.documents.script import ScriptInfo
 from memprof.documents.timeline import fold_blocks
+from memprof.gate.config import Budget
 from memprof.gate.metrics import ANY, METRICS, Source
 
 # Bytes by category and module. Modules that differ only in their block number are added up (`layers.*.mlp`).
@@ -148,6 +150,20 @@ def _figures(entry: str, comparison: Comparison, run: Run) -> Figures:
         holders=_holders(run),
         capacity_bytes=comparison.capacity.bytes,
         notes=run.notes,
+    )
+
+
+def wanted_setup(budget: Budget) -> EntrySetup:
+    """Return what an entry says is to be trained."""
+    settings = budget.settings
+    if budget.script is not None:
+        info = ScriptInfo(program=budget.script.name, arguments=budget.script.arguments)
+        return EntrySetup(model=info.command)
+    return EntrySetup(
+        model=settings.model or "",
+        knobs=dict(settings.knobs),
+        batch_size=settings.batch_size,
+        recipe=budget.recipe.model_dump(mode="json", exclude_defaults=True),
     )
 
 

@@ -128,7 +128,7 @@ class _FakeScript:
         made = self._log.since(self._seen)
         self._seen += len(made)
         self._shapes.append([entry.size if isinstance(entry, Allocation) else 0 for entry in made if _moves(entry)])
-        alike = len(self._shapes) > 1 and self._shapes[-1] == self._shapes[-2]
+        alike = self._session.alike = len(self._shapes) > 1 and self._shapes[-1] == self._shapes[-2]
         self._shapes = self._shapes[-1:]
         waiting = self._session.optimizers_waiting
         self._emit(Step(stage="step", step=number, steps=self._job.steps or 0, peak_bytes=self._log.peak_bytes))

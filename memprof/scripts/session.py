@@ -85,6 +85,8 @@ class ScriptSession:
         cycles: counts the training steps.
         in_use: the optimizers that have stepped.
         ended: the last step has ended.
+        seen: the phases that have begun.
+        alike: the last step allocated what the one before it did; set by the observer.
         optimizers: notes what the script constructs; set by whoever runs it.
     """
 
@@ -96,6 +98,8 @@ class ScriptSession:
         self.cycles = Cycles()
         self.in_use = OptimizersInUse()
         self.ended = False
+        self.seen: set[str] = set()
+        self.alike = True
         self._last = "build"
         self._models: list[tuple[str, weakref.ref[nn.Module]]] = []
         self._known: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -142,6 +146,7 @@ class ScriptSession:
         if self.labelling and not self.ended:
             self._label_end_of(self._last)
         self._last = phase
+        self.seen.add(phase)
         if not self.ended:
             self._observer.mark(PhaseMark(self.cycles.slot, phase))
 

@@ -13,6 +13,8 @@ from memprof.units import format_seconds, format_share, format_size
 CLOSE = 0.02
 _TIE = 0.01
 _ENOUGH_STEPS = 5
+_BESIDE_TRAINING = ("evaluation", "save")
+_TRAINING = ("forward", "backward", "clip", "optimizer", "zero_grad")
 
 
 class _Finished:
@@ -46,6 +48,8 @@ def summarize(comparison: Comparison) -> list[str]:
         reference = _reference(finished, comparison)
         best = _best([found for found in finished if found is not reference])
         sentences = _against(best, reference, finished, comparison)
+    if comparison.script is not None:
+        sentences += _beside_training(finished)
     return [*sentences, *_unfinished(comparison)]
 
 
@@ -160,6 +164,33 @@ def _fit_sentence(clauses: list[str], comparison: Comparison) -> list[str]:
 
 def _label(*answers: FitAnswer) -> str:
     return " (extrapolated)" if any(answer.method == "extrapolated" and answer.value for answer in answers) else ""
+
+
+def _beside_training(finished: list[_Finished]) -> list[str]:
+    """Return whether evaluation or saving sets a script's peak; nothing if the script has done neither."""
+    highest = [found for found in finished if found.phase in _BESIDE_TRAINING]
+    if highest:
+        needs = (f"{phase_words(one.phase)} sets the peak{_of(one, finished)}, {_training(one)}" for one in highest)
+        return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in needs]
+    peaks = {
+        phase: max(one.run.phases[phase].allocated_bytes for one in finished if phase in one.run.phases)
+        for phase in _BESIDE_TRAINING
+        if any(phase in one.run.phases for one in finished)
+    }
+    if not peaks:
+        return []
+    sizes = [f"{phase_words(phase)} (up to {format_size(size)})" for phase, size in peaks.items()]
+    what = " and ".join(sizes)
+    return [f"{what[0].upper()}{what[1:]} {'do' if len(sizes) > 1 else 'does'} not set the peak."]
+
+
+def _of(one: _Finished, finished: list[_Finished]) -> str:
+    return f" of {one.name}" if len(finished) > 1 else ""
+
+
+def _training(one: _Finished) -> str:
+    peaks = [peak.allocated_bytes for phase, peak in one.run.phases.items() if phase in _TRAINING]
+    return f"{format_size(one.peak)}; the training steps need {format_size(max(peaks, default=0))}"
 
 
 def _speed(best: _Finished, reference: _Finished) -> list[str]:
