@@ -1,4 +1,4 @@
-"""What one rank of a trial does: meet the others, train, say how it went, and wait for its end."""
+"""The process of one rank of a trial: it joins the others, trains, reports its outcome, and waits to be ended."""
 
 from __future__ import annotations
 
@@ -19,12 +19,16 @@ from memprof.measurement.trial import run_trial
 from memprof.user_code import describe, is_lost_rank
 from memprof.workers.worker import guarded
 
-# The ranks are on one machine; gloo would look for the interface of the machine's name, which may have no address.
+# The ranks are on one machine. Otherwise gloo would use the address of the machine's name, which may not exist.
 _LOOPBACK = "127.0.0.1"
 
 
 class Lost(BaseModel):
-    """A rank's last word when the connection to another broke off: the other one knows why."""
+    """The answer of a rank that lost the connection to another rank, which knows the reason.
+
+    Attributes:
+        message: The error that the rank saw.
+    """
 
     kind: Literal["lost"] = "lost"
     message: str
@@ -38,20 +42,21 @@ def enter(
     channels: list[Connection],
     parent: int,
 ) -> None:
-    """Be one rank: the body of a process that was forked for it.
+    """Run one rank in a process that was forked for it.
 
-    The parent ends it once it has answered; a rank that left by itself would break off what the others still say to it.
+    The parent ends the process once it has answered. A rank that ended by itself would break the connections of the
+    others.
 
     Args:
-        rank: of this process.
-        trial: the same for every rank.
-        emit: told of every step of the first rank.
-        store_socket: file descriptor and port of a listening socket, where the first rank keeps the store by which all
-            find each other.
-        channels: to the parent, one for each rank.
-        parent: process number of the parent.
+        rank: The rank of this process.
+        trial: The trial, which is the same for every rank.
+        emit: Takes every `Step` of the first rank.
+        store_socket: The file descriptor and the port of a listening socket. The first rank keeps the store there by
+            which all ranks find each other.
+        channels: The channels to the parent, one for each rank.
+        parent: The process number of the parent.
     """
-    # Forked processes inherit what the fork server ignores; the kernel sends SIGINT here when the parent dies.
+    # Forked processes inherit the signals that the fork server ignores. The kernel sends SIGINT when the parent dies.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.getppid() != parent:
         os._exit(1)
@@ -77,12 +82,25 @@ def _train(rank: int, trial: Trial, emit: Callable[[Step], None], store_socket: 
 
 
 def own_device(device: str, rank: int) -> str:
-    """Return the device of a rank: each has a GPU of its own, and all share the CPU."""
+    """Return the device of a rank. On GPUs each rank has its own, and on the CPU all ranks share it.
+
+    Args:
+        device: The device of the trial.
+        rank: The rank.
+    """
     return f"cuda:{rank}" if device.startswith("cuda") else device
 
 
 def check_devices(device: str, world_size: int) -> None:
-    """Raise UsageError if there is no device for every rank."""
+    """Check that every rank can have a device.
+
+    Args:
+        device: The device of the trial.
+        world_size: The number of ranks.
+
+    Raises:
+        UsageError: There are too few GPUs, or this PyTorch cannot connect the ranks.
+    """
     if not device.startswith("cuda"):
         if not dist.is_gloo_available():
             raise UsageError("this PyTorch is built without gloo, by which ranks on the CPU talk; use another build")
@@ -100,7 +118,7 @@ def check_devices(device: str, world_size: int) -> None:
 
 
 def _join(rank: int, world_size: int, device: str, store_socket: tuple[int, int]) -> None:
-    """Make the process group; torchrun's variables are set, for code that reads them."""
+    """Make the process group, and set torchrun's environment variables for code that reads them."""
     descriptor, port = store_socket
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     os.environ |= {name: str(world_size) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
@@ -110,7 +128,7 @@ def _join(rank: int, world_size: int, device: str, store_socket: tuple[int, int]
     if device.startswith("cuda"):
         own = torch.device(device)
         torch.cuda.set_device(own)
-        # With its device NCCL connects at once, so that its memory is there before the model's.
+        # Given a device, NCCL connects at once, so that its memory is allocated before the model's.
         dist.init_process_group("nccl", store=store, rank=rank, world_size=world_size, device_id=own)
         return
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())

@@ -1,7 +1,7 @@
-"""A process group with one real member: its collectives are over at once and exchange nothing.
+"""A process group with one real member, whose collectives end at once and exchange nothing.
 
-PyTorch's own fake process group cannot serve DDP, whose reducer wants its buffers back from an all-reduce. Nothing of a
-fake tensor is read or written here. What NCCL or gloo would allocate for themselves belongs to the process.
+PyTorch's own fake process group does not work with DDP, whose reducer expects its buffers back from an all-reduce. No
+fake tensor is read or written here. Memory of NCCL or gloo would belong to the process, not to the allocator.
 
 Private API (see `memprof.torch_private`): `torch._C._distributed_c10d._create_work_from_future`, and
 the names of the collectives that a Python process group overrides.
@@ -36,18 +36,18 @@ _INTO_OTHERS = (
 
 
 class LoneGroup(dist.ProcessGroup):
-    """The group as one of its ranks sees it.
+    """The process group as one of its ranks sees it.
 
     Args:
-        rank: of this process.
-        size: ranks in the group.
+        rank: The rank of this process.
+        size: The number of ranks.
     """
 
     def __init__(self, rank: int, size: int) -> None:
         super().__init__(rank, size)  # type: ignore[call-arg]  # another overload
 
     def getBackendName(self) -> str:  # noqa: N802
-        """Return the name that `init_process_group` knows."""
+        """Return the name under which `init_process_group` knows the backend."""
         return BACKEND
 
     @property
@@ -56,7 +56,7 @@ class LoneGroup(dist.ProcessGroup):
         return dist.distributed_c10d._world.pg_names[self]
 
     def allgather(self, outputs: Any, inputs: Any, *options: Any) -> dist.Work:
-        """Find that all others have the same, where values are known."""
+        """Fill in the values of the other ranks with those of this rank, if they are known."""
         for received, sent in zip(outputs, inputs, strict=True):
             for tensor in received:
                 _repeat(tensor, sent)
@@ -71,7 +71,7 @@ class LoneGroup(dist.ProcessGroup):
 
 
 def _over(self: LoneGroup, received: Any = (), *arguments: Any, **named: Any) -> dist.Work:
-    """Leave everything as it is."""
+    """End the collective without changing any tensor."""
     return _done(received if isinstance(received, list) else [received] if isinstance(received, Tensor) else [])
 
 
@@ -92,14 +92,18 @@ def _done(received: list[Any]) -> dist.Work:
 
 @contextmanager
 def lone_group(rank: int, size: int) -> Iterator[None]:
-    """Within the `with` block the default process group is a lone one.
+    """Make a `LoneGroup` the default process group within the `with` block.
+
+    Args:
+        rank: The rank of this process.
+        size: The number of ranks.
 
     Raises:
-        UsageError: this process is in a group already.
+        UsageError: This process is in a process group already.
     """
     if dist.is_initialized():
         raise UsageError("this process is in a process group already: predict ranks in another, as the CLI does")
-    excepthook = sys.excepthook  # `init_process_group` puts the rank before tracebacks
+    excepthook = sys.excepthook  # `init_process_group` replaces it to print the rank before tracebacks
     dist.Backend.register_backend(BACKEND, _make, devices=["cpu"])
     try:
         dist.init_process_group(BACKEND, store=HashStore(), rank=rank, world_size=size)
