@@ -333,7 +333,7 @@ def _product_axes(args: Args, kwargs: Kwargs) -> list[_SharedDimension]:
 
 
 def _cut(tensor: Tensor, dim: int, size: int) -> Tensor:
-    """Return a meta tensor with another size of one dimension, as dense as before and with strides in the same order."""
+    """Return a meta tensor with another size of one dimension, as dense as before and in the same order."""
     shape = list(tensor.shape)
     shape[dim] = size
     strides = list(tensor.stride())
