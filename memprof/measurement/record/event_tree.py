@@ -60,7 +60,7 @@ def _visit(node: Any, device_type: str, node_sequence: int | None) -> Iterator[E
     if isinstance(fields, _ExtraFields_TorchOp):
         if fields.scope == RecordScope.BACKWARD_FUNCTION or node.name.startswith(_NODE_PREFIX):
             node_sequence = fields.sequence_number
-        elif fields.scope == RecordScope.FUNCTION and not _is_composition(node.name):
+        elif fields.scope == RecordScope.FUNCTION and not is_composition(node.name):
             yield from _operator(node, device_type, node_sequence)
             return
     in_range = node.name.startswith(_RANGE_PREFIX)
@@ -100,11 +100,14 @@ def _memory(fields: Any, device_type: str) -> Iterator[Allocation | Free]:
 
 
 @cache
-def _is_composition(name: str) -> bool:
+def is_composition(name: str) -> bool:
     """Return whether an operator is composed of others and has no kernel of its own.
 
     The profiler does not say which overload ran, so an overload with a kernel of its own decides for all. Overloads
     that write into an argument (`out`) have other kernels and do not count.
+
+    Args:
+        name: The name of an event of the profiler, such as `aten::linear`.
     """
     namespace, _, operator = name.partition("::")
     packet = getattr(getattr(torch.ops, namespace, None), operator, None) if operator else None

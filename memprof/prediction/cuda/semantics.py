@@ -39,6 +39,7 @@ from memprof.prediction.cuda.attention import CudaAttention
 from memprof.prediction.cuda.autocast import register_autocast
 from memprof.prediction.cuda.host_and_device import copy_to
 from memprof.prediction.cuda.kernels import Workspaces
+from memprof.prediction.cuda.kernels.convolution import is_channels_last
 from memprof.prediction.cuda.runtime import simulated_cuda
 from memprof.prediction.cuda.sm3 import triton_kernel
 from memprof.prediction.fake.dispatch import FakeOperators
@@ -210,16 +211,12 @@ def _batch_norm(
     fits = tensor.dim() >= 3 and tensor.shape[0] <= (880801 if training else 65535)
     types = tensor.dtype is torch.float32 or (weight is not None and weight.dtype is torch.float32)
     if enabled and matched and fits and types and tensor.dtype is not torch.bfloat16 and (training or mean is not None):
-        format_ = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
+        format_ = torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
         output: Tensor = aten.cudnn_batch_norm(
             tensor.contiguous(memory_format=format_), weight, bias, mean, variance, training, momentum, eps
         )[0]
         return output
     return aten.native_batch_norm(tensor, weight, bias, mean, variance, training, momentum, eps)[0]  # type: ignore[no-any-return]
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def _batch_norm_result(args: tuple[Any, ...]) -> Result:

@@ -31,7 +31,7 @@ def dtensors_outside_modes() -> Iterator[None]:
     with ExitStack() as stack:
         for name in _METHODS:
             plain = _outside_modes(getattr(ShardingPropagator, name))
-            method = _once_per_kind(plain) if name == _METHODS[0] else plain
+            method = once_per_kind(plain) if name == _METHODS[0] else plain
             stack.enter_context(patch.object(ShardingPropagator, name, method))
         yield
 
@@ -44,7 +44,7 @@ def _outside_modes(method: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _once_per_kind(propagate: Callable[..., Any]) -> Callable[..., Any]:
+def once_per_kind(propagate: Callable[..., Any]) -> Callable[..., Any]:
     """Ask about one entry of each kind, and about all entries only if any must be redistributed first."""
 
     def run(propagator: Any, schema: OpSchema) -> Any:
