@@ -7,7 +7,8 @@ from pathlib import Path
 
 from memprof.documents.comparison import Comparison
 from memprof.documents.jobs import ScriptTrial
-from memprof.documents.script import AS_IS, parse_substitution
+from memprof.documents.script import AS_IS, check_placeholders, parse_substitution
+from memprof.documents.vary import parse_vary
 from memprof.errors import UsageError
 from memprof.script_comparison import ScriptStudy, check_substitutions, spec_of_script
 from memprof.units import parse_size
@@ -26,6 +27,7 @@ def run(
     optimizers: Sequence[str] = (AS_IS,),
     device: str = "auto",
     steps: int | None = None,
+    vary: str | None = None,
     budget: str | int | None = None,
     validate: bool = False,
     reference: str | None = None,
@@ -49,6 +51,10 @@ def run(
             constructs, `sm3@1` in place of the second, `sm3@adam_g` in place of the one assigned to that variable.
         device: `auto`, `cpu`, `cuda`, `cuda:N` really runs it; a simulated GPU (`rtx-4090`, `24GiB`) is predicted for.
         steps: training steps until the script is stopped; if not given, until two in a row allocate alike.
+        vary: `NAME=LO:HI` finds the largest whole number with which the script fits in the place of `{NAME}` in its
+            arguments, for each optimizer: `vary="batch=1:64"` with `--batch_size={batch}`. On a device that is here
+            the answer and the value after it are run as well, in processes whose memory is capped. The figures are
+            those of the largest value that fits with every optimizer.
         budget: the memory that there is, a size such as `"24GiB"`, or bytes. Default: the device's.
         validate: predict what is measured as well, and note how far each figure was off (`Run.validation`).
         reference: the optimizer that others are compared with.
@@ -72,8 +78,12 @@ def run(
         raise UsageError(f"--steps {steps}: the first step makes the optimizer's state, so give 2 or more")
     if timeout <= 0:
         raise UsageError(f"--timeout {timeout:g}: give a number of seconds above 0")
+    program = spec_of_script(None if script is None else str(script), module, tuple(arguments))
+    varied = None if vary is None else parse_vary(vary)
+    if varied is not None:
+        check_placeholders(program, varied)
     trial = ScriptTrial(
-        script=spec_of_script(None if script is None else str(script), module, tuple(arguments)),
+        script=program,
         substitution=substitutions[0],
         device=device,
         steps=steps,
@@ -85,7 +95,7 @@ def run(
     )
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Workers(1, launcher) as workers:
-        study = ScriptStudy(workers.launchers[0], trial, substitutions, on_progress, on_comparison)
+        study = ScriptStudy(workers.launchers[0], trial, substitutions, on_progress, on_comparison, varied)
         study.inquire(capacity, reference, command, validate)
         study.run(validate)
         return study.comparison

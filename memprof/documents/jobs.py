@@ -349,11 +349,13 @@ class Outcome(_Message):
     Attributes:
         run: The run of the optimizer.
         levels: For each phase, the bytes that a search extrapolates (`memprof.measurement.meter.Reading`).
+        phase: Of a script that ran out of memory: the phase in which it did.
     """
 
     kind: Literal["outcome"] = "outcome"
     run: Run
     levels: dict[str, list[int]] = {}
+    phase: str | None = None
 
 
 class Outcomes(_Message):

@@ -132,6 +132,17 @@ class Meter:
         self._attributed = True
         self._recorder.follow_operators()
 
+    def step_sizes(self) -> list[int]:
+        """Return what was allocated since the last call, by which two steps can be told to be alike.
+
+        It is called before `begin_attribution`.
+        """
+        counted = self._probe.allocations()
+        if counted:
+            return counted
+        with self._probe.aside(), _no_garbage_collection():
+            return self._recorder.step_sizes()
+
     def mark(self, mark: Mark) -> None:
         """Put a mark between the last event and the next.
 

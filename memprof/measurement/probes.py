@@ -11,7 +11,7 @@ import torch
 
 from memprof.devices.host import allocator_conf, nvml
 from memprof.errors import UsageError
-from memprof.measurement.process_memory import give_back_free_memory, peak_rss_bytes, reset_peak_rss
+from memprof.measurement.process_memory import give_back_free_memory, peak_rss_bytes, reset_peak_rss, rss_bytes
 
 if TYPE_CHECKING:
     from memprof.measurement.record.check_history import HistorySummary
@@ -50,6 +50,9 @@ class Probe(Protocol):
     def workspace_bytes(self) -> int | None:
         """Return the size in bytes of a workspace that a library keeps until the process ends; None without one."""
 
+    def allocations(self) -> list[int]:
+        """Return how many blocks were allocated since the last call, and their bytes; nothing if nobody counts them."""
+
     def aside(self) -> AbstractContextManager[None]:
         """Return a context whose memory does not count, because its work is no part of the training."""
 
@@ -64,6 +67,7 @@ class CpuProbe:
         self.reserved: dict[str, int] = {}
         self.notes: list[str] = []
         self._highest = 0  # before the last reset
+        self._kept = 0  # of what was done aside
 
     def start(self) -> None:
         """Begin with the present resident size."""
@@ -78,7 +82,7 @@ class CpuProbe:
 
     def high_water_bytes(self) -> int:
         """Return the high-water resident size."""
-        return max(self._highest, peak_rss_bytes())
+        return max(self._highest, peak_rss_bytes() - self._kept)
 
     def process_bytes(self) -> int | None:
         """Return the high-water resident size."""
@@ -88,12 +92,17 @@ class CpuProbe:
         """Return None, because libraries on the CPU keep their workspaces outside of PyTorch's allocator."""
         return None
 
+    def allocations(self) -> list[int]:
+        """Return nothing: the CPU's allocator does not count."""
+        return []
+
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Leave the `with` block out of the high-water mark, if the operating system can reset it."""
-        self._highest = self.high_water_bytes()
+        self._highest, before = self.high_water_bytes(), rss_bytes()
         yield
         give_back_free_memory()
+        self._kept += max(0, rss_bytes() - before)
         reset_peak_rss()
 
     def summary(self) -> None:
@@ -113,6 +122,7 @@ class CudaProbe:
         self._device = device
         self.reserved: dict[str, int] = {}
         self.notes: list[str] = []
+        self._counted = [0, 0]
 
     def start(self) -> None:
         """Create the CUDA context, so that its memory is allocated before the model's.
@@ -172,6 +182,13 @@ class CudaProbe:
         from memprof.devices.target import Target
 
         return Target(capability=torch.cuda.get_device_capability(self._device)).cublas_workspace_bytes
+
+    def allocations(self) -> list[int]:
+        """Return the difference of the allocator's own counters."""
+        stats = torch.cuda.memory_stats(self._device)
+        counters = [stats["allocation.all.allocated"], stats["allocated_bytes.all.allocated"]]
+        before, self._counted = self._counted, counters
+        return [now - then for now, then in zip(counters, before, strict=True)]
 
     def aside(self) -> AbstractContextManager[None]:
         """Do nothing, because work on the host does not change the device's figures."""

@@ -43,6 +43,11 @@ def peak_rss_bytes() -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
+def rss_bytes() -> int:
+    """Return the resident size of now; 0 where the system does not say (only Linux does)."""
+    return _status_bytes("VmRSS") or 0
+
+
 def data_bytes() -> int | None:
     """Return the bytes of the process's data segment; None if the system does not say (only Linux does)."""
     return _status_bytes("VmData")

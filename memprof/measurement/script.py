@@ -23,7 +23,7 @@ from memprof.measurement.process_memory import device_limit
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
 from memprof.scripts.optimizers import OptimizerRefusedError
-from memprof.scripts.rules import LEAST, is_last
+from memprof.scripts.rules import next_is_last
 from memprof.scripts.run import Ending, run_script
 from memprof.scripts.session import ScriptSession
 from memprof.trace.events import Mark, PhaseMark
@@ -61,6 +61,7 @@ class _MeasuredScript:
         self._attributing = ExitStack()
         self._seconds: list[float] = []
         self._phase = "build"
+        self._sizes: list[int] | None = None  # of the last step
         self._began = time.perf_counter()
 
     def run(self) -> Outcome:
@@ -75,7 +76,7 @@ class _MeasuredScript:
                 raise
             number, phase = self._session.cycles.count + 1, self._session.phase
             place = "the build" if phase == "build" else f"the {phase} phase of step {number}"
-            return self._unfinished("oom", f"out of memory in {place}")
+            return self._unfinished("oom", f"out of memory in {place}").model_copy(update={"phase": phase})
         if self._reading is None:
             self.finished()
         assert self._reading is not None
@@ -110,12 +111,17 @@ class _MeasuredScript:
         if number > 1 and not self._session.labelling:
             self._seconds.append(time.perf_counter() - self._began)
         self._count()
-        wanted = self._job.steps or LEAST
-        self._emit(Step(stage="step", step=number, steps=wanted, peak_bytes=self._meter.high_water_bytes()))
-        if number >= wanted - 1 and not self._session.labelling:
+        wanted, high_water = self._job.steps, self._meter.high_water_bytes()
+        self._emit(Step(stage="step", step=number, steps=wanted or 0, peak_bytes=high_water))
+        if self._session.labelling:
+            return True
+        if wanted is None:
+            sizes = self._meter.step_sizes()
+            self._session.alike, self._sizes = sizes == self._sizes, sizes
+        if next_is_last(number, wanted, self._session.alike, self._session.optimizers_waiting):
             self._attribute()
         self._began = time.perf_counter()
-        return is_last(number, self._job.steps, alike=True, waiting=self._session.optimizers_waiting)
+        return False
 
     def finished(self) -> None:
         self._attributing.close()
@@ -123,7 +129,7 @@ class _MeasuredScript:
         self._reading = self._meter.finish(tidied=self._session.tidied)
 
     def _attribute(self) -> None:
-        """From here on operators are recorded, and who asks for them."""
+        """In the last step operators are recorded, and who asks for them."""
         self._meter.begin_attribution()
         self._session.label_what_lives()
         self._session.labelling = True

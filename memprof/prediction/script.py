@@ -88,7 +88,8 @@ class _FakeScript:
         except OptimizerRefusedError as error:
             return Outcome(run=self._unfinished("failed", str(error)))
         except torch.OutOfMemoryError as error:
-            return Outcome(run=self._unfinished("oom", self._out_of_memory(error)))
+            phase, reason = self._out_of_memory(error)
+            return Outcome(run=self._unfinished("oom", reason), phase=phase)
         if self._fake is None:
             self.finished()
         assert self._fake is not None
@@ -127,7 +128,7 @@ class _FakeScript:
         made = self._log.since(self._seen)
         self._seen += len(made)
         self._shapes.append([entry.size if isinstance(entry, Allocation) else 0 for entry in made if _moves(entry)])
-        alike = len(self._shapes) > 1 and self._shapes[-1] == self._shapes[-2]
+        alike = self._session.alike = len(self._shapes) > 1 and self._shapes[-1] == self._shapes[-2]
         self._shapes = self._shapes[-1:]
         waiting = self._session.optimizers_waiting
         self._emit(Step(stage="step", step=number, steps=self._job.steps or 0, peak_bytes=self._log.peak_bytes))
@@ -163,8 +164,8 @@ class _FakeScript:
         notes = [*run.notes, *ending.notes, *(_unused(place) for place in sorted(self._reads.unused))]
         return run.model_copy(update={"notes": notes})
 
-    def _out_of_memory(self, error: torch.OutOfMemoryError) -> str:
-        """Say where the memory ran out, in PyTorch's words for how much was asked for, and how much there is."""
+    def _out_of_memory(self, error: torch.OutOfMemoryError) -> tuple[str, str]:
+        """Return in which phase the memory ran out, and PyTorch's words for how much was asked for, and there is."""
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f" ({short(frame.filename)}:{frame.lineno})" for frame in frames if not is_inner(frame.filename)]
         marks = [entry for entry in self._log.entries(0) if isinstance(entry, (PhaseMark, CacheMark))]
@@ -173,7 +174,8 @@ class _FakeScript:
         where = f"the {before[-1].phase} phase of step {before[-1].step}" if before else "the build"
         asked = str(error).split(". ")[1].removeprefix("Tried to allocate ")
         there = format_size(self._target.capacity_bytes or 0)
-        return f"out of memory in {where}{''.join(lines[-1:])}: {asked} more needed, {there} there"
+        phase = before[-1].phase if before else "build"
+        return phase, f"out of memory in {where}{''.join(lines[-1:])}: {asked} more needed, {there} there"
 
     def _unfinished(self, status: Any, reason: str) -> Run:
         spec = self._job.substitution.spec

@@ -85,6 +85,8 @@ class ScriptSession:
         cycles: counts the training steps.
         in_use: the optimizers that have stepped.
         ended: the last step has ended.
+        seen: the phases that have begun.
+        alike: the last step allocated what the one before it did; set by the observer.
         optimizers: notes what the script constructs; set by whoever runs it.
     """
 
@@ -95,6 +97,8 @@ class ScriptSession:
         self.cycles = Cycles()
         self.in_use = OptimizersInUse()
         self.ended = False
+        self.seen: set[str] = set()
+        self.alike = True
         self._models: list[tuple[str, weakref.ref[nn.Module]]] = []
         self._known: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self.phases = Phases(self)
@@ -152,6 +156,7 @@ class ScriptSession:
         self._stop_again()
         if phase in ("forward", "backward", "optimizer"):
             self.cycles.begin()
+        self.seen.add(phase)
         self._session.number = self.cycles.slot
         self._session.begin_phase(phase)
 

@@ -28,7 +28,7 @@ from memprof.measurement.record.cuda_events import Loose, loose_events
 from memprof.measurement.record.cuda_history import HistoryEvent, read_history, start_history, stop_history
 from memprof.measurement.record.event_tree import flatten, name_modules
 from memprof.measurement.record.mark_blocks import MARK_BYTES, place_marks
-from memprof.trace.events import Entry, Mark
+from memprof.trace.events import Allocation, Entry, Mark
 
 # The profiler needs one activity. Any but CPU leaves the operator callbacks off and the memory reports on.
 _MEMORY_ONLY = ProfilerActivity.MTIA
@@ -51,6 +51,7 @@ class ProfilerRecorder:
         self._device_index = device_index
         self._marks: list[tuple[int, Mark]] = []
         self._sessions: list[Any] = []
+        self._first_mark = 0  # of the session that runs
 
     def start(self) -> None:
         """Begin to record. Blocks that exist already are never seen, so start before the model is built."""
@@ -62,6 +63,24 @@ class ProfilerRecorder:
         """Record operators too, from now on."""
         self._sessions.append(_disable_profiler())
         _begin_session(ProfilerActivity.CPU)
+
+    def step_sizes(self) -> list[int]:
+        """Return the size of each block that was allocated since the last call, in order, and go on in a new session.
+
+        Operators are not yet followed: a session of theirs must not end within one. The events are read once more in
+        the end.
+        """
+        first, self._first_mark = self._first_mark, len(self._marks)
+        self._sessions.append(_disable_profiler())
+        _begin_session(_MEMORY_ONLY)
+        waiting = iter(self._marks[first:])
+        mark, sizes = next(waiting, None), list[int]()
+        for entry in flatten([self._sessions[-1].experimental_event_tree()], self._device_type):
+            if isinstance(entry, Allocation) and mark is not None and entry[:2] == (mark[0], MARK_BYTES):
+                mark = next(waiting, None)
+            elif isinstance(entry, Allocation):
+                sizes.append(entry.size)
+        return sizes
 
     def collect(self) -> list[Entry]:
         """Return the events so far with the marks in their places, and continue with an empty record.
