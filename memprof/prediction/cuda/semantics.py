@@ -13,12 +13,12 @@
 | devices | `torch.cuda` answers as the GPU, `"cuda"` is where the fake tensors are, what is made without a device is on
   the host (`runtime`, `host_and_device`) |
 
-Each is put in as the operator that PyTorch would call, with PyTorch's own autograd formula, so that what is saved for
-the backward pass, and for how long, follows. The same in both and left alone: linear layers, convolutions, layer
-norm, GELU, softmax, cross-entropy, embeddings and their gradients.
+Each difference is applied by the operator that PyTorch would call, with PyTorch's own autograd formula. So the tensors
+saved for the backward pass, and the time for which they are kept, follow from that. Linear layers, convolutions, layer
+norm, GELU, softmax, cross-entropy, embeddings and their gradients are the same on both devices.
 
-Not modelled, and named as guesses: recurrent layers (`nn.LSTM` runs through cuDNN on a GPU, cell by cell here), and
-`torch.compile`.
+Recurrent layers (`nn.LSTM` runs through cuDNN on a GPU, but cell by cell here) and `torch.compile` are not modelled.
+Predictions name them as guesses.
 """
 
 from __future__ import annotations
@@ -50,11 +50,12 @@ aten = torch.ops.aten
 
 
 class CudaSemantics(CpuSemantics):
-    """A CUDA device.
+    """The semantics of a CUDA device.
 
     Args:
-        target: which one, and with which PyTorch.
-        limited: what does not fit raises `torch.OutOfMemoryError` in the training; else the memory is without end.
+        target: The device and its PyTorch version.
+        limited: Whether an allocation that does not fit raises `torch.OutOfMemoryError` in the training; otherwise the
+            memory is unlimited.
     """
 
     own_host = True
@@ -66,7 +67,7 @@ class CudaSemantics(CpuSemantics):
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:
-        """By operator; attention keeps its random state on the host, where it is 16 bytes."""
+        """The corrections by operator. Attention keeps its random state of 16 bytes on the host."""
         return {
             aten.convolution.default: channels_last_if_inputs_are,
             aten._scaled_dot_product_flash_attention.default: self._flash_state,
@@ -78,29 +79,33 @@ class CudaSemantics(CpuSemantics):
 
     @property
     def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
-        """cuDNN's operators, which have no meta kernel."""
+        """The results of cuDNN's operators, which have no meta kernel."""
         return {
             aten.cudnn_batch_norm.default: _batch_norm_result,
             aten.cudnn_batch_norm_backward.default: _batch_norm_backward_result,
         }
 
     def _flash_state(self, args: tuple[Any, ...], result: Result) -> Result:
-        """The random state is on the device since 2.7: not in a recording of 2.6, in one of 2.8."""
+        """Place the random state, which is on the device since 2.7: not in a recording of 2.6, but in one of 2.8."""
         return result if self._target.torch_version >= (2, 7) else _state_on_host(args, result)
 
     def _efficient_state(self, args: tuple[Any, ...], result: Result) -> Result:
-        """Without dropout it is made on the device and not used: not in a recording of 2.8, in one of 2.15."""
+        """Place the random state, which without dropout is made on the device since 2.15 and not in a record of 2.8."""
         dropout = args[5] if len(args) > 5 else 0.0
         on_host = dropout or self._target.torch_version < (2, 15)
         return _state_on_host(args, result) if on_host else result
 
     def workspaces(self) -> Workspaces:
-        """Return what CUDA kernels take for themselves."""
+        """Return the memory that CUDA kernels take for themselves."""
         return Workspaces(self._target)
 
     @contextmanager
     def applied(self, mode: FakeOperators) -> Iterator[None]:
-        """Within the `with` block operators do what they do on a CUDA device."""
+        """Make operators behave as on a CUDA device within the `with` block.
+
+        Args:
+            mode: Runs the operators.
+        """
         library = torch.library.Library("aten", "IMPL")
         with ExitStack() as stack:
             stack.enter_context(super().applied(mode))
@@ -112,7 +117,7 @@ class CudaSemantics(CpuSemantics):
 
     def _register(self, library: torch.library.Library) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch remarks that a kernel is replaced
+            warnings.simplefilter("ignore")  # PyTorch warns that a kernel is replaced
             library.impl("scaled_dot_product_attention", CudaAttention(self._target), "AutogradCPU")
             library.impl("dropout", _dropout, "AutogradCPU")
             library.impl("batch_norm", _batch_norm, "AutogradCPU")
@@ -126,7 +131,12 @@ class CudaSemantics(CpuSemantics):
     def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:
         """Make the model on the host and copy it to the device, tensor by tensor as `Module.to` does.
 
-        FSDP takes the model from the host, block by block.
+        FSDP itself takes the model from the host, block by block.
+
+        Args:
+            workload: The workload.
+            mode: Runs the operators.
+            recipe: The recipe.
         """
         with mode.made_on(host=True):
             model = workload.model()
@@ -135,7 +145,13 @@ class CudaSemantics(CpuSemantics):
         return model._apply(lambda tensor: copy_to(tensor, mode, host=False))  # type: ignore[no-any-return]
 
     def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
-        """Make batches on the host and copy them over."""
+        """Return the workload with batches that are made on the host and copied to the device.
+
+        Args:
+            workload: The workload.
+            mode: Runs the operators.
+            recipe: The recipe.
+        """
         dtype = torch.bfloat16 if recipe.precision == "bf16" else None
 
         def batch(batch_size: int) -> Any:

@@ -1,4 +1,4 @@
-"""What cuDNN takes for a convolution: decided by its heuristics, known here within limits.
+"""The workspaces that cuDNN takes for convolutions. Its heuristics decide, so they are known only within limits.
 
 PyTorch takes the first plan of the heuristics whose workspace can be had (`aten/src/ATen/native/cudnn/Conv_v8.cpp`,
 `try_configs`), and a smaller one if memory is short. Which plan comes first needs cuDNN itself: since 9.8 it can be
@@ -44,7 +44,11 @@ _TILE = 128  # channels that a tile of the input gradient's kernel writes
 
 
 def convolution_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]]:
-    """Return, by operator, what it takes."""
+    """Return, for each operator of convolutions, the function that returns its steps.
+
+    Args:
+        target: The device and its PyTorch version.
+    """
     return {
         aten.convolution.default: partial(_forward, target),
         aten.convolution_backward.default: partial(_backward, target),
