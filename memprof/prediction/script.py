@@ -20,6 +20,7 @@ from memprof.devices.resolve import find_target
 from memprof.devices.target import Target
 from memprof.documents.comparison import OptimizerInfo, Run
 from memprof.documents.jobs import Outcome, ScriptForecast, Step
+from memprof.errors import MemprofError
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
 from memprof.prediction.fake.checkpoints import checkpoints_without_memory
@@ -37,6 +38,7 @@ from memprof.scripts.places import is_inner, short
 from memprof.scripts.rules import is_last
 from memprof.scripts.run import Ending, run_script
 from memprof.scripts.session import ScriptSession
+from memprof.scripts.stopping import ScriptRefused
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Allocation, CacheMark, Entry, Free, Mark, PhaseMark
 from memprof.training.counts import count_parameters
@@ -90,6 +92,11 @@ class _FakeScript:
         except torch.OutOfMemoryError as error:
             phase, reason = self._out_of_memory(error)
             return Outcome(run=self._unfinished("oom", reason), phase=phase)
+        except MemprofError:
+            if self._mode.refusal is None:
+                raise
+        if self._mode.refusal is not None:  # whatever the script has made of it
+            return Outcome(run=self._unfinished("failed", str(self._mode.refusal)))
         if self._fake is None:
             self.finished()
         assert self._fake is not None
@@ -109,6 +116,8 @@ class _FakeScript:
 
     def mark(self, mark: Mark) -> None:
         if isinstance(mark, PhaseMark):
+            if self._mode.refusal is not None:
+                raise ScriptRefused(self._mode.refusal)
             if mark.step and not self._imported:
                 self._imported = True
                 gc.collect()
