@@ -120,7 +120,9 @@ class _Training:
             self.trial.batch_size,
             self.session.begin_phase,
         )
-        self.session.built(labels, lambda: self._meter.mark(labels.optimizer_state(self.optimizer)), self._step)
+        self.session.built(
+            lambda: labels, lambda labels: self._meter.mark(labels.optimizer_state(self.optimizer)), self._step
+        )
 
     def _build_optimizer(self) -> Any:
         named = [(name, p) for name, p in self._own.named_parameters() if p.requires_grad]

@@ -19,8 +19,8 @@ from torch.optim import Optimizer
 
 from memprof.documents.script import Substitution
 from memprof.errors import MemprofError, UsageError
-from memprof.optimizers.options import constructor_arguments, takes_names
 from memprof.optimizers.registry import resolve_class
+from memprof.optimizers.spec_options import constructor_arguments, takes_names
 from memprof.scripts.places import caller, place_of
 from memprof.scripts.stopping import ScriptRefused
 from memprof.user_code import is_out_of_memory

@@ -80,12 +80,12 @@ def run_program(spec: ScriptSpec) -> None:
 def _run(spec: ScriptSpec) -> None:
     if spec.path is None:
         sys.argv[:] = [spec.module or "", *spec.arguments]
-        sys.path[0] = os.getcwd()
+        sys.path.insert(0, os.getcwd())
         runpy.run_module(spec.module or "", run_name="__main__", alter_sys=True)
         return
     code = compiled(spec.path)
     sys.argv[:] = [spec.path, *spec.arguments]
-    sys.path[0] = str(Path(spec.path).resolve().parent)
+    sys.path.insert(0, str(Path(spec.path).resolve().parent))
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__=spec.path, __builtins__=builtins, __cached__=None)
     sys.modules["__main__"] = main

@@ -18,6 +18,7 @@ from memprof.scripts.stopping import ScriptStopped
 from memprof.trace.events import Entry, LabelMark, Mark, OperatorBegin, PhaseMark
 from memprof.trace.storages import nested_tensors
 from memprof.training.labels import Labeller, label_tensors
+from memprof.training.session import Session
 
 
 class Observer(Protocol):
@@ -83,7 +84,6 @@ class ScriptSession:
         labelling: label what tensors hold, from the first step on.
 
     Attributes:
-        labelling: tensors are labelled at the moment.
         cycles: counts the training steps.
         in_use: the optimizers that have stepped.
         ended: the last step has ended.
@@ -96,16 +96,29 @@ class ScriptSession:
 
     def __init__(self, observer: Observer, *, labelling: bool) -> None:
         self._observer = observer
-        self.labelling = labelling
         self.cycles = Cycles()
         self.in_use = OptimizersInUse()
         self.ended = False
         self.seen: set[str] = set()
         self.alike = True
-        self._last = "build"
         self._models: list[tuple[str, weakref.ref[nn.Module]]] = []
         self._known: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self.phases = Phases(self)
+        self._session = Session(observer.mark, self._mark_phase, aside=observer.quiet)
+        self._session.built(
+            lambda: Labeller(self.whole_model()),
+            lambda labels: observer.mark(labels.optimizer_state(self.in_use.together)),
+        )
+        self.labelling = labelling
+
+    @property
+    def labelling(self) -> bool:
+        """Whether tensors are labelled at the moment."""
+        return self._session.following
+
+    @labelling.setter
+    def labelling(self, follows: bool) -> None:
+        self._session.following = follows
 
     @property
     def phase(self) -> str:
@@ -146,12 +159,9 @@ class ScriptSession:
         self._stop_again()
         if phase in ("forward", "backward", "optimizer"):
             self.cycles.begin()
-        if self.labelling and not self.ended:
-            self._label_end_of(self._last)
-        self._last = phase
         self.seen.add(phase)
-        if not self.ended:
-            self._observer.mark(PhaseMark(self.cycles.slot, phase))
+        self._session.number = self.cycles.slot
+        self._session.begin_phase(phase)
 
     def forward_begins(self, module: nn.Module, given: Any) -> None:
         """Take in a model that was not called before, and label what it is given."""
@@ -159,8 +169,7 @@ class ScriptSession:
             self._add(module)
         if self.labelling and not self.ended:
             with self._observer.quiet():
-                inputs = [tensor for tensor in nested_tensors(given) if not tensor.requires_grad]
-                self._observer.mark(label_tensors("inputs", inputs))
+                self._session.mark_inputs([tensor for tensor in nested_tensors(given) if not tensor.requires_grad])
 
     def loss_is_known(self, value: Any) -> None:
         """Label the loss."""
@@ -179,26 +188,14 @@ class ScriptSession:
             return
         if not self.cycles.stepped(id(optimizer)):
             return
-        if self.labelling:
-            self._label_end_of("optimizer")
+        if self._session.phase == "optimizer":  # a gradient scaler's step goes on around it
+            self._session.end_phase()
         if self._observer.step_ended(self.cycles.count):
             self.ended = True
             self._observer.finished()
             raise ScriptStopped
         if self.labelling:
-            self.label_everything()
-
-    def label_everything(self) -> None:
-        """Label what lives now: when a training step begins."""
-        with self._observer.quiet():
-            labels = self._labels()
-            for mark in (
-                labels.buffers(),
-                labels.optimizer_state(self.in_use.together),
-                labels.gradients(),
-                labels.parameters(),
-            ):
-                self._observer.mark(mark)
+            self._session.follow()
 
     def tidied(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return the recorded stream with the numbers of training steps, and a single model's own names."""
@@ -209,6 +206,9 @@ class ScriptSession:
         return [_without_prefix(entry, prefix) for entry in numbered]
 
     # Parts
+
+    def _mark_phase(self, slot: int, phase: str) -> None:
+        self._observer.mark(PhaseMark(slot, phase))
 
     def _stop_again(self) -> None:
         """A script that catches everything is told once more that it is over."""
@@ -230,16 +230,6 @@ class ScriptSession:
         """Say of every tensor that Python holds that it is one: no operator made those that are loaded or copied."""
         held = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
         self._observer.mark(label_tensors("", held))
-
-    def _labels(self) -> Labeller:
-        return Labeller(self.whole_model())
-
-    def _label_end_of(self, phase: str) -> None:
-        with self._observer.quiet():
-            if phase == "backward":
-                self._observer.mark(self._labels().gradients())
-            elif phase == "optimizer":
-                self._observer.mark(self._labels().optimizer_state(self.in_use.together))
 
 
 def _together(models: list[tuple[str, nn.Module]], trained: list[torch.Tensor]) -> nn.Module:

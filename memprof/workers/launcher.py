@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from types import TracebackType
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field, TypeAdapter
 
@@ -21,13 +21,51 @@ from memprof.workers.fork_server import kill_worker, receive_message, send_messa
 _Message = Annotated[Answer | Mistake | Step, Field(discriminator="kind")]
 _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
 
-# Silences PyTorch's C++ log: the profiler would announce itself on stderr in every worker. The PyTorch warnings that
-# concern users come through Python and still appear.
-_QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+ENVIRONMENT = {
+    # Silences PyTorch's C++ log: the profiler would announce itself on stderr in every worker. The warnings that
+    # concern users come through Python and still appear.
+    "KINETO_LOG_LEVEL": "99",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # OpenMP threads shall sleep while they wait: spinning threads make a step ten times slower as soon as another
+    # process occupies one of the cores.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+"""What a fork server has in its environment, unless the user has set it."""
 
-# OpenMP threads shall sleep while they wait: spinning threads make a step ten times slower as soon as another process
-# occupies one of the cores.
-_PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# `python -m` and `python -c` look for modules in the current folder first, where a `random.py` or `torch.py` of the
+# user may lie; what a server and its workers import is meant to be the installed module. (`-P` needs Python 3.11.)
+_START_SERVER = """
+import sys
+if sys.path[0] == "":
+    del sys.path[0]
+from memprof.workers.fork_server import main
+main(int(sys.argv[1]))
+"""
+
+
+class Server(Protocol):
+    """A fork server's process, as far as a launcher needs it."""
+
+    def kill(self) -> None:
+        """Kill the process."""
+
+    def wait(self) -> int:
+        """Wait for its end."""
+
+
+def start_server(control: socket.socket) -> Server:
+    """Start a fork server in a process of its own.
+
+    Args:
+        control: The server's end of the socket on which it takes requests.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-c", _START_SERVER, str(control.fileno())],
+        pass_fds=[control.fileno()],
+        env={**ENVIRONMENT, **os.environ},
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # so that Ctrl-C reaches only this process, which then ends the others
+    )
 
 
 class Launcher:
@@ -45,13 +83,7 @@ class Launcher:
         self._control, child_end = socket.socketpair(socket.AF_UNIX)
         self._pid: int | None = None
         with child_end:
-            self._server = subprocess.Popen(
-                [sys.executable, "-m", "memprof.workers.fork_server", str(child_end.fileno())],
-                pass_fds=[child_end.fileno()],
-                env={**_QUIET, **_PATIENT, **os.environ},
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # so that Ctrl-C reaches only this process, which then ends the others
-            )
+            self._server = start_server(child_end)
 
     def __enter__(self) -> Launcher:
         return self

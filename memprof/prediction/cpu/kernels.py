@@ -93,7 +93,7 @@ _CUBIC = ("linalg_", "svd", "eig", "cholesky", "lu_", "qr", "triangular", "matri
 _CUBIC_PASSES = 32  # over a matrix, for each of its columns, by the slowest of these
 
 
-class _Axis(NamedTuple):
+class _SharedDimension(NamedTuple):
     """A dimension that several arguments share.
 
     Attributes:
@@ -237,13 +237,13 @@ def _is_small(func: Any, args: Args, kwargs: Kwargs, made: int, share: float) ->
     return held <= share * MOST_BYTES and _products(func, args) <= share * most
 
 
-def _axes(func: Any, args: Args, kwargs: Kwargs) -> Iterator[_Axis]:
+def _axes(func: Any, args: Args, kwargs: Kwargs) -> Iterator[_SharedDimension]:
     """Yield the dimensions in which an operator can be made smaller, the likeliest first."""
     tensors = [tensor for tensor in tensors_in((*args, *kwargs.values())) if tensor.dim()]
     if func in _BATCHED:
         places = _BATCHED[func]
         least = _LEAST_BATCH if func in _CONVOLUTIONS else 1
-        yield _Axis(
+        yield _SharedDimension(
             args[places[0]].shape[0],
             least,
             lambda size: (tuple(_cut(arg, 0, size) if n in places else arg for n, arg in enumerate(args)), kwargs),
@@ -275,7 +275,7 @@ def _flat(value: Any) -> Any:
     return torch.empty(value.numel(), dtype=value.dtype, device="meta") if has else value
 
 
-def _shared(args: Args, kwargs: Kwargs, dim: int, whole: int) -> _Axis:
+def _shared(args: Args, kwargs: Kwargs, dim: int, whole: int) -> _SharedDimension:
     """Return the axis of all tensors that have that size there."""
 
     def cut(value: Any, size: int) -> Any:
@@ -284,14 +284,17 @@ def _shared(args: Args, kwargs: Kwargs, dim: int, whole: int) -> _Axis:
         has = isinstance(value, Tensor) and -value.dim() <= dim < value.dim() and value.shape[dim] == whole
         return _cut(value, dim, size) if has else value
 
-    return _Axis(whole, 1, lambda size: (cut(args, size), {name: cut(value, size) for name, value in kwargs.items()}))
+    def cut_all(size: int) -> tuple[Args, Kwargs]:
+        return cut(args, size), {name: cut(value, size) for name, value in kwargs.items()}
+
+    return _SharedDimension(whole, 1, cut_all)
 
 
-def _product_axes(args: Args, kwargs: Kwargs) -> list[_Axis]:
+def _product_axes(args: Args, kwargs: Kwargs) -> list[_SharedDimension]:
     """Return rows, columns and what is summed over, the largest first; and the batch, if there is one, before them."""
     first, left, right = len(args) - 2, args[-2], args[-1]
 
-    def axis(whole: int, *places: tuple[int, int]) -> _Axis:
+    def axis(whole: int, *places: tuple[int, int]) -> _SharedDimension:
         def cut(size: int) -> tuple[Args, Kwargs]:
             cut_args = list(args)
             for place, dim in places:
@@ -300,7 +303,7 @@ def _product_axes(args: Args, kwargs: Kwargs) -> list[_Axis]:
                     cut_args[place] = _cut(tensor, dim, size)
             return tuple(cut_args), kwargs
 
-        return _Axis(whole, 1, cut)
+        return _SharedDimension(whole, 1, cut)
 
     added = [0] if first else []
     rows = axis(left.shape[-2], (first, -2), *((place, -2) for place in added))

@@ -10,7 +10,7 @@ import torch
 
 from sm3 import kernels
 from sm3.kernels import chunked
-from sm3.kernels.launch import launch_of
+from sm3.kernels.launch_grid import launch_of
 from sm3.kernels.matrix_view import as_matrix, is_matrix, is_singleton
 from sm3.kernels.momentum import FloatMomentum
 from sm3.kernels.scratch import Scratch

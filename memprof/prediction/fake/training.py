@@ -150,7 +150,7 @@ class _FakeTraining:
 
     def _join_ranks(self, stack: ExitStack) -> None:
         if self._recipe.strategy != "single":
-            from memprof.prediction.ranks.ranks import fake_ranks  # half a second, for those who need it
+            from memprof.prediction.ranks.fake_ranks import fake_ranks  # half a second, for those who need it
 
             stack.enter_context(fake_ranks(self._mode, self._recipe))
 
@@ -165,7 +165,7 @@ class _FakeTraining:
         if recipe.checkpoint_activations:
             checkpoint_blocks(self._model)
         own = self._distribute(recipe)
-        self._labels = Labeller(own)
+        labels = Labeller(own)
         self._follow_modules(stack, own)
         self._step = TrainingStep(
             self._semantics.workload(workload, self._mode, recipe),
@@ -176,7 +176,7 @@ class _FakeTraining:
             self._batch_size,
             self._session.begin_phase,
         )
-        self._session.built(self._labels, self._mark_states, self._step)
+        self._session.built(lambda: labels, self._mark_states, self._step)
 
     def _distribute(self, recipe: Recipe) -> nn.Module:
         """Have the ranks share the training, and return the user's own module."""
@@ -217,11 +217,11 @@ class _FakeTraining:
         self._mode.phase = phase
         self._log.mark(PhaseMark(step, phase))
 
-    def _mark_states(self) -> None:
+    def _mark_states(self, labels: Labeller) -> None:
         for contender in self._contenders:
             if contender.failure is None and contender.optimizers:
                 with self._log.owned_by(contender.number):
-                    self._log.mark(self._labels.optimizer_state(contender))
+                    self._log.mark(labels.optimizer_state(contender))
 
     def _train_step(self) -> None:
         if self._session.number == self._steps:

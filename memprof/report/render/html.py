@@ -16,7 +16,7 @@ from typing import Any
 
 from memprof.documents.comparison import CATEGORIES, Comparison, FitAnswer, Run
 from memprof.documents.timeline import Timeline
-from memprof.report.blocks import Block, Bullets, Command, Figure, Folded
+from memprof.report.blocks import Block, Bullets, Command, FigureReference, Folded
 from memprof.report.content import sections
 from memprof.report.content.columns import fit_text, largest, main_table, varied_knob
 from memprof.report.content.outline import Section, outline
@@ -67,7 +67,7 @@ def _block(block: Block) -> str:
         return _table(block)
     if isinstance(block, Bullets):
         return _list(block.lines)
-    if isinstance(block, Figure):
+    if isinstance(block, FigureReference):
         return ""
     if isinstance(block, Folded):
         return f"<details><summary>{block.summary}</summary>{_table(block.table)}</details>"

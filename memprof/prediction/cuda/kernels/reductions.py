@@ -42,34 +42,34 @@ def reduction_buffers(target: Target, tensor: Tensor, dims: Sequence[int] | None
     if not 0 < tensor.numel() < _FEW:
         return []
     axes = _axes(tensor, dims)
-    return _Launch(axes, part).buffers(target)
+    return _ReduceConfig(axes, part).buffers(target)
 
 
 @dataclass(frozen=True)
-class _Axis:
+class _Dimension:
     size: int
     stride: int
     reduced: bool
 
 
-def _axes(tensor: Tensor, dims: Sequence[int] | None) -> list[_Axis]:
+def _axes(tensor: Tensor, dims: Sequence[int] | None) -> list[_Dimension]:
     """The tensor's dimensions, fastest first, joined where they lie one after the other."""
     over = {dim % tensor.dim() for dim in dims} if dims and tensor.dim() else set(range(tensor.dim()))
-    plain = [_Axis(n, s, d in over) for d, (n, s) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))]
-    joined: list[_Axis] = []
+    plain = [_Dimension(n, s, d in over) for d, (n, s) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))]
+    joined: list[_Dimension] = []
     for axis in sorted((axis for axis in reversed(plain) if axis.size > 1), key=lambda axis: axis.stride):
         last = joined[-1] if joined else None
         if last and last.reduced == axis.reduced and last.size * last.stride == axis.stride:
-            joined[-1] = _Axis(last.size * axis.size, last.stride, last.reduced)
+            joined[-1] = _Dimension(last.size * axis.size, last.stride, last.reduced)
         else:
             joined.append(axis)
     return joined
 
 
-class _Launch:
+class _ReduceConfig:
     """How `setReduceConfig` divides the work."""
 
-    def __init__(self, axes: list[_Axis], part: int) -> None:
+    def __init__(self, axes: list[_Dimension], part: int) -> None:
         self._part = part
         self._outputs = _product(axis.size for axis in axes if not axis.reduced)
         self._inputs = _product(axis.size for axis in axes if axis.reduced)
