@@ -32,6 +32,7 @@ for step in range(9):
 """
 OPERATORS = {
     "twice(output.detach())": "runs memprof_script::twice, which has no fake kernel",
+    "(torch.cuda.CUDAGraph() and output)": "torch.cuda.CUDAGraph cannot be predicted (",
     "torch.sparse.mm(torch.eye(8, device=device).to_sparse(), output)": "runs aten::_to_sparse, which has no fake",
 }
 
@@ -49,6 +50,13 @@ def test_a_refusal_that_is_caught_ends_the_run(launcher: Launcher, tmp_path: Pat
     assert said.read_text() == 2 * "went on\n"  # and was stopped in the next phase
     (measured,) = memprof.run(script, device="cpu", launcher=launcher).runs
     assert measured.status == "ok"
+
+
+def test_a_reading_that_has_no_answer_may_be_caught(launcher: Launcher, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(CAUGHT.format(operator="torch.cuda.temperature()", caught="Exception"))
+    (found,) = memprof.run(script, device="rtx-4090", launcher=launcher).runs
+    assert found.status == "ok"
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
