@@ -16,7 +16,7 @@ from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.fake.training import FakeRun, fake_runs
-from memprof.prediction.ranks import ranks as fake_ranks
+from memprof.prediction.ranks import fake_ranks
 from memprof.prediction.repeat_step import labelled_trace
 from memprof.prediction.run import predict_runs
 from memprof.workers.launcher import Launcher
