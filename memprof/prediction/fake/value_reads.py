@@ -25,6 +25,7 @@ _FALL = 2.0**-20
 _MOST_READS = 100_000  # Adafactor reads three for each parameter and step
 # Exceptions of torch/_subclasses/fake_tensor.py, which is slow to import.
 _DEPENDS_ON_DATA = ("DataDependentOutputException", "DynamicOutputShapeException")
+_OF_CUSTOM_OP = "no fake impl registered for <CustomOpDef"  # a RuntimeError of `torch.library.custom_op`
 _HAS_NO_KERNEL = ("UnsupportedOperatorException", "NotImplementedError")
 
 
@@ -140,7 +141,7 @@ class Reads:
         try:
             yield
         except Exception as error:
-            if type(error).__name__ in _HAS_NO_KERNEL:
+            if type(error).__name__ in _HAS_NO_KERNEL or _OF_CUSTOM_OP in str(error):
                 what = f"runs {operator}, which has no fake kernel (torch.library.register_fake gives it one)"
             elif type(error).__name__ in _DEPENDS_ON_DATA:
                 what = f"runs {operator}, whose output depends on the data"
