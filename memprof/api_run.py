@@ -17,6 +17,7 @@ from memprof.workers.pool import Workers
 from memprof.workers.progress import OnComparison, OnProgress
 
 TIMEOUT_S = 600.0
+MOST_RANKS = 16384
 
 
 def run(
@@ -32,6 +33,8 @@ def run(
     validate: bool = False,
     reference: str | None = None,
     timeout: float = TIMEOUT_S,
+    world_size: int | None = None,
+    rank: int | None = None,
     assume: Mapping[str, bool | int | float] | None = None,
     script_output: str | Path | None = None,
     keep_outputs: bool = False,
@@ -59,6 +62,8 @@ def run(
         validate: predict what is measured as well, and note how far each figure was off (`Run.validation`).
         reference: the optimizer that others are compared with.
         timeout: how many seconds one run of the script may take.
+        world_size: on how many ranks the script runs, as if torchrun had started it; None for as it is.
+        rank: the one to predict (default: the first), or to show of those measured (default: the highest peak).
         assume: by `FILE:LINE`, what a value is that a prediction does not know.
         script_output: the file that takes what the script prints; stderr if not given.
         keep_outputs: leave what the script saves where it saves it, instead of in a temporary folder.
@@ -78,6 +83,7 @@ def run(
         raise UsageError(f"--steps {steps}: the first step makes the optimizer's state, so give 2 or more")
     if timeout <= 0:
         raise UsageError(f"--timeout {timeout:g}: give a number of seconds above 0")
+    _check_ranks(world_size, rank)
     program = spec_of_script(None if script is None else str(script), module, tuple(arguments))
     varied = None if vary is None else parse_vary(vary)
     if varied is not None:
@@ -92,6 +98,8 @@ def run(
         output=None if script_output is None else str(Path(script_output).resolve()),
         keep_outputs=keep_outputs,
         trace_folder=None if trace_folder is None else str(Path(trace_folder).resolve()),
+        world_size=world_size,
+        rank=rank,
     )
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Workers(1, launcher) as workers:
@@ -99,6 +107,17 @@ def run(
         study.inquire(capacity, reference, command, validate)
         study.run(validate)
         return study.comparison
+
+
+def _check_ranks(world_size: int | None, rank: int | None) -> None:
+    if world_size is None and rank is not None:
+        raise UsageError(f"--rank {rank} is one of several: say of how many with --world-size")
+    if world_size is None:
+        return
+    if not 1 <= world_size <= MOST_RANKS:
+        raise UsageError(f"--world-size {world_size}: give the number of ranks, from 1 to {MOST_RANKS}")
+    if rank is not None and not 0 <= rank < world_size:
+        raise UsageError(f"--rank {rank}: the {world_size} ranks are counted from 0 to {world_size - 1}")
 
 
 def parse_assumptions(items: Sequence[str]) -> dict[str, bool | int | float]:

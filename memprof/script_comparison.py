@@ -67,7 +67,11 @@ class ScriptStudy:
     def inquire(self, budget: int | None, reference: str | None, command: str | None, validate: bool) -> None:
         """Check what can be checked without running the script."""
         inquiry = ScriptInquiry(
-            script=self._trial.script, substitutions=self._substitutions, device=self._trial.device, command=command
+            script=self._trial.script,
+            substitutions=self._substitutions,
+            device=self._trial.device,
+            world_size=self._trial.world_size,
+            command=command,
         )
         found = self._launcher.run(inquiry)
         assert isinstance(found, ScriptFindings)
@@ -79,10 +83,16 @@ class ScriptStudy:
         self._capacity_bytes = budget or found.device.capacity_bytes
         limit = budget if found.device.simulated else None
         self._trial = self._trial.model_copy(update={"device": found.device.name, "limit_bytes": limit})
-        script = self._trial.script
+        script, trial = self._trial.script, self._trial
         self.comparison = Comparison(
             environment=found.environment,
-            script=ScriptInfo(program=script.name, arguments=script.arguments, steps=self._trial.steps),
+            script=ScriptInfo(
+                program=script.name,
+                arguments=script.arguments,
+                steps=trial.steps,
+                world_size=trial.world_size,
+                rank=trial.rank,
+            ),
             capacity=Capacity(
                 bytes=budget or found.device.memory_bytes, source="device" if budget is None else "budget"
             ),
@@ -99,17 +109,23 @@ class ScriptStudy:
             self._keep([*self.comparison.runs, self._run_one(self._trial, one, validate)])
 
     def _run_one(self, trial: ScriptTrial, one: Substitution, validate: bool) -> Run:
-        forecast: Run | str | None = None
         trial = trial.model_copy(update={"substitution": one})
-        if validate:
-            try:
-                forecast = self._answer(f"{one.spec.text} (predicting)", _as_forecast(trial)).run
-            except MemprofError as error:
-                forecast = str(error)
-            if isinstance(forecast, Run) and forecast.steps is not None:  # both are to run as many
-                trial = trial.model_copy(update={"steps": len(forecast.steps.allocated_bytes)})
-        run = self._answer(one.spec.text, _as_forecast(trial) if self._simulated else trial).run
-        return run if forecast is None else run.model_copy(update={"validation": _validation(run, forecast)})
+        if not validate:
+            return self._answer(one.spec.text, _as_forecast(trial) if self._simulated else trial).run
+        forecast = self._forecast(trial)
+        if isinstance(forecast, Run) and forecast.steps is not None:  # both are to run as many
+            trial = trial.model_copy(update={"steps": len(forecast.steps.allocated_bytes)})
+        run = self._answer(one.spec.text, trial).run
+        if isinstance(forecast, Run) and run.status == "ok" and run.rank not in (None, forecast.rank):
+            forecast = self._forecast(trial.model_copy(update={"rank": run.rank}))  # of that with the highest peak
+        return run.model_copy(update={"validation": _validation(run, forecast)})
+
+    def _forecast(self, trial: ScriptTrial) -> Run | str:
+        """Predict what is measured as well; the answer is a sentence where that is not possible."""
+        try:
+            return self._answer(f"{trial.substitution.spec.text} (predicting)", _as_forecast(trial)).run
+        except MemprofError as error:
+            return str(error)
 
     def _keep(self, runs: list[Run], **knobs: int) -> None:
         script = self.comparison.script

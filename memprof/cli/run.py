@@ -110,6 +110,26 @@ def run(
             "--timeout", panel=SCRIPT, text="How long one run of the script may take, in seconds.", metavar="SECONDS"
         ),
     ] = 600.0,
+    world_size: Annotated[
+        int | None,
+        option(
+            "--world-size",
+            panel=SCRIPT,
+            text="Run the script as one of N ranks that torchrun starts: measured with N processes on this machine, "
+            "predicted with nobody else there.",
+            metavar="N",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        option(
+            "--rank",
+            panel=SCRIPT,
+            text="The rank to predict (default: 0), or to show of those measured (default: that with the highest "
+            "peak).",
+            metavar="R",
+        ),
+    ] = None,
     validate: Annotated[
         bool, option("--validate", panel=SCRIPT, text="Predict what is measured as well and show how far off that is.")
     ] = False,
@@ -201,6 +221,8 @@ def run(
             validate=validate,
             reference=reference,
             timeout=timeout,
+            world_size=world_size,
+            rank=rank,
             assume=assumed,
             script_output=script_output,
             keep_outputs=keep_outputs,

@@ -198,14 +198,18 @@ class Comparison(Saved):
         return self.workload.model if self.workload is not None else self.script.command if self.script else ""
 
     @property
-    def strategy(self) -> str:
-        """The way in which ranks share the training: `single`, `ddp` or `fsdp`."""
-        return self.recipe.strategy if self.recipe is not None else "single"
+    def strategy(self) -> str | None:
+        """The way in which ranks share the training: `single`, `ddp` or `fsdp`; None for a script on several ranks."""
+        if self.recipe is not None:
+            return self.recipe.strategy
+        return "single" if self.world_size == 1 else None
 
     @property
     def world_size(self) -> int:
         """The number of ranks that share the training."""
-        return self.recipe.world_size if self.recipe is not None else 1
+        if self.recipe is not None:
+            return self.recipe.world_size
+        return (self.script and self.script.world_size) or 1
 
     def to_frame(self) -> pd.DataFrame:
         """Return a frame with one row for each run and the columns of `memprof compare --export-csv`, in bytes."""

@@ -89,6 +89,9 @@ class ScriptTrial(_Message):
         limit_bytes: The bytes that the trial may allocate; for a prediction, the memory of the device. None for no
             limit beside the device's own.
         trace_folder: The folder that takes the whole trace; None to write no trace.
+        world_size: The number of ranks that the script is started on, as by torchrun; None to start it as it is.
+        rank: The rank that is predicted, or whose figures are shown of those measured; None for the first, or for the
+            one with the highest peak.
     """
 
     job: Literal["script"] = "script"
@@ -102,6 +105,8 @@ class ScriptTrial(_Message):
     keep_outputs: bool = False
     limit_bytes: int | None = None
     trace_folder: str | None = None
+    world_size: int | None = None
+    rank: int | None = None
 
 
 class ScriptForecast(ScriptTrial):
@@ -124,6 +129,7 @@ class ScriptInquiry(_Message):
     script: ScriptSpec
     substitutions: list[Substitution]
     device: str
+    world_size: int | None = None
     command: str | None = None
 
 

@@ -97,6 +97,9 @@ class ScriptInfo(Document):
         program: the file or `-m MODULE`, as it was given.
         arguments: the script's own.
         steps: training steps to run; null for as many as it takes until two in a row allocate alike.
+        world_size: ranks that it was started on, as by torchrun; null where it was run as it is.
+        rank: the one that was asked for; null for the first of a prediction, and the one with the highest peak of those
+            measured.
         knobs: for each `{placeholder}` in the arguments the value that the figures of the runs are of; empty if none
             fits.
     """
@@ -104,6 +107,8 @@ class ScriptInfo(Document):
     program: str
     arguments: tuple[str, ...] = ()
     steps: int | None = None
+    world_size: int | None = None
+    rank: int | None = None
     knobs: dict[str, int] = Field(default_factory=dict)
 
     @property

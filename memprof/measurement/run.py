@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from pydantic import BaseModel
 
-from memprof.documents.jobs import Outcome, Trial
+from memprof.documents.jobs import Outcome, ScriptTrial, Trial
+from memprof.measurement.script import measure_script
 from memprof.measurement.trial import run_trial
 
 
@@ -25,3 +26,16 @@ def run(trial: Trial, send: Callable[[BaseModel], None]) -> Outcome:
     from memprof.measurement.ranks.launch import run_ranks  # torch.multiprocessing is needed by ranks alone
 
     return run_ranks(trial, send)
+
+
+def run_script(job: ScriptTrial, send: Callable[[BaseModel], None]) -> Outcome:
+    """Return the outcome of a script; its steps are sent as they end.
+
+    Raises:
+        MemprofError: the script is at fault, or takes no training step.
+    """
+    if job.world_size is None:
+        return measure_script(job, send)
+    from memprof.measurement.ranks.launch import run_ranks
+
+    return run_ranks(job, send)

@@ -185,7 +185,7 @@ class _Training:
         gc.disable()  # training is over and the process ends soon, so the collector would only slow the analysis down
         state = measure_state(self.optimizer, self.model.parameters())
         parameters = count_parameters(self.model.parameters())
-        reading = self._meter.finish(bucket_sizes(self.model, self.trial.recipe))
+        reading = self._meter.finish(bucket_sizes(self.model))
         if self.trial.trace_folder is not None and self._rank == 0:
             save_trace(reading.trace, Path(self.trial.trace_folder), self.trial.optimizer.text)
         run = Run(

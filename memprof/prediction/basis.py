@@ -160,6 +160,7 @@ FIRST = (
     "Predicted is rank 0, whose shards are the largest: of what cannot be divided evenly the last ranks hold less, or "
     "nothing."
 )
+ONE = "Predicted is rank {rank} of {ranks}; of the others nothing is said (`--rank` predicts another)."
 
 
 def ranks_of(fake: FakeRun, target: Target, peak: Peak) -> list[Rank]:
@@ -193,7 +194,8 @@ def rank_notes(fake: FakeRun, target: Target) -> list[str]:
     """
     if fake.ranks == 1:
         return []
-    return [*([] if fake.alike else [FIRST]), *([NCCL] if target.kind == "cuda" else [])]
+    whose = [] if fake.alike else [FIRST] if fake.alike is False else [ONE.format(rank=fake.rank, ranks=fake.ranks)]
+    return [*whose, *([NCCL] if target.kind == "cuda" else [])]
 
 
 def rank_basis(fake: FakeRun) -> list[str]:
@@ -206,5 +208,6 @@ def rank_basis(fake: FakeRun) -> list[str]:
         return []
     version = torch.__version__
     return [
-        f"What ranks do for each other is PyTorch {version}'s own code, run as one of {fake.ranks} with nobody there."
+        f"What ranks do for each other is PyTorch {version}'s own code, run as one of {fake.ranks} with nobody there: "
+        "what the others send is taken to be what this one has."
     ]

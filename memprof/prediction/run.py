@@ -172,7 +172,7 @@ def run_of(
         steps=Steps(seconds=[], losses=[], allocated_bytes=_step_peaks(spans)),
         timeline=make_timeline(replayed.trace, replayed.reserved_levels or None) if timeline else None,
         confidence=confidence_of(trace, fake, told, bounds),
-        rank=0 if fake.ranks > 1 else None,
+        rank=fake.rank if fake.ranks > 1 else None,
         ranks=ranks_of(fake, target, peak),
         notes=rank_notes(fake, target),
     )

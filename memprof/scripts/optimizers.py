@@ -26,6 +26,7 @@ from memprof.scripts.stopping import ScriptRefused
 from memprof.user_code import is_out_of_memory
 
 _ASSIGNED = re.compile(r"\s*(?:self\.)?([A-Za-z_][\w.]*)\s*(?::[^=]+)?=[^=]")
+_SHARDING = ("ZeroRedundancyOptimizer",)
 # What a group of the script's says of any optimizer; other options of the two may have the same name and differ.
 _OF_ALL = ("params", "param_names", "lr")
 
@@ -77,7 +78,8 @@ class ScriptOptimizers:
 
     def _new(self, cls: type[Any], *args: Any, **kwargs: Any) -> Any:
         given = args[0] if args else kwargs.get("params", kwargs.get("optimizer"))
-        if self._building or isinstance(given, Optimizer):  # a wrapper around another, as accelerate's
+        # A wrapper around another, as accelerate's, or around one that it constructs by itself.
+        if self._building or isinstance(given, Optimizer) or cls.__name__ in _SHARDING:
             return object.__new__(cls)
         frame = caller()
         number = len(self.constructed)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from memprof.documents.jobs import Mistake, ScriptTrial
@@ -18,6 +19,7 @@ from memprof.scripts.program import own_exit_functions, run_program, time_limit
 from memprof.scripts.session import ScriptSession
 from memprof.scripts.side_effects import kept_outputs
 from memprof.scripts.stopping import ScriptStopped, ScriptTimedOut
+from memprof.scripts.torchrun import spawned_here
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ def run_script(
     emit: Callable[[Any], None],
     applied: Callable[[], AbstractContextManager[None]],
     around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    outputs: Path | None = None,
 ) -> Ending:
     """Run a script until it has taken its steps.
 
@@ -46,6 +49,7 @@ def run_script(
         emit: takes the answer where the script lets no exception in.
         applied: what is around the script alone, innermost.
         around: what is around everything that is done for it.
+        outputs: the folder that takes what it saves; None for one of its own.
 
     Raises:
         UsageError: the script is at fault, or never took a training step.
@@ -63,9 +67,10 @@ def run_script(
         stack.enter_context(script_output(job.output))
         stack.enter_context(own_exit_functions())
         stack.enter_context(around())
-        stack.enter_context(kept_outputs(job.keep_outputs))
+        stack.enter_context(kept_outputs(job.keep_outputs, outputs))
         moved = stack.enter_context(loaders_in_process())
         stack.enter_context(optimizers.substituted())
+        stack.enter_context(spawned_here(job.world_size))
         stack.enter_context(time_limit(job.timeout_s, give_up))
         try:
             with applied(), session.followed():

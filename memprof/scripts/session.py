@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from memprof.scripts.cycles import Cycles
 from memprof.scripts.optimizers import ScriptOptimizers
@@ -17,6 +18,7 @@ from memprof.scripts.phases import Phases
 from memprof.scripts.stopping import ScriptStopped
 from memprof.trace.events import Entry, LabelMark, Mark, OperatorBegin, PhaseMark
 from memprof.trace.storages import nested_tensors
+from memprof.training.build import bucket_sizes
 from memprof.training.labels import Labeller, label_tensors
 from memprof.training.session import Session
 
@@ -103,6 +105,7 @@ class ScriptSession:
         self.alike = True
         self._models: list[tuple[str, weakref.ref[nn.Module]]] = []
         self._known: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._replicated: list[weakref.ref[nn.Module]] = []
         self.phases = Phases(self)
         self._session = Session(observer.mark, self._mark_phase, aside=observer.quiet)
         self._session.built(
@@ -142,6 +145,11 @@ class ScriptSession:
         """The models that the script has called and that still live, with the prefix of their modules' names."""
         found = [(name, reference()) for name, reference in self._models]
         return [(name, model) for name, model in found if model is not None]
+
+    def bucket_sizes(self) -> list[int]:
+        """Return the sizes in bytes of the buckets in which DDP reduces gradients."""
+        found = [reference() for reference in self._replicated]
+        return [size for model in found if model is not None for size in bucket_sizes(model)]
 
     def whole_model(self) -> nn.Module:
         """Return one module that holds all models, under their names, and what is trained outside of them."""
@@ -219,6 +227,10 @@ class ScriptSession:
         within = {id(part) for part in module.modules()}
         self._models = [(name, ref) for name, ref in self._models if (old := ref()) is None or id(old) not in within]
         taken = {name for name, _ in self._models}
+        self._known.add(module)
+        if isinstance(module, DistributedDataParallel):
+            self._replicated.append(weakref.ref(module))
+            module = module.module  # the user's own
         name = type(module).__name__
         if name in taken:
             name = next(f"{name}_{number}" for number in range(2, 1 << 30) if f"{name}_{number}" not in taken)

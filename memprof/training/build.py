@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from memprof.documents.recipe import Recipe
 from memprof.training.checkpointing import checkpoint_blocks
@@ -58,7 +59,7 @@ def own_module(model: nn.Module, recipe: Recipe) -> nn.Module:
     return undistributed(model)
 
 
-def bucket_sizes(model: nn.Module, recipe: Recipe) -> list[int]:
+def bucket_sizes(model: nn.Module) -> list[int]:
     """Return the size in bytes of each bucket in which DDP reduces gradients. The list is empty without DDP.
 
     Private API (see `memprof.torch_private`): `DistributedDataParallel._get_ddp_logging_data` and
@@ -66,11 +67,10 @@ def bucket_sizes(model: nn.Module, recipe: Recipe) -> list[int]:
 
     Args:
         model: The model as `build_model` returned it, after a training step.
-        recipe: The same recipe.
     """
-    if recipe.strategy != "ddp":
+    if not isinstance(model, DistributedDataParallel):
         return []
-    model.logger.set_runtime_stats_and_log()  # type: ignore[union-attr, operator]
-    told: Mapping[str, Any] = model._get_ddp_logging_data()  # type: ignore[operator]
+    model.logger.set_runtime_stats_and_log()  # type: ignore[union-attr]
+    told: Mapping[str, Any] = model._get_ddp_logging_data()
     listed = [str(told.get(name, "")) for name in ("bucket_sizes", "rebuilt_bucket_sizes")]
     return [int(size) for sizes in listed for size in sizes.split(", ") if size]

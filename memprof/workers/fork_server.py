@@ -112,7 +112,9 @@ _FOR_RANKS = ("memprof.measurement.ranks.launch",)  # imported when the first jo
 
 
 def _has_ranks(request: dict[str, Any]) -> bool:
-    return bool(request.get("recipe", {}).get("strategy", "single") != "single")
+    measured = request.get("job") in ("trial", "script")
+    shared = request.get("recipe", {}).get("strategy", "single") != "single" or request.get("world_size") is not None
+    return bool(measured and shared)
 
 
 def preload(modules: Sequence[str]) -> None:

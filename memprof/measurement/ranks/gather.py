@@ -14,17 +14,23 @@ _ON_THE_CPU = (
 )
 
 
-def gather(outcomes: Sequence[Outcome]) -> Outcome:
+def gather(outcomes: Sequence[Outcome], rank: int | None = None) -> Outcome:
     """Return the outcome of the rank that takes the most memory of its device, with a line for each rank.
+
+    A single outcome is returned unchanged.
 
     Its steps are those of the whole job: a step takes as long as its slowest rank, and the loss is the mean over all
     ranks.
 
     Args:
         outcomes: The outcomes of all ranks in order. The run of each is `ok`.
+        rank: The rank whose outcome is returned instead.
     """
+    if len(outcomes) == 1:
+        return outcomes[0]
     ranks = [_rank(number, outcome.run) for number, outcome in enumerate(outcomes)]
-    top = max(range(len(outcomes)), key=lambda number: (_needed(outcomes[number].run), -number))
+    highest = max(range(len(outcomes)), key=lambda number: (_needed(outcomes[number].run), -number))
+    top = highest if rank is None else rank
     chosen = outcomes[top]
     update = {
         "rank": top,

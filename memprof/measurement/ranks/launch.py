@@ -15,16 +15,19 @@ import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter
 from torch.multiprocessing.spawn import start_processes
 
-from memprof.documents.jobs import Mistake, Outcome, Step, Trial
+from memprof.documents.jobs import Mistake, Outcome, ScriptTrial, Trial
+from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.errors import ExitCode, MemprofError
 from memprof.measurement.ranks.gather import gather
-from memprof.measurement.ranks.rank import Lost, enter
+from memprof.measurement.ranks.rank import Lost, enter, ranks_of
 from memprof.training import strategies  # noqa: F401  # imported before the ranks are forked, who all need it
 from memprof.workers.death import WorkerDiedError, kernel_kills, outcome_of
 
@@ -37,39 +40,41 @@ _GRACE = 0.3
 _PATIENCE = 10.0
 
 
-def run_ranks(trial: Trial, emit: Callable[[Step], None]) -> Outcome:
+def run_ranks(trial: Trial | ScriptTrial, emit: Callable[[Any], None]) -> Outcome:
     """Train a trial on all its ranks and return one outcome for all. The first rank that fails ends the others.
 
     Args:
-        trial: The trial, with a strategy and a world size. Each rank is measured by itself.
+        trial: The trial of a workload with a strategy, or of a script, with a world size. Each rank is measured by
+            itself.
         emit: Takes a `Step` whenever a step of the first rank begins.
 
     Raises:
         MemprofError: A rank reported a mistake, whose exit code this error has, or lost the other ranks.
     """
     kills = kernel_kills()
-    with _started(trial, emit) as (processes, channels):
+    with TemporaryDirectory(prefix="memprof-") as folder, _started(trial, emit, Path(folder)) as (processes, channels):
         answers, failed = _listen(channels)
     if failed is None:
-        return gather([answers[rank] for rank in range(trial.recipe.world_size)])
+        rank = trial.rank if isinstance(trial, ScriptTrial) else None
+        return gather([answers[number] for number in range(ranks_of(trial))], rank)
     answer = answers[failed]
     if answer is None:
         code = processes[failed].exitcode
         killed = code == -signal.SIGKILL and kernel_kills() > kills
-        answer = outcome_of(WorkerDiedError(code, out_of_memory=killed), trial.optimizer, trial.device)
+        answer = outcome_of(WorkerDiedError(code, out_of_memory=killed), _spec_of(trial), trial.device)
     alike = [each for each in answers.values() if isinstance(each, Outcome) and each.run.reason == _reason(answer)]
-    return _failure(answer, None if len(alike) == trial.recipe.world_size else failed)
+    return _failure(answer, None if len(alike) == ranks_of(trial) else failed)
 
 
 @contextmanager
-def _started(trial: Trial, emit: Any) -> Iterator[tuple[list[Any], list[Connection]]]:
+def _started(trial: Trial | ScriptTrial, emit: Any, outputs: Path) -> Iterator[tuple[list[Any], list[Connection]]]:
     """Yield the ranks' processes and the channels on which they answer, and end all processes afterwards."""
-    world_size = trial.recipe.world_size
+    world_size = ranks_of(trial)
     pipes = [Pipe(duplex=False) for _ in range(world_size)]
     ours, theirs = [pipe[0] for pipe in pipes], [pipe[1] for pipe in pipes]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         given = (listening.fileno(), listening.getsockname()[1])
-        arguments = (trial, emit, given, theirs, os.getpid())
+        arguments = (trial, emit, given, theirs, os.getpid(), outputs.resolve())
         context = start_processes(enter, arguments, nprocs=world_size, join=False, start_method="fork")
     for channel in theirs:
         channel.close()  # so that the end of a rank shows as the end of its channel
@@ -117,6 +122,10 @@ def _receive(channel: Any) -> Outcome | Mistake | Lost | None:
         return _MESSAGE.validate_json(channel.recv_bytes())
     except EOFError:
         return None
+
+
+def _spec_of(trial: Trial | ScriptTrial) -> OptimizerSpec:
+    return trial.substitution.spec if isinstance(trial, ScriptTrial) else trial.optimizer
 
 
 def _reason(answer: Outcome | Mistake | Lost) -> str | None:

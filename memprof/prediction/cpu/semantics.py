@@ -20,6 +20,7 @@ from memprof.prediction.cpu.kernels import CpuWorkspaces
 from memprof.prediction.fake.device import KernelMemory, PlainDevice
 from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.python_values import readable_in_python
+from memprof.prediction.fake.storages import resizable_storages
 from memprof.prediction.fake.tensors import Correction, Result
 from memprof.workloads.workload import Workload
 
@@ -59,7 +60,13 @@ class CpuSemantics(PlainDevice):
             """The compiled kernel allocates nothing; it would read memory that is not there."""
 
         inner.rounding()  # SM3 asks once in a process, with a computation that is no part of the training
-        with patch.object(native, "_call", skip), readable_in_python(mode), _eager(mode), _random_states(mode):
+        with (
+            patch.object(native, "_call", skip),
+            readable_in_python(mode),
+            resizable_storages(mode.log),
+            _eager(mode),
+            _random_states(mode),
+        ):
             yield
 
     def workspaces(self) -> KernelMemory | None:

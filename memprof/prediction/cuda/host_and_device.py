@@ -65,6 +65,7 @@ class CudaIsHere(TorchFunctionMode):
         self._handlers: dict[Any, _Handler] = {
             **dict.fromkeys(_FACTORIES, self._make),
             **dict.fromkeys(_RECURRENT, self._run_recurrent),
+            torch.device: self._numbered,
             Tensor.to: self._to,
             Tensor.type: self._type,
             Tensor.cpu: lambda func, args, kwargs: copy_to(args[0], mode, host=True),
@@ -125,6 +126,10 @@ class CudaIsHere(TorchFunctionMode):
         if index is not None and index >= self._devices:
             raise torch.AcceleratorError("CUDA error: invalid device ordinal")
         return "device"
+
+    def _numbered(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take a number for that GPU, which a build without one does not."""
+        return torch.device("cuda", args[0]) if args and isinstance(args[0], int) else func(*args, **kwargs)
 
     def _run_recurrent(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._mode.reads.guess(self._mode.place()[0], f"runs {func.__name__}: {_RECURRENT_GUESS}")

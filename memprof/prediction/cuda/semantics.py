@@ -56,14 +56,17 @@ class CudaSemantics(CpuSemantics):
         target: The device and its PyTorch version.
         limited: Whether an allocation that does not fit raises `torch.OutOfMemoryError` in the training; otherwise the
             memory is unlimited.
+        devices: The number of GPUs that the training sees.
+        index: The index of the GPU that it uses.
     """
 
     own_host = True
-    device = torch.device("cuda", 0)
 
-    def __init__(self, target: Target, *, limited: bool = False) -> None:
+    def __init__(self, target: Target, *, limited: bool = False, devices: int = 1, index: int = 0) -> None:
         self._target = target
         self._limited = limited
+        self._devices = devices
+        self.device = torch.device("cuda", index)
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:
@@ -79,8 +82,13 @@ class CudaSemantics(CpuSemantics):
 
     @property
     def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
-        """The results of cuDNN's operators, which have no meta kernel."""
+        """The results of cuDNN's operators and those of `nn.SyncBatchNorm`, which have no meta kernel."""
         return {
+            aten.batch_norm_stats.default: _statistics,
+            aten.batch_norm_gather_stats_with_counts.default: _gathered_statistics,
+            aten.batch_norm_elemt.default: _like_first,
+            aten.batch_norm_backward_reduce.default: _reduced_gradients,
+            aten.batch_norm_backward_elemt.default: _like_first,
             aten.cudnn_batch_norm.default: _batch_norm_result,
             aten.cudnn_batch_norm_backward.default: _batch_norm_backward_result,
         }
@@ -112,7 +120,10 @@ class CudaSemantics(CpuSemantics):
             stack.callback(library._destroy)
             self._register(library)
             stack.enter_context(triton_kernel())
-            stack.enter_context(simulated_cuda(mode, self._target, limited=self._limited))
+            index = self.device.index
+            stack.enter_context(
+                simulated_cuda(mode, self._target, limited=self._limited, devices=self._devices, index=index)
+            )
             yield
 
     def _register(self, library: torch.library.Library) -> None:
@@ -247,6 +258,38 @@ def _batch_norm_backward_result(args: tuple[Any, ...]) -> Result:
     tensor, weight = args[0], args[2]
     per_channel = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
     return contiguous_result((torch.empty_like(tensor, device="meta"), per_channel, per_channel))
+
+
+def _statistics(args: tuple[Any, ...]) -> Result:
+    """Mean and inverse deviation, in float32 of narrower types (aten/src/ATen/native/cuda/Normalization.cu)."""
+    tensor = args[0]
+    dtype = torch.float32 if tensor.dtype.itemsize < 4 else tensor.dtype
+    return _per_channel(tensor.shape[1], dtype, dtype)
+
+
+def _gathered_statistics(args: tuple[Any, ...]) -> Result:
+    return _per_channel(args[1].shape[1], args[1].dtype, args[1].dtype)
+
+
+def _like_first(args: tuple[Any, ...]) -> Result:
+    found = contiguous_result((torch.empty_like(args[0], device="meta"),))
+    return replace(found, shape=found.shape[0])
+
+
+def _reduced_gradients(args: tuple[Any, ...]) -> Result:
+    """Two sums, and the gradients of weight and bias, each if it is asked for."""
+    mean, weight, asked = args[2], args[4], args[5:8]
+    own = mean.dtype if weight is None else weight.dtype
+    dtypes = (mean.dtype, mean.dtype, own, own)
+    wanted = (asked[0], asked[0], asked[1], asked[2])
+    sizes = [mean.shape[0] if each else 0 for each in wanted]
+    return contiguous_result(
+        tuple(torch.empty(size, dtype=dtype, device="meta") for size, dtype in zip(sizes, dtypes, strict=True))
+    )
+
+
+def _per_channel(channels: int, *dtypes: torch.dtype) -> Result:
+    return contiguous_result(tuple(torch.empty(channels, dtype=dtype, device="meta") for dtype in dtypes))
 
 
 def _without_buffer(args: tuple[Any, ...], result: Result) -> Result:

@@ -49,10 +49,10 @@ def checkpoints_without_memory(mode: FakeOperators) -> Iterator[None]:
             with open(f, "rb") as file:
                 ours = _is_ours(file)
                 if ours:
-                    return _moved(_Reader(file).load(), map_location)
+                    return _moved(ShapeUnpickler(file).load(), map_location)
             return _moved(_real(lambda: _mapped(load_real, f, kwargs)), map_location)
         if _is_ours(f):
-            return _moved(_Reader(f).load(), map_location)
+            return _moved(ShapeUnpickler(f).load(), map_location)
         return _moved(_real(lambda: load_real(f, "cpu", *args, **kwargs)), map_location)
 
     def _real(read: Any) -> Any:
@@ -69,7 +69,7 @@ def checkpoints_without_memory(mode: FakeOperators) -> Iterator[None]:
         def read_file(filename: Any, device: Any = "cpu") -> dict[str, Tensor]:
             with open(filename, "rb") as file:
                 if _is_ours(file):
-                    return _moved(_Reader(file).load(), str(device))  # type: ignore[no-any-return]
+                    return _moved(ShapeUnpickler(file).load(), str(device))  # type: ignore[no-any-return]
             return _moved(_real(lambda: load_file(filename)), str(device))  # type: ignore[no-any-return]
 
         module.save_file, module.load_file = save_file, read_file
@@ -97,14 +97,15 @@ def _is_ours(file: Any) -> bool:
 
 def _write(value: Any, file: BinaryIO) -> None:
     made = io.BytesIO()
-    _Writer(made).dump(value)
+    ShapePickler(made).dump(value)
     file.write(_HEAD + made.getvalue())
 
 
-class _Writer(pickle.Pickler):
+class ShapePickler(pickle.Pickler):
     """Writes the geometry of each tensor and the identity of its storage."""
 
     def persistent_id(self, obj: Any) -> Any:
+        """Return what is written of a tensor; None for what is written whole."""
         if not isinstance(obj, Tensor) or type(obj) not in (Tensor, nn.Parameter):
             return None
         values = None
@@ -118,7 +119,7 @@ class _Writer(pickle.Pickler):
         return storage._cdata, storage.nbytes(), geometry, kind, values
 
 
-class _Reader(pickle.Unpickler):
+class ShapeUnpickler(pickle.Unpickler):
     """Makes new tensors. Tensors that shared a storage share one again."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -126,6 +127,7 @@ class _Reader(pickle.Unpickler):
         self._storages: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def persistent_load(self, pid: Any) -> Tensor:
+        """Return a tensor that looks as what was written."""
         key, size, (shape, stride, offset, dtype), (parameter, trained, on_device), values = pid
         device = "cuda" if on_device else None
         whole = self._storages.get((key, dtype))

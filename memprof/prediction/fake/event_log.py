@@ -131,14 +131,18 @@ class EventLog:
             size: The new bytes; 0 if it takes none.
         """
         watch = self._watches[address]
-        if watch.host or watch.size == size:
+        if watch.size == size:
             return
-        if watch.size:
+        if watch.size and not watch.host:
             self._end(watch)
-            watch.size = 0
-        if size:
+        watch.size = 0
+        if size and not watch.host:
             self._request(address, size, watch.owner)
-            watch.size = size
+        watch.size = size
+
+    def size_of(self, address: int) -> int:
+        """Return how many bytes the storage at an address has."""
+        return self._watches[address].size
 
     def workspace(self, size: int) -> None:
         """Note that a library took memory that it keeps.

@@ -50,8 +50,13 @@ def forget(func: Any, written: Iterable[Tensor]) -> None:
         written: The tensors.
     """
     for tensor in written if func not in _KEEPS_VALUES else ():
-        if not is_fake(tensor):
-            setattr(tensor.untyped_storage(), _MARK, True)
+        make_unknown(tensor)
+
+
+def make_unknown(tensor: Tensor) -> None:
+    """From now on nobody knows the values of a tensor, nor those of its views."""
+    if not is_fake(tensor):
+        setattr(tensor.untyped_storage(), _MARK, True)
 
 
 def is_worth_computing(result: Result) -> bool:

@@ -53,8 +53,10 @@ class FakeRun:
         assumed: The operators whose answer was assumed, with the phase.
         guesses: Sentences about what was predicted as something other than it is.
         buckets: The bytes of each bucket in which DDP exchanges gradients.
-        ranks: The number of ranks. This training is that of the first rank.
-        alike: Whether all ranks hold the same memory; otherwise the first rank holds the most.
+        ranks: The number of ranks.
+        rank: The rank whose training this is.
+        alike: Whether all ranks hold the same memory; if not, the first rank holds the most. None if nothing is known
+            of the other ranks.
     """
 
     entries: list[Entry]
@@ -66,7 +68,8 @@ class FakeRun:
     guesses: frozenset[str] = frozenset()
     buckets: tuple[int, ...] = ()
     ranks: int = 1
-    alike: bool = True
+    rank: int = 0
+    alike: bool | None = True
 
 
 def fake_runs(
@@ -252,7 +255,7 @@ class _FakeTraining:
             failure=None,
             assumed=assumed,
             guesses=frozenset({*self._reads.guesses, *self._mode.doubts}),
-            buckets=tuple(bucket_sizes(self._model, self._recipe)),
+            buckets=tuple(bucket_sizes(self._model)),
             ranks=self._recipe.world_size,
             alike=self._recipe.strategy != "fsdp" or all(len(p) % self._recipe.world_size == 0 for p in parameters),
         )

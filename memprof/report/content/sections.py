@@ -20,7 +20,8 @@ def heading(comparison: Comparison) -> str:
     """Return one line that names the workload, the device and the recipe."""
     recipe, workload = comparison.recipe, comparison.workload
     if recipe is None or workload is None:
-        return " · ".join(part for part in (comparison.subject, at_knobs(comparison), *devices(comparison)) if part)
+        parts = [comparison.subject, at_knobs(comparison), *devices(comparison), strategy_words(comparison)]
+        return " · ".join(part for part in parts if part)
     knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items() if key != "batch_size")
     parts = [
         workload.name,
