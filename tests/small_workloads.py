@@ -17,7 +17,7 @@ _SIZES: dict[str, KnobValue] = {
     "image_size": 32,
     "n_classes": 10,
 }
-_OTHERWISE: dict[str, dict[str, KnobValue]] = {"transformer-big": {"seq_len": 16}, "resnet50": {"image_size": 64}}
+_OTHERWISE: dict[str, dict[str, KnobValue]] = {"transformer-big": {"seq_len": 16}}
 _SMALL_ALREADY = ("mlp",)
 
 
