@@ -20,7 +20,7 @@ from memprof.prediction.cpu.kernels import CpuWorkspaces
 from memprof.prediction.fake.device import KernelMemory, PlainDevice
 from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.python_values import readable_in_python
-from memprof.prediction.fake.storages import resizable_storages
+from memprof.prediction.fake.resized_storages import resizable_storages
 from memprof.prediction.fake.tensors import Correction, Result
 from memprof.workloads.workload import Workload
 

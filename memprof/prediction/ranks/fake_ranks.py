@@ -135,10 +135,10 @@ class _LoneStore(HashStore):
 def _nccl_is_here() -> Iterator[None]:
     """Say that NCCL is there, as in every build with CUDA, and take its options."""
 
-    class Options(SimpleNamespace):
+    class NcclOptions(SimpleNamespace):
         pass
 
-    nccl = SimpleNamespace(Options=Options)
+    nccl = SimpleNamespace(Options=NcclOptions)
     with ExitStack() as stack:
         for module in (dist, c10d):
             stack.enter_context(patch.object(module, "is_nccl_available", lambda: True))
