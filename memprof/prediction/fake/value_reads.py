@@ -22,7 +22,7 @@ Value = bool | int | float | complex
 # Reads in these phases scale an update or ask whether to draw again. Notes name their operators, not their places.
 _INSIDE = ("build", "clip", "optimizer")
 _FALL = 2.0**-20
-_MOST_READS = 100_000  # Adafactor reads three for each parameter and step
+MOST_READS = 100_000  # Adafactor reads three for each parameter and step
 # Exceptions of torch/_subclasses/fake_tensor.py, which is slow to import.
 _DEPENDS_ON_DATA = ("DataDependentOutputException", "DynamicOutputShapeException")
 _OF_CUSTOM_OP = "no fake impl registered for <CustomOpDef"  # a RuntimeError of `torch.library.custom_op`
@@ -95,7 +95,7 @@ class Reads:
 
     def _count(self, place: str, module: str) -> None:
         self._counts[place] += 1
-        if self._counts[place] > _MOST_READS:
+        if self._counts[place] > MOST_READS:
             where = f"{place} reads" if place else f"{_place(module)} reads"
             hint = f"say what it is with --assume {place}=VALUE" if place else "measure it with --device cpu or cuda"
             raise UsageError(f"{where} values that depend on the data again and again, so it may never end: {hint}")
