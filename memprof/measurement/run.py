@@ -1,4 +1,4 @@
-"""A worker's job: train a trial here, in this process or in one process for each rank."""
+"""The worker's job that measures a trial, in this process or in one process for each rank."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from memprof.measurement.trial import run_trial
 
 
 def run(trial: Trial, send: Callable[[BaseModel], None]) -> Outcome:
-    """Return the outcome of a trial; its steps are sent as they begin.
+    """Train a trial and return its outcome.
+
+    Args:
+        trial: The trial.
+        send: Takes a `Step` whenever a training step begins.
 
     Raises:
-        MemprofError: the workload or the recipe is at fault, so that no optimizer could run.
+        MemprofError: The workload or the recipe is at fault, so that no optimizer could run.
     """
     if trial.recipe.strategy == "single":
         return run_trial(trial, send)

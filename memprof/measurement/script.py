@@ -174,8 +174,16 @@ class _MeasuredScript:
             allocator_history=reading.allocator_history,
             steps=Steps(seconds=self._seconds, losses=[], allocated_bytes=reading.step_peaks),
             timeline=reading.timeline,
-            notes=[*reading.notes, *self._group_note(), *ending.notes],
+            notes=[*reading.notes, *self._group_note(), *ending.notes, *self._unattributed()],
         )
+
+    def _unattributed(self) -> list[str]:
+        """Say why nobody knows who holds the memory, of a script that ended before its last step was known as such."""
+        count = self._session.cycles.count
+        if self._session.labelling:
+            return []
+        hint = f": --steps {count} follows the last" if count > 1 else ""
+        return [f"Who holds the memory is not known, as no step was followed operator by operator{hint}."]
 
     def _group_note(self) -> list[str]:
         if self._groups is None or self._groups.made or self._job.world_size is None:

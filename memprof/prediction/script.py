@@ -20,8 +20,10 @@ from memprof.devices.resolve import find_target
 from memprof.devices.target import Target
 from memprof.documents.comparison import OptimizerInfo, Run
 from memprof.documents.jobs import Outcome, ScriptForecast, Step
+from memprof.errors import MemprofError
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
+from memprof.prediction.cuda.refusals import memory_refusals
 from memprof.prediction.fake.checkpoints import checkpoints_without_memory
 from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.event_log import EventLog
@@ -38,6 +40,7 @@ from memprof.scripts.places import is_inner, short
 from memprof.scripts.rules import is_last
 from memprof.scripts.run import Ending, run_script
 from memprof.scripts.session import ScriptSession
+from memprof.scripts.stopping import ScriptRefused
 from memprof.scripts.torchrun import ProcessGroups, ranks_of_a_machine, without_group
 from memprof.trace.events import Allocation, CacheMark, Entry, Free, Mark, PhaseMark
 from memprof.training.counts import count_parameters
@@ -94,6 +97,11 @@ class _FakeScript:
         except torch.OutOfMemoryError as error:
             phase, reason = self._out_of_memory(error)
             return Outcome(run=self._unfinished("oom", reason), phase=phase)
+        except MemprofError:
+            if self._refusal is None:
+                raise
+        if self._refusal is not None:  # whatever the script has made of it
+            return Outcome(run=self._unfinished("failed", str(self._refusal)))
         if self._fake is None:
             self.finished()
         assert self._fake is not None
@@ -114,10 +122,17 @@ class _FakeScript:
             stack.enter_context(self._mode)
             yield
 
+    @property
+    def _refusal(self) -> MemprofError | None:
+        """What cannot be predicted and the script may have caught."""
+        return self._mode.refusal or next(iter(memory_refusals), None)
+
     # What the session tells
 
     def mark(self, mark: Mark) -> None:
         if isinstance(mark, PhaseMark):
+            if self._refusal is not None:
+                raise ScriptRefused(self._refusal)
             if mark.step and not self._imported:
                 self._imported = True
                 gc.collect()

@@ -1,4 +1,4 @@
-"""What a target's device does with a training step: the one place that chooses between the CPU and CUDA."""
+"""Chooses the semantics of a device: what the CPU or CUDA does with a training step."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from memprof.prediction.cuda.semantics import CudaSemantics
 
 
 def semantics_of(target: Target, *, limited: bool = False, devices: int = 1, index: int = 0) -> CpuSemantics:
-    """Return the semantics of a target's device; CUDA's are a CPU's with what CUDA does differently put in.
+    """Return the semantics of a device. Those of CUDA are those of the CPU with the differences applied.
 
     Args:
-        target: the device.
-        limited: what does not fit a GPU raises `torch.OutOfMemoryError` in the training.
-        devices: how many GPUs the training sees.
-        index: of the one that it uses.
+        target: The device.
+        limited: Whether an allocation that does not fit a GPU raises `torch.OutOfMemoryError` in the training.
+        devices: The number of GPUs that the training sees.
+        index: The index of the GPU that it uses.
     """
     if target.kind == "cuda":
         return CudaSemantics(target, limited=limited, devices=devices, index=index)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,12 +44,14 @@ class ScriptOptimizers:
     Attributes:
         constructed: each of the script's own, `AdamW (train.py:12)`, in order.
         replaced: how many have a substitute.
+        made: those that stand in the script, its own or substitutes, as long as they live.
     """
 
     def __init__(self, substitution: Substitution) -> None:
         self._substitution = substitution
         self.constructed: list[str] = []
         self.replaced = 0
+        self.made: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._building = False
 
     @contextmanager
@@ -82,13 +85,16 @@ class ScriptOptimizers:
         number = len(self.constructed)
         self.constructed.append(f"{cls.__name__} ({place_of(frame)})" if frame is not None else cls.__name__)
         if not self._is_meant(number, frame):
-            return object.__new__(cls)
-        self.replaced += 1
-        self._building = True
-        try:
-            return self._substitute(cls, given, kwargs.get("lr", args[1] if len(args) > 1 else None))
-        finally:
-            self._building = False
+            made = object.__new__(cls)
+        else:
+            self.replaced += 1
+            self._building = True
+            try:
+                made = self._substitute(cls, given, kwargs.get("lr", args[1] if len(args) > 1 else None))
+            finally:
+                self._building = False
+        self.made.add(made)
+        return made
 
     def _is_meant(self, number: int, frame: Any) -> bool:
         place = self._substitution.place

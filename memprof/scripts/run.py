@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -93,7 +94,9 @@ def run_script(
 
 def _notes(job: ScriptTrial, session: ScriptSession, optimizers: ScriptOptimizers, ended_early: bool) -> list[str]:
     count = session.cycles.count
-    found = [f"The script's own optimizers: {', '.join(optimizers.constructed)}."] if optimizers.constructed else []
+    times = Counter(optimizers.constructed).items()
+    own = ", ".join(f"{text}, {number} times" if number > 1 else text for text, number in times)
+    found = [f"The script's own optimizers: {own}."] if own else []
     if ended_early:
         return [*found, f"{job.script.name} ended by itself after {_steps(count)}."]
     if job.steps is None and not session.alike:

@@ -57,7 +57,9 @@ class OptimizersInUse:
 
     def add(self, optimizer: torch.optim.Optimizer) -> None:
         """Take one in."""
-        self._found.setdefault(id(optimizer), weakref.ref(optimizer))
+        known = self._found.get(id(optimizer))
+        if known is None or known() is not optimizer:  # one that is gone may have had this identity
+            self._found[id(optimizer)] = weakref.ref(optimizer)
 
     @property
     def optimizers(self) -> dict[int, torch.optim.Optimizer]:
@@ -128,8 +130,9 @@ class ScriptSession:
 
     @property
     def optimizers_waiting(self) -> bool:
-        """Whether an optimizer was constructed that has not stepped yet."""
-        return len(self.optimizers.constructed) > self.cycles.optimizers
+        """Whether an optimizer was constructed that has not stepped yet and may still do so."""
+        stepped = self.in_use.optimizers
+        return any(id(optimizer) not in stepped for optimizer in self.optimizers.made)
 
     @contextmanager
     def followed(self) -> Iterator[None]:

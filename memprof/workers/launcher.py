@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Annotated, Any, Protocol
 
@@ -15,7 +15,7 @@ from pydantic import Field, TypeAdapter
 
 from memprof.documents.jobs import Answer, Job, Mistake, Step
 from memprof.errors import ExitCode, MemprofError
-from memprof.workers.death import WorkerDiedError, kernel_kills
+from memprof.workers.death import ServerDiedError, WorkerDiedError, kernel_kills
 from memprof.workers.fork_server import kill_worker, receive_message, send_message
 
 _Message = Annotated[Answer | Mistake | Step, Field(discriminator="kind")]
@@ -80,8 +80,12 @@ class Launcher:
     def __init__(self) -> None:
         if not hasattr(os, "fork"):
             raise MemprofError("measuring needs fork(): run memprof on Linux, macOS or WSL", ExitCode.USAGE)
-        self._control, child_end = socket.socketpair(socket.AF_UNIX)
         self._pid: int | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self._control, child_end = socket.socketpair(socket.AF_UNIX)
+        self._answered = False
         with child_end:
             self._server = start_server(child_end)
 
@@ -91,8 +95,12 @@ class Launcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self._pid is not None:
             kill_worker(self._pid)
+            self._pid = None
         self._control.close()
         self._server.kill()
         self._server.wait()
@@ -106,31 +114,57 @@ class Launcher:
 
         Raises:
             MemprofError: The worker reported an error; it has the worker's message and exit code.
-            WorkerDiedError: The worker was killed or crashed.
+            WorkerDiedError: The worker was killed or crashed, or the server that would have started it; later jobs get
+                a new server.
         """
         kills = kernel_kills()
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            send_message(self._control, job.model_dump(mode="json"), [theirs.fileno()])
+            self._send(job.model_dump(mode="json"), [theirs.fileno()])
             theirs.close()
             self._pid = int(self._receive()["pid"])
+            self._answered = True
             answer = _read_answer(ours, on_step)
         if answer is not None:
             kill_worker(self._pid)  # the answer is complete, so its clean-up (freeing each tensor) is not worth waiting
-        send_message(self._control, {"wait_for": self._pid})
-        exit_code = int(self._receive()["exit_code"])
-        self._pid = None
+        try:
+            self._send({"wait_for": self._pid})
+            exit_code = int(self._receive()["exit_code"])
+            self._pid = None
+        except ServerDiedError:
+            if answer is None:
+                raise
         if answer is None:
             raise WorkerDiedError(exit_code, exit_code == -signal.SIGKILL and kernel_kills() > kills)
         if isinstance(answer, Mistake):
             raise MemprofError(answer.message, ExitCode(answer.exit_code))
         return answer
 
+    def _send(self, message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        try:
+            send_message(self._control, message, descriptors)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._server_died() from None
+
     def _receive(self) -> dict[str, Any]:
-        received = receive_message(self._control)
+        try:
+            received = receive_message(self._control)
+        except ConnectionResetError:
+            received = None
         if received is None:
-            raise MemprofError("the fork server ended; is PyTorch installed? `python -c 'import torch'` tells")
+            raise self._server_died()
         return received[0]
+
+    def _server_died(self) -> MemprofError:
+        """Start another server in the place of one that has ended, and return the error to raise for this job.
+
+        A server that ends before its first answer has a cause that lasts, so it is not replaced.
+        """
+        if not self._answered:
+            return MemprofError("the fork server ended; is PyTorch installed? `python -c 'import torch'` tells")
+        self._end()
+        self._start()
+        return ServerDiedError()
 
 
 def _read_answer(channel: socket.socket, on_step: Callable[[Step], None] | None) -> Answer | Mistake | None:

@@ -20,8 +20,8 @@ from memprof.prediction.ranks import fake_ranks
 from memprof.prediction.repeat_step import labelled_trace
 from memprof.prediction.run import predict_runs
 from memprof.workers.launcher import Launcher
-from tests.accuracy.test_contract import SMALL
 from tests.accuracy.test_prediction_cpu import NUMBERS, check_breakdown
+from tests.small_workloads import SMALL
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 ODD = {"vocab_size": 515}  # rows of the token table that no number of ranks divides

@@ -1,10 +1,10 @@
 """Starts the ranks of a trial as processes of this machine, waits for them, and leaves none behind.
 
-PyTorch's own `torch.multiprocessing.start_processes` forks them, which is what torchrun's launcher does to start a
-function (torch/distributed/elastic/multiprocessing/api.py, `MultiprocessContext`). The launcher's other half is left
-out on purpose: its rendezvous runs in threads, and a process with threads is not to be forked from, and its restarts
-and its many machines have no place in a measurement. The ranks find each other by a TCP store on a socket that listens
-before they start, so that no port can be taken in between.
+PyTorch's own `torch.multiprocessing.start_processes` forks them, as torchrun's launcher does to start a function
+(torch/distributed/elastic/multiprocessing/api.py, `MultiprocessContext`). The rest of that launcher is left out on
+purpose: its rendezvous runs in threads, and a process with threads must not be forked, and a measurement needs neither
+restarts nor several machines. The ranks find each other by a TCP store on a socket that listens before they start, so
+that no other process can take the port in between.
 """
 
 from __future__ import annotations
@@ -34,21 +34,22 @@ from memprof.workers.death import WorkerDiedError, kernel_kills, outcome_of
 _Message = Annotated[Outcome | Mistake | Lost, Field(discriminator="kind")]
 _MESSAGE: TypeAdapter[_Message] = TypeAdapter(_Message)
 
-# Ranks that do the same fail at the same time.
+# Seconds to wait for other ranks after one has failed, because ranks that do the same fail at the same time.
 _GRACE = 0.3
-# A rank that lost another says so within milliseconds of what ended the other; the reason is worth waiting for.
+# Seconds to wait for the rank that failed first: a rank that lost the connection to it reports within milliseconds.
 _PATIENCE = 10.0
 
 
 def run_ranks(trial: Trial | ScriptTrial, emit: Callable[[Any], None]) -> Outcome:
-    """Train a trial on all its ranks and return one outcome for all; the first rank that fails ends the others.
+    """Train a trial on all its ranks and return one outcome for all. The first rank that fails ends the others.
 
     Args:
-        trial: of a workload with a strategy, or of a script; with a world size. Each rank is measured for itself.
-        emit: told of the first rank's steps.
+        trial: The trial of a workload with a strategy, or of a script, with a world size. Each rank is measured by
+            itself.
+        emit: Takes a `Step` whenever a step of the first rank begins.
 
     Raises:
-        MemprofError: what a rank found wrong, with its exit code.
+        MemprofError: A rank reported a mistake, whose exit code this error has, or lost the other ranks.
     """
     kills = kernel_kills()
     with TemporaryDirectory(prefix="memprof-") as folder, _started(trial, emit, Path(folder)) as (processes, channels):
@@ -67,7 +68,7 @@ def run_ranks(trial: Trial | ScriptTrial, emit: Callable[[Any], None]) -> Outcom
 
 @contextmanager
 def _started(trial: Trial | ScriptTrial, emit: Any, outputs: Path) -> Iterator[tuple[list[Any], list[Connection]]]:
-    """Yield the ranks' processes and the channels on which they answer; at the end all processes are gone."""
+    """Yield the ranks' processes and the channels on which they answer, and end all processes afterwards."""
     world_size = ranks_of(trial)
     pipes = [Pipe(duplex=False) for _ in range(world_size)]
     ours, theirs = [pipe[0] for pipe in pipes], [pipe[1] for pipe in pipes]
@@ -76,7 +77,7 @@ def _started(trial: Trial | ScriptTrial, emit: Any, outputs: Path) -> Iterator[t
         arguments = (trial, emit, given, theirs, os.getpid(), outputs.resolve())
         context = start_processes(enter, arguments, nprocs=world_size, join=False, start_method="fork")
     for channel in theirs:
-        channel.close()  # a rank that ends is then heard as the end of its channel
+        channel.close()  # so that the end of a rank shows as the end of its channel
     try:
         yield context.processes, ours
     finally:
@@ -87,7 +88,7 @@ def _started(trial: Trial | ScriptTrial, emit: Any, outputs: Path) -> Iterator[t
 
 
 def _listen(channels: list[Connection]) -> tuple[dict[int, Any], int | None]:
-    """Return the ranks' answers, and the rank whose answer (or death) ends the trial, None if all are well."""
+    """Return the ranks' answers, and the rank whose answer or death ends the trial; None if every rank finished."""
     answers: dict[int, Any] = {}
     open_channels = {channel: rank for rank, channel in enumerate(channels)}
     lost: int | None = None
@@ -108,7 +109,7 @@ def _listen(channels: list[Connection]) -> tuple[dict[int, Any], int | None]:
 
 
 def _heard_meanwhile(channels: dict[Connection, int]) -> dict[int, Any]:
-    """Return what the other ranks say at the same time."""
+    """Return the answers of other ranks that arrive within a short time."""
     waiting, answers, deadline = dict(channels), dict[int, Any](), monotonic() + _GRACE
     while ready := wait(list(waiting), max(0.0, deadline - monotonic())):
         for channel in ready:
@@ -132,7 +133,7 @@ def _reason(answer: Outcome | Mistake | Lost) -> str | None:
 
 
 def _failure(answer: Outcome | Mistake | Lost, rank: int | None) -> Outcome:
-    """Return what ended the trial, with the rank that it ended on, None for all of them."""
+    """Return the outcome that ended the trial, named after the rank that it ended on; None means every rank."""
     if isinstance(answer, Mistake):
         raise MemprofError(answer.message, ExitCode(answer.exit_code))
     if isinstance(answer, Lost):

@@ -1,4 +1,4 @@
-"""What one rank of a trial does: meet the others, train, say how it went, and wait for its end."""
+"""The process of one rank of a trial: it joins the others, trains, reports its outcome, and waits to be ended."""
 
 from __future__ import annotations
 
@@ -24,7 +24,11 @@ from memprof.workers.worker import guarded
 
 
 class Lost(BaseModel):
-    """A rank's last word when the connection to another broke off: the other one knows why."""
+    """The answer of a rank that lost the connection to another rank, which knows the reason.
+
+    Attributes:
+        message: The error that the rank saw.
+    """
 
     kind: Literal["lost"] = "lost"
     message: str
@@ -39,21 +43,22 @@ def enter(
     parent: int,
     outputs: Path | None,
 ) -> None:
-    """Be one rank: the body of a process that was forked for it.
+    """Run one rank in a process that was forked for it.
 
-    The parent ends it once it has answered; a rank that left by itself would break off what the others still say to it.
+    The parent ends the process once it has answered. A rank that ended by itself would break the connections of the
+    others.
 
     Args:
-        rank: of this process.
-        trial: the same for every rank.
-        emit: told of every step of the first rank.
-        store_socket: file descriptor and port of a listening socket, where the first rank keeps the store by which all
-            find each other.
-        channels: to the parent, one for each rank.
-        parent: process number of the parent.
-        outputs: the folder that takes what a script saves.
+        rank: The rank of this process.
+        trial: The trial, which is the same for every rank.
+        emit: Takes every `Step` of the first rank.
+        store_socket: The file descriptor and the port of a listening socket. The first rank keeps the store there by
+            which all ranks find each other.
+        channels: The channels to the parent, one for each rank.
+        parent: The process number of the parent.
+        outputs: The folder that takes what a script saves.
     """
-    # Forked processes inherit what the fork server ignores; the kernel sends SIGINT here when the parent dies.
+    # Forked processes inherit the signals that the fork server ignores. The kernel sends SIGINT when the parent dies.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if os.getppid() != parent:
         os._exit(1)
@@ -115,12 +120,25 @@ def _run_script(rank: int, job: ScriptTrial, emit: Callable[[Any], None], port: 
 
 
 def own_device(device: str, rank: int) -> str:
-    """Return the device of a rank: each has a GPU of its own, and all share the CPU."""
+    """Return the device of a rank. On GPUs each rank has its own, and on the CPU all ranks share it.
+
+    Args:
+        device: The device of the trial.
+        rank: The rank.
+    """
     return f"cuda:{rank}" if device.startswith("cuda") else device
 
 
 def check_devices(device: str, world_size: int) -> None:
-    """Raise UsageError if there is no device for every rank."""
+    """Check that every rank can have a device.
+
+    Args:
+        device: The device of the trial.
+        world_size: The number of ranks.
+
+    Raises:
+        UsageError: There are too few GPUs, or this PyTorch cannot connect the ranks.
+    """
     if not device.startswith("cuda"):
         if not dist.is_gloo_available():
             raise UsageError("this PyTorch is built without gloo, by which ranks on the CPU talk; use another build")
@@ -150,7 +168,7 @@ def _join(rank: int, world_size: int, device: str, store: Any) -> None:
     if device.startswith("cuda"):
         own = torch.device(device)
         torch.cuda.set_device(own)
-        # With its device NCCL connects at once, so that its memory is there before the model's.
+        # Given a device, NCCL connects at once, so that its memory is allocated before the model's.
         dist.init_process_group("nccl", store=store, rank=rank, world_size=world_size, device_id=own)
         return
     os.environ.setdefault("GLOO_SOCKET_IFNAME", _loopback_interface())

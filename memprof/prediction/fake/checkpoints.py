@@ -1,6 +1,7 @@
-"""`torch.save` and `torch.load` of tensors without memory: the file keeps their shapes, and whose storage they share.
+"""`torch.save` and `torch.load` for tensors without memory. The file keeps their shapes and the storages they share.
 
-Files that others have saved are read without their numbers, too: mapped into memory, and replaced by fake tensors.
+Files from other programs are read without their numbers too: they are mapped into memory, and their tensors are
+replaced by fake ones.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ _HEAD = b"memprof tensors without memory\n"
 
 @contextmanager
 def checkpoints_without_memory(mode: FakeOperators) -> Iterator[None]:
-    """Within the `with` block `torch.save` and `torch.load` take fake tensors."""
+    """Make `torch.save` and `torch.load` accept fake tensors within the `with` block.
+
+    Args:
+        mode: Runs the operators.
+    """
     load_real: Any = torch.load
 
     def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
@@ -78,7 +83,7 @@ def checkpoints_without_memory(mode: FakeOperators) -> Iterator[None]:
 def _mapped(load_real: Any, file: Any, kwargs: dict[str, Any]) -> Any:
     try:
         return load_real(file, "cpu", **{**kwargs, "mmap": True})
-    except RuntimeError:  # a file of the time before PyTorch 1.6
+    except RuntimeError:  # the file is older than PyTorch 1.6
         return load_real(file, "cpu", **{**kwargs, "mmap": False})
 
 
@@ -97,7 +102,7 @@ def _write(value: Any, file: BinaryIO) -> None:
 
 
 class ShapePickler(pickle.Pickler):
-    """Writes of a tensor what it looks like, and which storage it is in."""
+    """Writes the geometry of each tensor and the identity of its storage."""
 
     def persistent_id(self, obj: Any) -> Any:
         """Return what is written of a tensor; None for what is written whole."""
@@ -115,7 +120,7 @@ class ShapePickler(pickle.Pickler):
 
 
 class ShapeUnpickler(pickle.Unpickler):
-    """Makes tensors anew, those of one storage in one."""
+    """Makes new tensors. Tensors that shared a storage share one again."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
@@ -137,7 +142,7 @@ class ShapeUnpickler(pickle.Unpickler):
 
 
 def _without_memory(value: Any, made: dict[int, Tensor]) -> Any:
-    """Return a nest with fake tensors in place of large real ones, those of one storage in one."""
+    """Return a nest with fake tensors in place of real ones. Tensors that shared a storage share one again."""
     if isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter) and value.is_floating_point():
         storage = value.untyped_storage()
         whole = made.get(storage._cdata)
@@ -161,7 +166,7 @@ def _without_memory(value: Any, made: dict[int, Tensor]) -> Any:
 
 
 def _moved(value: Any, location: Any) -> Any:
-    """Return a nest with its tensors where `map_location` puts them."""
+    """Return a nest with its tensors on the device that `map_location` names."""
     if location is None or not isinstance(location, (str, torch.device)):
         return value
     if isinstance(value, Tensor):

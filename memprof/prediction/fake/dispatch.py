@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from memprof.errors import MemprofError
 from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation, in_place_twin
 from memprof.prediction.fake.assumed_values import expect, expected_of
 from memprof.prediction.fake.data_sizes import LARGEST
@@ -59,6 +60,7 @@ class FakeOperators(TorchDispatchMode):
         phase: of the training step.
         place: gives the module that is running, and whether it is recomputed.
         operators_of: names of the operators that ran, by phase.
+        refusal: the first operator's that cannot be predicted; whoever called it may have caught it.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class FakeOperators(TorchDispatchMode):
         self._host: bool | None = None  # where what is made now is made; None: where it belongs
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
         self.operators_of: dict[str, set[str]] = {}
+        self.refusal: MemprofError | None = None
         self.accumulation = accumulation or Accumulation(_exclusive_counts())
         self._tensors = FakeTensors(log, device.corrections, device.results)
         self._workspaces = device.workspaces()
@@ -92,7 +95,11 @@ class FakeOperators(TorchDispatchMode):
         if plan is None:
             plan = self._plans[func] = self._choose(func)
         self.operators_of.setdefault(self.phase, set()).add(name_of(func))
-        return plan(func, args, kwargs or {})
+        try:
+            return plan(func, args, kwargs or {})
+        except MemprofError as error:
+            self.refusal = self.refusal or error
+            raise
 
     supports_higher_order_operators = True  # else PyTorch refuses them before they come here
 

@@ -1,6 +1,6 @@
-"""One rank of many on fake tensors: PyTorch's own DDP and FSDP, in a process group with nobody else in it.
+"""Runs one rank of many on fake tensors: PyTorch's own DDP and FSDP in a process group without other members.
 
-What they do runs as it is, with these exceptions, for what a fake tensor cannot do:
+Their code runs unchanged, except for what fake tensors cannot do:
 
 | what | here |
 |---|---|
@@ -62,10 +62,15 @@ _TORCH_DISTRIBUTED = str(Path(c10d.__file__).parent)
 
 @contextmanager
 def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[None]:
-    """Within the `with` block this is one of the recipe's ranks, and runs its operators on the mode.
+    """Make this process one of the recipe's ranks within the `with` block.
+
+    Args:
+        mode: Runs the operators.
+        recipe: The recipe with the strategy and the world size.
+        rank: The rank.
 
     Raises:
-        UsageError: this process is in a process group already.
+        UsageError: This process is in a process group already.
     """
     with ExitStack() as stack:
         stack.enter_context(lone_group(rank, recipe.world_size))
@@ -167,7 +172,7 @@ def _objects(mode: FakeOperators) -> Iterator[None]:
 
 @contextmanager
 def _share_of_threads(world_size: int) -> Iterator[None]:
-    """Ask kernels with as many threads as a rank has when all of them share this machine's cores."""
+    """Run kernels with as many threads as each rank has when all ranks share this machine's cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // world_size))
     try:
@@ -187,7 +192,7 @@ def _replaced(module: str, functions: Mapping[str, Callable[..., None]]) -> Iter
 
 
 def _composed(mode: FakeOperators) -> Plan:
-    """Run the kernel, with the mode looking on."""
+    """Run the kernel under the dispatch mode."""
 
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with mode:
@@ -197,7 +202,7 @@ def _composed(mode: FakeOperators) -> Plan:
 
 
 def _ranges(mode: FakeOperators) -> dict[Any, Plan]:
-    """Note the named ranges of FSDP's own work."""
+    """Note the named ranges of FSDP in the log."""
     running: list[str] = []
 
     def enter(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -251,7 +256,7 @@ def _is_for_objects() -> bool:
 
 
 def _verify(mode: FakeOperators) -> Callable[..., None]:
-    """Allocate what `verify_params_across_processes` does (torch/csrc/distributed/c10d/reducer.cpp)."""
+    """Allocate the same as `verify_params_across_processes` (torch/csrc/distributed/c10d/reducer.cpp)."""
 
     def integers(count: int, host: bool) -> Tensor:
         with mode.made_on(host=host):
@@ -268,7 +273,7 @@ def _verify(mode: FakeOperators) -> Callable[..., None]:
 
 
 def _mesh(mode: FakeOperators) -> Callable[..., DeviceMesh]:
-    """Make the mesh, whose ranks are real numbers on the host, and note only what it keeps."""
+    """Make the device mesh with real numbers on the host, and note only the memory that it keeps."""
 
     def make(*args: Any, **kwargs: Any) -> DeviceMesh:
         with _disable_current_modes():
@@ -281,7 +286,7 @@ def _mesh(mode: FakeOperators) -> Callable[..., DeviceMesh]:
 
 
 def _mover(mode: FakeOperators) -> Callable[..., None]:
-    """Move what is on the host to the device, tensor by tensor."""
+    """Move tensors from the host to the device one by one."""
 
     def move(parameters: list[nn.Parameter], buffers: list[Tensor], device: torch.device) -> None:
         for tensor in (*parameters, *buffers):

@@ -259,10 +259,14 @@ def _done(received: list[Any]) -> dist.Work:
 
 @contextmanager
 def lone_group(rank: int, size: int) -> Iterator[None]:
-    """Within the `with` block the default process group is a lone one.
+    """Make a `LoneGroup` the default process group within the `with` block.
+
+    Args:
+        rank: The rank of this process.
+        size: The number of ranks.
 
     Raises:
-        UsageError: this process is in a group already.
+        UsageError: This process is in a process group already.
     """
     if dist.is_initialized():
         raise UsageError("this process is in a process group already: predict ranks in another, as the CLI does")
