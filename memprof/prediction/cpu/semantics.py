@@ -21,6 +21,7 @@ from memprof.prediction.fake.device import KernelMemory, PlainDevice
 from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.python_values import readable_in_python
 from memprof.prediction.fake.tensors import Correction, Result
+from memprof.prediction.fake.threads import threads_within
 from memprof.workloads.workload import Workload
 
 aten = torch.ops.aten
@@ -55,7 +56,13 @@ class CpuSemantics(PlainDevice):
             """The compiled kernel allocates nothing; it would read memory that is not there."""
 
         inner.rounding()  # SM3 asks once in a process, with a computation that is no part of the training
-        with patch.object(native, "_call", skip), readable_in_python(mode), _eager(mode), _random_states(mode):
+        with (
+            patch.object(native, "_call", skip),
+            readable_in_python(mode),
+            _eager(mode),
+            _random_states(mode),
+            threads_within(lambda: mode),
+        ):
             yield
 
     def workspaces(self) -> KernelMemory | None:

@@ -8,6 +8,7 @@
 | `.cpu()`, `.to("cpu")` | a copy on the host if the tensor is on the device |
 | `.device`, `.is_cuda`, `.is_cpu`, `.get_device()`, `.type()` | `cuda:0` and its like for what is on the device |
 | `.pin_memory()`, `pin_memory=True` | on the host |
+| `torch.device(0)` | `cuda:0` |
 | `torch.autocast("cuda")` | that of the fake tensors, with CUDA's lists and its float16 |
 
 PyTorch turns a function mode off within every function that it handles, so Python code of PyTorch's own functions
@@ -74,6 +75,7 @@ class CudaIsHere(TorchFunctionMode):
             Tensor.is_pinned: lambda func, args, kwargs: hasattr(args[0].untyped_storage(), _PINNED),
             Tensor.record_stream: lambda func, args, kwargs: None,
             Tensor.get_device: lambda func, args, kwargs: -1 if self._on_host(args[0]) else self._current(),
+            torch.device: self._name_device,
             _DEVICE: lambda func, args, kwargs: self.device_of(args[0]),
             _IS_CUDA: lambda func, args, kwargs: self.device_of(args[0]).type == "cuda",
             _IS_CPU: lambda func, args, kwargs: self.device_of(args[0]).type == "cpu",
@@ -125,6 +127,12 @@ class CudaIsHere(TorchFunctionMode):
         if index is not None and index >= self._devices:
             raise torch.AcceleratorError("CUDA error: invalid device ordinal")
         return "device"
+
+    def _name_device(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
+        """Take a bare number for a GPU, which a build without one cannot."""
+        if len(args) == 1 and isinstance(args[0], int):
+            args = ("cuda", args[0])
+        return torch.device(*args, **kwargs)
 
     def _run_recurrent(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._mode.reads.guess(self._mode.place()[0], f"runs {func.__name__}: {_RECURRENT_GUESS}")

@@ -11,7 +11,7 @@ _GRAPHS = "CUDA graphs keep a memory pool of their own that is not modelled; cap
 _POOLS = "memory pools and allocators other than PyTorch's own are not modelled"
 _RECORDED = "there is no recorded history to take; memprof writes the trace of a prediction itself (`--export-trace`)"
 _NO_READING = "a simulated GPU has no sensors and no load to read"
-_PEERS = "only one GPU is simulated in each process"
+PEERS = "only one GPU is simulated in each process"
 
 # By name, in `torch.cuda` unless a module is given.
 REFUSED: dict[str, str] = {
