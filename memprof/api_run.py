@@ -7,7 +7,8 @@ from pathlib import Path
 
 from memprof.documents.comparison import Comparison
 from memprof.documents.jobs import ScriptTrial
-from memprof.documents.script import AS_IS, parse_substitution
+from memprof.documents.script import AS_IS, check_placeholders, parse_substitution
+from memprof.documents.vary import parse_vary
 from memprof.errors import UsageError
 from memprof.script_comparison import ScriptStudy, check_substitutions, spec_of_script
 from memprof.units import parse_size
@@ -16,6 +17,7 @@ from memprof.workers.pool import Workers
 from memprof.workers.progress import OnComparison, OnProgress
 
 TIMEOUT_S = 600.0
+MOST_RANKS = 16384
 
 
 def run(
@@ -26,10 +28,13 @@ def run(
     optimizers: Sequence[str] = (AS_IS,),
     device: str = "auto",
     steps: int | None = None,
+    vary: str | None = None,
     budget: str | int | None = None,
     validate: bool = False,
     reference: str | None = None,
     timeout: float = TIMEOUT_S,
+    world_size: int | None = None,
+    rank: int | None = None,
     assume: Mapping[str, bool | int | float] | None = None,
     script_output: str | Path | None = None,
     keep_outputs: bool = False,
@@ -49,10 +54,16 @@ def run(
             constructs, `sm3@1` in place of the second, `sm3@adam_g` in place of the one assigned to that variable.
         device: `auto`, `cpu`, `cuda`, `cuda:N` really runs it; a simulated GPU (`rtx-4090`, `24GiB`) is predicted for.
         steps: training steps until the script is stopped; if not given, until two in a row allocate alike.
+        vary: `NAME=LO:HI` finds the largest whole number with which the script fits in the place of `{NAME}` in its
+            arguments, for each optimizer: `vary="batch=1:64"` with `--batch_size={batch}`. On a device that is here
+            the answer and the value after it are run as well, in processes whose memory is capped. The figures are
+            those of the largest value that fits with every optimizer.
         budget: the memory that there is, a size such as `"24GiB"`, or bytes. Default: the device's.
         validate: predict what is measured as well, and note how far each figure was off (`Run.validation`).
         reference: the optimizer that others are compared with.
         timeout: how many seconds one run of the script may take.
+        world_size: on how many ranks the script runs, as if torchrun had started it; None for as it is.
+        rank: the one to predict (default: the first), or to show of those measured (default: the highest peak).
         assume: by `FILE:LINE`, what a value is that a prediction does not know.
         script_output: the file that takes what the script prints; stderr if not given.
         keep_outputs: leave what the script saves where it saves it, instead of in a temporary folder.
@@ -72,8 +83,13 @@ def run(
         raise UsageError(f"--steps {steps}: the first step makes the optimizer's state, so give 2 or more")
     if timeout <= 0:
         raise UsageError(f"--timeout {timeout:g}: give a number of seconds above 0")
+    _check_ranks(world_size, rank)
+    program = spec_of_script(None if script is None else str(script), module, tuple(arguments))
+    varied = None if vary is None else parse_vary(vary)
+    if varied is not None:
+        check_placeholders(program, varied)
     trial = ScriptTrial(
-        script=spec_of_script(None if script is None else str(script), module, tuple(arguments)),
+        script=program,
         substitution=substitutions[0],
         device=device,
         steps=steps,
@@ -82,13 +98,26 @@ def run(
         output=None if script_output is None else str(Path(script_output).resolve()),
         keep_outputs=keep_outputs,
         trace_folder=None if trace_folder is None else str(Path(trace_folder).resolve()),
+        world_size=world_size,
+        rank=rank,
     )
     capacity = parse_size(budget) if isinstance(budget, str) else budget
     with Workers(1, launcher) as workers:
-        study = ScriptStudy(workers.launchers[0], trial, substitutions, on_progress, on_comparison)
+        study = ScriptStudy(workers.launchers[0], trial, substitutions, on_progress, on_comparison, varied)
         study.inquire(capacity, reference, command, validate)
         study.run(validate)
         return study.comparison
+
+
+def _check_ranks(world_size: int | None, rank: int | None) -> None:
+    if world_size is None and rank is not None:
+        raise UsageError(f"--rank {rank} is one of several: say of how many with --world-size")
+    if world_size is None:
+        return
+    if not 1 <= world_size <= MOST_RANKS:
+        raise UsageError(f"--world-size {world_size}: give the number of ranks, from 1 to {MOST_RANKS}")
+    if rank is not None and not 0 <= rank < world_size:
+        raise UsageError(f"--rank {rank}: the {world_size} ranks are counted from 0 to {world_size - 1}")
 
 
 def parse_assumptions(items: Sequence[str]) -> dict[str, bool | int | float]:

@@ -6,7 +6,8 @@
 
 The test function is the workload: it is called in a worker process, as `memprof compare tests/test_memory.py:test_...`
 would call it, and its parameters are the knobs. With `model="train.py:build"` that model is trained instead, and the
-test itself runs as usual once the budget holds. Limits are `peak`, `reserved`, `state`, `process` and
+test itself runs as usual once the budget holds; so it does with `script="train.py --batch_size=12"`, a training script
+as it is, named from pytest's root folder on. Limits are `peak`, `reserved`, `state`, `process` and
 `max_batch_size`. The other keywords are those of an entry of `memprof gate`, and `[tool.memprof.defaults]` provides
 their defaults.
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from memprof.measurement.code_block import BlockUsage
 
 MARKER = "memory_budget"
+_NAMED = {"model", "script"}  # keywords with which a marker says itself what is trained
 _HELP = (
     f"{MARKER}(peak=None, optimizer=..., device='auto', ...): the workload that the test returns must train within "
     "these limits, e.g. peak='2 GiB'; keywords as in an entry for `memprof gate`"
@@ -50,13 +52,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run the budgets of a marked test. Unless every marker has a `model=`, the test function itself is not run."""
+    """Run the budgets of a marked test. The function is the model of each marker without `model=` or `script=`, and is
+    then not run.
+    """
     markers = [*pyfuncitem.iter_markers(MARKER)]
     if not markers:
         return None
     for marker in markers:
         _check(pyfuncitem, marker)
-    return None if all("model" in marker.kwargs for marker in markers) else True
+    return None if all(_NAMED & marker.kwargs.keys() for marker in markers) else True
 
 
 @pytest.hookimpl(wrapper=True)
@@ -145,7 +149,7 @@ def _budget(item: pytest.Function, marker: pytest.Mark) -> Budget:
     callspec = getattr(item, "callspec", None)
     parameters = dict(callspec.params) if callspec is not None else {}
     keywords = dict(marker.kwargs)
-    if "model" in keywords:
+    if _NAMED & keywords.keys():
         parameters = {}
     else:
         _refuse_what_no_worker_has(item, parameters)

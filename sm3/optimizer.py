@@ -17,9 +17,9 @@ from .index_sets import IndexSets
 from .kernels import Kernel, choose, sparse
 from .kernels.scratch import Scratch
 from .kernels.task import MIN_EPS, Options, Task
+from .option_checks import OPTIONS, check_group, momentum_dtype, momentum_dtype_name
 from .selection import CoverChoice, covers_of, named_cover
 from .state import accumulators, check_covers, describe_covers, momentum, restored
-from .validation import OPTIONS, check_group, momentum_dtype, momentum_dtype_name
 
 
 class SM3(Optimizer):

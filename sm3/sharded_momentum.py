@@ -9,9 +9,9 @@ import torch
 
 from .kernels.momentum import INT8_BLOCK, FloatMomentum, Int8Momentum, Momentum, first_inner, scale_shape
 from .kernels.shared_momentum import SharedInt8Momentum
+from .option_checks import momentum_dtype
 from .placements import shard_dim, start, zeros
 from .state import check_momentum
-from .validation import momentum_dtype
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor, Placement

@@ -13,8 +13,8 @@ from .covers import Cover, Grid, GridCover, grid_shape
 from .index_sets import IndexSets
 from .kernels.accumulators import Accumulator, GridAccumulator, IndexSetAccumulator
 from .kernels.momentum import FloatMomentum, Int8Momentum, Momentum, scale_shape
+from .option_checks import momentum_dtype
 from .selection import covers_of
-from .validation import momentum_dtype
 
 
 def accumulators(state: dict[str, Any], cover: Cover, param: Tensor) -> list[Accumulator]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left
 
 from memprof.allocator.block_pools import AllocatorBlock, FreeList, Pool
-from memprof.allocator.driver import Driver, Memory
+from memprof.allocator.driver import Driver, SimulatedDriver
 from memprof.allocator.expandable import ExpandableSegments
 from memprof.allocator.segments import Segments
 from memprof.allocator.settings import SMALL_LIMIT, SMALLEST_BLOCK, UNLIMITED, AllocatorSettings
@@ -78,7 +78,7 @@ class CachingAllocator:
         total = capacity_bytes if total_bytes is None else total_bytes
         fraction = self.settings.memory_fraction
         allowed = None if fraction is None or total is None else int(fraction * total)
-        driver = driver or Memory(capacity_bytes)
+        driver = driver or SimulatedDriver(capacity_bytes)
         self._segments = (
             ExpandableSegments(driver, self.settings, allowed, total)
             if self.settings.expandable_segments

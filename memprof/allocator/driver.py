@@ -58,7 +58,7 @@ class Driver(Protocol):
         """
 
 
-class Memory:
+class SimulatedDriver:
     """A driver with a given amount of memory, which never hands out an address twice.
 
     If two free blocks are equally large, the caching allocator takes the one at the lower address. So the order of

@@ -119,7 +119,7 @@ class TrainingRecorder:
         labels = Labeller(model)
         self._meter = Meter(self._device, living_tensors(model, optimizer, self._device))
         self._session = Session(self._meter.mark, self._meter.begin_phase)
-        self._session.built(labels, lambda: self._meter.mark(labels.optimizer_state(optimizer)))
+        self._session.built(lambda: labels, lambda labels: self._meter.mark(labels.optimizer_state(optimizer)))
         self._meter.start()
         self.recording = True
         for handle in (

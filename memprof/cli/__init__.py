@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import stat
 import sys
 import traceback
 from contextlib import suppress
-from typing import TextIO
+from typing import Any, TextIO
 
 import typer
 
@@ -20,6 +22,7 @@ from memprof.errors import ExitCode, MemprofError
 def main() -> int:
     """Run the command line in `sys.argv` and return its exit code."""
     _open_closed_streams()
+    _outlast_readers()
     _replace_unprintable_characters(sys.stdout, sys.stderr)
     code = _run()
     if code == ExitCode.INTERRUPTED:
@@ -30,8 +33,30 @@ def main() -> int:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # else the interpreter flushes again at its exit and complains
-        return code if isinstance(error, BrokenPipeError) else _explain(error)  # `memprof models | head` is fine
+        return _explain(error)
     return code
+
+
+class _Outlasting(io.FileIO):
+    """A pipe that is written to nowhere once its reader has gone away."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def _outlast_readers() -> None:
+    """Let a command go on to its own exit code where a reader takes a part only, as in `memprof devices | head -1`."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper) and isinstance(getattr(out.buffer, "raw", out.buffer), io.FileIO):
+        if not stat.S_ISFIFO(os.fstat(out.fileno()).st_mode):
+            return
+        raw = _Outlasting(out.fileno(), "w", closefd=False)
+        binary = raw if isinstance(out.buffer, io.FileIO) else io.BufferedWriter(raw)  # `python -u` has no buffer
+        sys.stdout = io.TextIOWrapper(binary, out.encoding, out.errors, write_through=out.write_through)
 
 
 def _open_closed_streams() -> None:
@@ -50,8 +75,6 @@ def _run() -> int:
         result = app(standalone_mode=False, prog_name="memprof")
     except (KeyboardInterrupt, typer.Abort):
         return ExitCode.INTERRUPTED
-    except SystemExit as error:  # Typer exits like this when a pipe breaks
-        return ExitCode.FAILED if error.code else ExitCode.OK
     except Exception as error:
         if debug_asked():
             traceback.print_exc()

@@ -1,4 +1,4 @@
-"""`memprof advise`."""
+"""The command `memprof advise`."""
 
 from __future__ import annotations
 
@@ -27,18 +27,21 @@ def advise(
         asked.option(
             "--device",
             panel=DEVICE,
-            text="auto, cpu, cuda, cuda:N; a GPU to predict for (see memprof devices) or a size.",
+            text="Fit into this device: auto, cpu, cuda, cuda:N, a GPU to predict for (see memprof devices) or a size.",
             metavar="NAME",
         ),
     ] = "auto",
     budget: Annotated[
         str | None,
         asked.option(
-            "--budget", panel=DEVICE, text="The memory there is, e.g. 24GiB (default: the device's).", metavar="SIZE"
+            "--budget",
+            panel=DEVICE,
+            text="Fit into this much memory, e.g. 24GiB (default: the device's).",
+            metavar="SIZE",
         ),
     ] = None,
     margin: Annotated[
-        str, asked.option("--margin", panel=DEVICE, text="Memory to leave free: 5% or 1GiB.", metavar="SIZE")
+        str, asked.option("--margin", panel=DEVICE, text="Leave this much memory free: 5% or 1GiB.", metavar="SIZE")
     ] = "0%",
     optimizer: Annotated[
         str,
@@ -46,7 +49,7 @@ def advise(
             "-o",
             "--optimizer",
             panel=asked.OPTIMIZERS,
-            text="The optimizer in use: NAME or import path, then ,key=value options.",
+            text="The training uses this optimizer: its name or import path, then options as ,key=value.",
             metavar="SPEC",
         ),
     ] = "adam",
@@ -61,7 +64,7 @@ def advise(
     force: asked.ForceOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Say what to change so that a training fits, with what each change saves; nothing is trained."""
+    """Say what to change so that a training fits, and what each change saves. Nothing is trained."""
     exports = Exports({"json": export_json, "markdown": export_markdown}, as_json=as_json, force=force)
     from memprof.api import advise as run_advise
     from memprof.documents.workload_spec import parse_knobs
@@ -86,7 +89,11 @@ def advise(
 
 
 def draw(report: AdviceReport) -> None:
-    """Print the advice."""
+    """Print the advice on the terminal.
+
+    Args:
+        report: The advice to print.
+    """
     from memprof.report.content.advice import show
     from memprof.report.render.terminal import make_console
 

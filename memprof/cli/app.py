@@ -1,4 +1,4 @@
-"""The commands and the options before them."""
+"""The command line: every command, and the options that come before a command."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def options(
     ] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show the help where no command is given."""
+    """Show the help if no command is given."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
         raise typer.Exit(ExitCode.USAGE)

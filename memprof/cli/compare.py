@@ -1,4 +1,4 @@
-"""`memprof compare`."""
+"""The command `memprof compare`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def compare(
         option(
             "--reference",
             panel=OPTIMIZERS,
-            text="The optimizer to compare with (default: adam).",
+            text="Compare the others with this optimizer (default: adam).",
             metavar="SPEC",
         ),
     ] = None,
@@ -49,7 +49,7 @@ def compare(
         option(
             "--device",
             panel=MEASURE,
-            text="auto, cpu, cuda, cuda:N; a GPU (rtx-4090) or a size (24GiB) is predicted for.",
+            text="Train on this device: auto, cpu, cuda or cuda:N. A GPU (rtx-4090) or a size (24GiB) is simulated.",
             metavar="NAME",
         ),
     ] = "auto",
@@ -59,36 +59,41 @@ def compare(
         option(
             "--budget",
             panel=FIT,
-            text="The memory to fill, e.g. 24GiB (default: the device's).",
+            text="Fill this much memory, e.g. 24GiB (default: the device's).",
             metavar="SIZE",
         ),
     ] = None,
     no_fit: Annotated[bool, option("--no-fit", panel=FIT, text="Do not look for the largest batch and model.")] = False,
-    confirm: Annotated[bool, option("--confirm", panel=FIT, text="Prove the answers by training them.")] = False,
+    confirm: Annotated[bool, option("--confirm", panel=FIT, text="Check the answers by training.")] = False,
     validate: Annotated[
-        bool, option("--validate", panel=MEASURE, text="Predict every trial as well and show how far off that is.")
+        bool, option("--validate", panel=MEASURE, text="Predict every trial as well, and show how far off that is.")
     ] = False,
     as_json: JsonOption = False,
     export_json: Annotated[
         str | None,
-        option("--export-json", panel=OUTPUT, text="Save the comparison, after every trial.", metavar="FILE"),
+        option("--export-json", panel=OUTPUT, text="Save the comparison as JSON, after every trial.", metavar="FILE"),
     ] = None,
     export_csv: Annotated[
         str | None,
-        option("--export-csv", panel=OUTPUT, text="Save a row per optimizer; - is stdout.", metavar="FILE"),
+        option("--export-csv", panel=OUTPUT, text="Save a CSV row for each optimizer; - is stdout.", metavar="FILE"),
     ] = None,
     export_markdown: Annotated[
         str | None,
         option(
             "--export-markdown",
             panel=OUTPUT,
-            text="Save the report, its figures beside it; - is stdout, without figures.",
+            text="Save the report as Markdown, with its figures beside it; - is stdout, without figures.",
             metavar="FILE",
         ),
     ] = None,
     export_html: Annotated[
         str | None,
-        option("--export-html", panel=OUTPUT, text="Save a page to explore; - is stdout.", metavar="FILE"),
+        option(
+            "--export-html",
+            panel=OUTPUT,
+            text="Save the report as an interactive HTML page; - is stdout.",
+            metavar="FILE",
+        ),
     ] = None,
     export_trace: Annotated[
         str | None,
@@ -96,14 +101,14 @@ def compare(
             "--export-trace",
             panel=OUTPUT,
             text="Save each run's whole trace in a folder: a snapshot for pytorch.org/memory_viz, JSON for Perfetto. "
-            "Memory for the record then grows with the steps.",
+            "The memory that memprof needs for the record then grows with the number of steps.",
             metavar="DIR",
         ),
     ] = None,
     force: asked.ForceOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train one model with several optimizers, each in a fresh process, and compare what memory they take."""
+    """Train one model with several optimizers, each in a fresh process, and compare the memory that they take."""
     files = {"json": export_json, "csv": export_csv, "markdown": export_markdown, "html": export_html}
     exports = ComparisonExports(files, as_json=as_json, force=force)
     traces = make_trace_folder(export_trace, optimizers, force)
@@ -136,14 +141,24 @@ def compare(
 
 
 def draw(comparison: Comparison) -> None:
-    """Print the comparison's tables."""
+    """Print the tables of a comparison on the terminal.
+
+    Args:
+        comparison: The comparison to print.
+    """
     from memprof.report.render.terminal import make_console, render
 
     render(comparison, make_console())
 
 
 def exit_code(comparison: Comparison) -> ExitCode:
-    """Return 3 if a run failed, or nothing but ran out of memory when it was measured; to predict that is an answer."""
+    """Return 3 if a run failed or if every measured run ran out of memory, else 0.
+
+    A prediction that a run does not fit is an answer and counts as success.
+
+    Args:
+        comparison: The finished comparison.
+    """
     answered = any(run.status == "ok" or run.source == "predicted" for run in comparison.runs)
     failed = any(run.status == "failed" for run in comparison.runs)
     return ExitCode.FAILED if failed or not answered else ExitCode.OK

@@ -1,4 +1,4 @@
-"""`memprof fit`."""
+"""The command `memprof fit`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def fit(
         asked.option(
             "--vary",
             panel=SEARCH,
-            text="What to make as large as possible: batch_size, or a whole-number knob of the model.",
+            text="Make this as large as possible: batch_size, or a whole-number knob of the model.",
             metavar="KNOB[=LO:HI[:STEP]]",
         ),
     ] = "batch_size",
@@ -36,7 +36,8 @@ def fit(
         asked.option(
             "--device",
             panel=SEARCH,
-            text="auto, cpu, cuda, cuda:N; a GPU to predict for (see memprof devices) or a size; repeatable.",
+            text="Fill this device: auto, cpu, cuda, cuda:N, a GPU to predict for (see memprof devices) or a size. "
+            "Repeatable.",
             metavar="NAME",
         ),
     ] = None,
@@ -45,25 +46,25 @@ def fit(
         asked.option(
             "--global-batch",
             panel=SEARCH,
-            text="Samples per optimizer step: accumulate as many micro-batches as make them up.",
+            text="Train this many samples in each optimizer step, by accumulating as many micro-batches as needed.",
             metavar="N",
         ),
     ] = None,
     budget: Annotated[
         str | None,
         asked.option(
-            "--budget", panel=SEARCH, text="The memory to fill, e.g. 24GiB (default: the device's).", metavar="SIZE"
+            "--budget", panel=SEARCH, text="Fill this much memory, e.g. 24GiB (default: the device's).", metavar="SIZE"
         ),
     ] = None,
     margin: Annotated[
-        str, asked.option("--margin", panel=SEARCH, text="Memory to leave free: 5% or 1GiB.", metavar="SIZE")
+        str, asked.option("--margin", panel=SEARCH, text="Leave this much memory free: 5% or 1GiB.", metavar="SIZE")
     ] = "0%",
     confirm: Annotated[
         bool,
         asked.option(
             "--confirm/--no-confirm",
             panel=SEARCH,
-            text="Prove the answers by training under a cap, on devices that are here.",
+            text="Check the answers by training under a memory limit, on devices of this machine.",
         ),
     ] = True,
     optimizers: asked.OptimizersOption = None,
@@ -76,7 +77,9 @@ def fit(
     export_json: asked.ExportJsonOption = None,
     export_csv: Annotated[
         str | None,
-        asked.option("--export-csv", panel=asked.OUTPUT, text="Save a row per cell; - is stdout.", metavar="FILE"),
+        asked.option(
+            "--export-csv", panel=asked.OUTPUT, text="Save a CSV row for each cell; - is stdout.", metavar="FILE"
+        ),
     ] = None,
     export_markdown: asked.ExportMarkdownOption = None,
     force: asked.ForceOption = False,
@@ -115,7 +118,11 @@ def fit(
 
 
 def draw(report: FitReport) -> None:
-    """Print the report's tables."""
+    """Print the tables of a report on the terminal.
+
+    Args:
+        report: The report to print.
+    """
     from memprof.report.content.fit import show
     from memprof.report.render.terminal import make_console
 
@@ -125,8 +132,11 @@ def draw(report: FitReport) -> None:
 def exit_code(report: FitReport) -> ExitCode:
     """Return 3 if a cell failed, 1 if nothing fits, else 0.
 
+    Args:
+        report: The finished report.
+
     Raises:
-        UsageError: the budget does not hold the weights.
+        UsageError: The budget is too small for the weights.
     """
     if not any(cell.fits for cell in report.cells):
         if all(cell.answer is None for cell in report.cells):

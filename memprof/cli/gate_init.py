@@ -1,4 +1,4 @@
-"""`memprof gate init`."""
+"""The command `memprof gate init`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 def init(
     source: Annotated[
         str,
-        typer.Argument(metavar="MODEL|RESULT.json", help="What to run, or what `memprof compare --export-json` saved."),
+        typer.Argument(
+            metavar="MODEL|RESULT.json",
+            help="The model to train, or a file that `memprof compare --export-json` saved.",
+        ),
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="Of the entry (default: the model's).", metavar="NAME")
+        str | None, typer.Option("--name", help="The name of the entry (default: the model's name).", metavar="NAME")
     ] = None,
     config: ConfigOption = None,
     batch_size: asked.BatchSizeOption = 8,
@@ -37,18 +40,27 @@ def init(
     target: asked.TargetOption = None,
     optimizers: Annotated[
         list[str] | None,
-        asked.option("-o", "--optimizer", panel=asked.OPTIMIZERS, text="As in compare; repeatable.", metavar="SPEC"),
+        asked.option(
+            "-o",
+            "--optimizer",
+            panel=asked.OPTIMIZERS,
+            text="Train with this optimizer, given as in compare. Repeatable.",
+            metavar="SPEC",
+        ),
     ] = None,
     device: Annotated[
         str,
         asked.option(
-            "--device", panel=asked.RECIPE, text="auto, cpu, cuda:N, a GPU to predict for, or a size.", metavar="NAME"
+            "--device",
+            panel=asked.RECIPE,
+            text="Train on this device: auto, cpu, cuda:N, a GPU to predict for, or a size.",
+            metavar="NAME",
         ),
     ] = "auto",
     recipe: Any = None,
     debug: DebugOption = False,
 ) -> None:
-    """Write budgets to start from, and the baseline, from a comparison."""
+    """Write a first configuration of budgets and its baseline, from a comparison."""
     from memprof.documents.workload_spec import parse_knobs
     from memprof.files import check_writable
 
@@ -71,7 +83,7 @@ def init(
 
 
 def _target(config: str | None) -> Path:
-    """Return the file that takes the entry: the one named, the one there is, or a new memprof.toml."""
+    """Return the file that takes the entry: the named one, else the existing one, else a new memprof.toml."""
     from memprof.gate.config_file import OWN_FILE, find_config
 
     if config is not None:
@@ -107,7 +119,7 @@ def _run(model: str, arguments: dict[str, Any]) -> Comparison:
 
 
 def _write(target: Path, name: str, comparison: Comparison, knobs: Mapping[str, Any] | None) -> None:
-    """Write the configuration and the baseline, or neither."""
+    """Write both the configuration and the baseline, or neither."""
     from memprof.files import check_writable, write_text
     from memprof.gate.baseline import empty_baseline, load_baseline, update
     from memprof.gate.init import add_entry, model_from, prefix_of, starter, trained
@@ -133,7 +145,7 @@ def _check(config: Config, name: str) -> None:
 
 
 def _finished(name: str, comparison: Comparison) -> list[Figures]:
-    """Return the figures of the runs that finished, and say which did not."""
+    """Return the figures of the runs that finished, and tell the user which did not."""
     from memprof.gate.entry_figures import figures_of
 
     made = figures_of(name, comparison)

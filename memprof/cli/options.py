@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""The options that several commands share, and the recipe's options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _asked = {"debug": False}
 
 
 def debug_asked() -> bool:
-    """Whether `--debug` was given: errors then come with their traceback."""
+    """Return whether `--debug` was given, so that errors are shown with their traceback."""
     return _asked["debug"]
 
 
@@ -42,7 +42,7 @@ MODEL, OPTIMIZERS, RECIPE, OUTPUT = "Model", "Optimizers", "Training recipe", "O
 
 
 class Precision(str, Enum):
-    """`Recipe.precision`, spelled again because importing the recipe would slow `--help` down."""
+    """The values of `Recipe.precision`, repeated here because importing the recipe would slow `--help` down."""
 
     FP32 = "fp32"
     BF16 = "bf16"
@@ -51,7 +51,7 @@ class Precision(str, Enum):
 
 
 class ZeroGrad(str, Enum):
-    """`Recipe.zero_grad`."""
+    """The values of `Recipe.zero_grad`, repeated for the same reason."""
 
     START = "start"
     BEFORE_BACKWARD = "before-backward"
@@ -59,7 +59,7 @@ class ZeroGrad(str, Enum):
 
 
 class Strategy(str, Enum):
-    """`Recipe.strategy`."""
+    """The values of `Recipe.strategy`, repeated for the same reason."""
 
     SINGLE = "single"
     DDP = "ddp"
@@ -67,7 +67,14 @@ class Strategy(str, Enum):
 
 
 def option(*names: str, panel: str, text: str, metavar: str | None = None) -> Any:
-    """Return an option of a help panel."""
+    """Return a Typer option that is shown in a panel of the help.
+
+    Args:
+        names: The spellings of the option, as in `-b`, `--batch-size`.
+        panel: The title of the panel.
+        text: The help text, which is a sentence.
+        metavar: The placeholder for the value; Typer derives one from the type if it is None.
+    """
     return typer.Option(*names, help=text, rich_help_panel=panel, metavar=metavar)
 
 
@@ -75,24 +82,33 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A built-in (see memprof models), path/to/file.py:attr, package.module:attr or hf:PATH.",
+        help="The model to train: a built-in (see memprof models), path/to/file.py:attr, package.module:attr or "
+        "hf:PATH.",
     ),
 ]
-BatchSizeOption = Annotated[int, option("-b", "--batch-size", panel=MODEL, text="Samples per micro-batch.")]
+BatchSizeOption = Annotated[
+    int, option("-b", "--batch-size", panel=MODEL, text="The number of samples in a micro-batch.")
+]
 KnobsOption = Annotated[
-    list[str] | None, option("--set", panel=MODEL, text="Set a knob of the model; repeatable.", metavar="KEY=VALUE")
+    list[str] | None, option("--set", panel=MODEL, text="Set a knob of the model. Repeatable.", metavar="KEY=VALUE")
 ]
 InputsOption = Annotated[
     list[str] | None,
     option(
         "--input",
         panel=MODEL,
-        text="An input of a plain module, e.g. float32[B,3,224,224]; repeatable.",
+        text="Describe an input of a plain module, e.g. float32[B,3,224,224]. Repeatable.",
         metavar="SPEC",
     ),
 ]
 TargetOption = Annotated[
-    str | None, option("--target", panel=MODEL, text="What its loss compares with, e.g. int64[B]<1000.", metavar="SPEC")
+    str | None,
+    option(
+        "--target",
+        panel=MODEL,
+        text="Describe the target that the loss of a plain module takes, e.g. int64[B]<1000.",
+        metavar="SPEC",
+    ),
 ]
 OptimizersOption = Annotated[
     list[str] | None,
@@ -100,35 +116,45 @@ OptimizersOption = Annotated[
         "-o",
         "--optimizer",
         panel=OPTIMIZERS,
-        text="NAME or import path, then ,key=value options; repeatable. "
+        text="Train with this optimizer: its name or import path, then options as ,key=value. Repeatable. "
         "Default: sm3; sm3,momentum=0.9; adam; adagrad; adafactor; sgd.",
         metavar="SPEC",
     ),
 ]
-# `Recipe`'s fields as options, in the order of the help: a new field stands here, in the recipe and where it acts.
-# The defaults are spelled again because importing the recipe would slow `--help` down; a test holds them together.
+# The fields of `Recipe` as options, in the order of the help. A new field is added here, in the recipe, and where it
+# acts. The defaults are repeated because importing the recipe would slow `--help` down; a test compares the two.
 RECIPE_OPTIONS: dict[str, tuple[Any, Any]] = {
     "precision": (
         Annotated[
             Precision,
-            option("--precision", panel=RECIPE, text="The numbers: fp32, bf16, amp-bf16 or amp-fp16.", metavar="NAME"),
+            option(
+                "--precision",
+                panel=RECIPE,
+                text="Train in this precision: fp32, bf16, amp-bf16 or amp-fp16.",
+                metavar="NAME",
+            ),
         ],
         Precision.FP32,
     ),
     "accumulate": (
-        Annotated[int, option("--accumulate", panel=RECIPE, text="Micro-batches in each optimizer step.")],
+        Annotated[int, option("--accumulate", panel=RECIPE, text="The number of micro-batches in an optimizer step.")],
         1,
     ),
     "checkpoint_activations": (
         Annotated[
             bool,
-            option("--checkpoint-activations", panel=RECIPE, text="Recompute the model's blocks in the backward pass."),
+            option(
+                "--checkpoint-activations",
+                panel=RECIPE,
+                text="Recompute the model's repeated blocks in the backward pass.",
+            ),
         ],
         False,
     ),
     "clip_grad": (
         Annotated[
-            float | None, option("--clip-grad", panel=RECIPE, text="Clip the total gradient norm.", metavar="NORM")
+            float | None,
+            option("--clip-grad", panel=RECIPE, text="Clip the gradients to this total norm.", metavar="NORM"),
         ],
         None,
     ),
@@ -138,7 +164,7 @@ RECIPE_OPTIONS: dict[str, tuple[Any, Any]] = {
             option(
                 "--zero-grad",
                 panel=RECIPE,
-                text="When gradients are dropped: start, before-backward or after-step.",
+                text="Drop the gradients at this time: start, before-backward or after-step.",
                 metavar="WHEN",
             ),
         ],
@@ -155,21 +181,24 @@ RECIPE_OPTIONS: dict[str, tuple[Any, Any]] = {
         Annotated[
             Strategy,
             option(
-                "--strategy", panel=RECIPE, text="How ranks share the training: single, ddp or fsdp.", metavar="NAME"
+                "--strategy",
+                panel=RECIPE,
+                text="Share the training among ranks in this way: single, ddp or fsdp.",
+                metavar="NAME",
             ),
         ],
         Strategy.SINGLE,
     ),
     "world_size": (
-        Annotated[int, option("--world-size", panel=RECIPE, text="Ranks; each has its own batch.")],
+        Annotated[int, option("--world-size", panel=RECIPE, text="The number of ranks. Each has its own batch.")],
         1,
     ),
     "warmup": (
-        Annotated[int, option("--warmup", panel=RECIPE, text="Steps before the counted ones.")],
+        Annotated[int, option("--warmup", panel=RECIPE, text="The number of steps before those that count.")],
         1,
     ),
     "steps": (
-        Annotated[int, option("--steps", panel=RECIPE, text="Counted steps; at least 2.")],
+        Annotated[int, option("--steps", panel=RECIPE, text="The number of steps that count, at least 2.")],
         3,
     ),
     "seed": (
@@ -177,7 +206,7 @@ RECIPE_OPTIONS: dict[str, tuple[Any, Any]] = {
         0,
     ),
 }
-# Fields that say how long to measure: nothing but a comparison measures for so long.
+# These fields say how many steps to measure, which only a comparison does.
 MEASURED = ("warmup", "steps")
 
 
@@ -185,10 +214,10 @@ def takes_recipe(*, without: Collection[str] = ()) -> Callable[[Callable[..., No
     """Give a command the recipe's options in place of its parameter `recipe`, which then holds their values.
 
     Args:
-        without: fields that are no option of this command and keep the recipe's defaults.
+        without: The fields that are no option of this command. They keep the recipe's defaults.
 
     Returns:
-        A decorator for a Typer command; the command passes `recipe` on to `make_recipe`.
+        A decorator for a Typer command, which passes its `recipe` on to `make_recipe`.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -216,18 +245,24 @@ def takes_recipe(*, without: Collection[str] = ()) -> Callable[[Callable[..., No
     return decorate
 
 
-ExportJsonOption = Annotated[str | None, option("--export-json", panel=OUTPUT, text="Save the result.", metavar="FILE")]
-ExportMarkdownOption = Annotated[
-    str | None, option("--export-markdown", panel=OUTPUT, text="Save the report; - is stdout.", metavar="FILE")
+ExportJsonOption = Annotated[
+    str | None, option("--export-json", panel=OUTPUT, text="Save the result as JSON.", metavar="FILE")
 ]
-ForceOption = Annotated[bool, option("--force", panel=OUTPUT, text="Overwrite exports that exist.")]
+ExportMarkdownOption = Annotated[
+    str | None,
+    option("--export-markdown", panel=OUTPUT, text="Save the report as Markdown; - is stdout.", metavar="FILE"),
+]
+ForceOption = Annotated[bool, option("--force", panel=OUTPUT, text="Overwrite files that exist.")]
 
 
 def make_recipe(values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe of a command's options.
+    """Return the recipe that a command's options describe.
+
+    Args:
+        values: The value of each option, by the name of the recipe's field.
 
     Raises:
-        UsageError: a value is out of its range.
+        UsageError: A value is out of its range, or two values exclude each other.
     """
     from pydantic import ValidationError
 
@@ -237,7 +272,7 @@ def make_recipe(values: Mapping[str, Any]) -> Recipe:
         return Recipe(**values)
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # values that do not go together
+        if not first["loc"]:  # two values exclude each other
             raise UsageError(first["msg"].removeprefix("Value error, ")) from None
         flag = str(first["loc"][0]).replace("_", "-")
         wanted = first["msg"].removeprefix("Input ")

@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 from memprof.cli.compare import draw, exit_code
 from memprof.cli.exports import ComparisonExports, make_trace_folder, watched
 from memprof.cli.options import OPTIMIZERS, OUTPUT, DebugOption, ForceOption, JsonOption, option
-from memprof.errors import UsageError
+from memprof.errors import ExitCode, UsageError
 
 
 class RunCommand(TyperCommand):
@@ -82,8 +82,17 @@ def run(
         option(
             "--steps",
             panel=SCRIPT,
-            text="Training steps until the script is stopped (default: until two in a row allocate alike, 3 to 8; "
-            "3 where it is measured).",
+            text="Training steps until the script is stopped (default: until two in a row allocate alike, 3 to 8).",
+        ),
+    ] = None,
+    vary: Annotated[
+        str | None,
+        option(
+            "--vary",
+            panel=SCRIPT,
+            text="Find the largest number that fits in the place of {NAME} in the script's arguments, for each "
+            "optimizer: --vary batch=1:64 train.py --batch_size={batch}.",
+            metavar="NAME=LO:HI[:STEP]",
         ),
     ] = None,
     budget: Annotated[
@@ -101,6 +110,26 @@ def run(
             "--timeout", panel=SCRIPT, text="How long one run of the script may take, in seconds.", metavar="SECONDS"
         ),
     ] = 600.0,
+    world_size: Annotated[
+        int | None,
+        option(
+            "--world-size",
+            panel=SCRIPT,
+            text="Run the script as one of N ranks that torchrun starts: measured with N processes on this machine, "
+            "predicted with nobody else there.",
+            metavar="N",
+        ),
+    ] = None,
+    rank: Annotated[
+        int | None,
+        option(
+            "--rank",
+            panel=SCRIPT,
+            text="The rank to predict (default: 0), or to show of those measured (default: that with the highest "
+            "peak).",
+            metavar="R",
+        ),
+    ] = None,
     validate: Annotated[
         bool, option("--validate", panel=SCRIPT, text="Predict what is measured as well and show how far off that is.")
     ] = False,
@@ -187,10 +216,13 @@ def run(
             optimizers=chosen,
             device=device,
             steps=steps,
+            vary=vary,
             budget=budget,
             validate=validate,
             reference=reference,
             timeout=timeout,
+            world_size=world_size,
+            rank=rank,
             assume=assumed,
             script_output=script_output,
             keep_outputs=keep_outputs,
@@ -203,6 +235,9 @@ def run(
         draw,
     )
     exports.show(comparison, draw)
+    answers = [run.fit.batch_size for run in comparison.runs if run.fit is not None]
+    if answers and not any(answer.value for answer in answers if answer is not None):
+        raise typer.Exit(ExitCode.BUDGET_EXCEEDED)
     raise typer.Exit(exit_code(comparison))
 
 

@@ -90,7 +90,8 @@ def state_of(event: Event) -> str:
     """Return the state of a trial, such as `step 2/3, peak 1.20 GiB`."""
     if event.purpose == "predict" and event.stage != "done":
         return f"predicted {event.step} of {event.steps}" if event.steps else _STAGES["start"]
-    doing = f"step {event.step}/{event.steps}" if event.stage == "step" else _STAGES[event.stage]
+    step = f"step {event.step}/{event.steps}" if event.steps else f"step {event.step}"
+    doing = step if event.stage == "step" else _STAGES[event.stage]
     return doing if event.peak_bytes is None else f"{doing}, peak {format_size(event.peak_bytes)}"
 
 

@@ -146,7 +146,7 @@ def find_device(name: str) -> SimulatedDevice:
     """
     if _GENERIC.fullmatch(name):
         return generic_device(parse_size(name), "".join(name.split()))
-    known = _names()
+    known = devices_by_name()
     found = known.get(_plain(name))
     if found is None:
         raise UsageError(
@@ -166,7 +166,7 @@ def generic_device(total_bytes: int, name: str) -> SimulatedDevice:
     Raises:
         UsageError: the memory is too small for a CUDA context.
     """
-    model = _names()["a100-40gb"]
+    model = devices_by_name()["a100-40gb"]
     if total_bytes < model.context_range_bytes[1]:
         least = format_size(model.context_range_bytes[1], 0)
         raise UsageError(f"{format_size(total_bytes)} is less than a CUDA context may take; give at least {least}")
@@ -206,7 +206,7 @@ def device_here(device: str) -> SimulatedDevice:
         compute_capability=f"{properties.major}.{properties.minor}",
         sm_count=properties.multi_processor_count,
     )
-    known = _names().get(_plain(properties.name))
+    known = devices_by_name().get(_plain(properties.name))
     here = replace(_device(entry), name=device)
     if known is None:
         return here
@@ -239,7 +239,8 @@ def _device(entry: _Entry) -> SimulatedDevice:
 
 
 @cache
-def _names() -> dict[str, SimulatedDevice]:
+def devices_by_name() -> dict[str, SimulatedDevice]:
+    """Return the devices of the catalog by each of their names, in the plain spelling that is compared."""
     names: dict[str, SimulatedDevice] = {}
     for device in catalog():
         for name in (device.name, *device.aliases, device.title):

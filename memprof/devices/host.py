@@ -190,15 +190,20 @@ def _describe_gpu(device: str) -> dict[str, Any]:
     import torch
 
     return {
-        "cudnn": _dotted_cudnn(torch.backends.cudnn.version()),
+        "cudnn": dotted_cudnn(torch.backends.cudnn.version()),
         "driver": driver_version(),
         "gpu": torch.cuda.get_device_name(device),
         "gpu_memory_bytes": device_memory_bytes(device),
     }
 
 
-def _dotted_cudnn(version: int | None) -> str | None:
-    """Return `9.10.2` for 91002. Before cuDNN 9 the major version was counted in thousands."""
+def dotted_cudnn(version: int | None) -> str | None:
+    """Return a version of cuDNN in the usual form: `9.10.2` for 91002.
+
+    Args:
+        version: The number that PyTorch reports; None without cuDNN. Before cuDNN 9 the major version was counted in
+            thousands.
+    """
     if version is None:
         return None
     major = 10_000 if version >= 90_000 else 1_000

@@ -1,7 +1,7 @@
-"""The comparison document: what is saved, reported and gated. Nothing here imports torch.
+"""The comparison document, which is saved, reported and gated. Nothing here imports torch.
 
-Sizes are `int` bytes; an absent figure is null, never 0 or -1. `Comparison.model_json_schema()` is the published
-JSON Schema (`memprof schema` prints it).
+Sizes are whole numbers of bytes, and an absent figure is null, never 0 or -1. `Comparison.model_json_schema()` is the
+published JSON Schema, which `memprof schema` prints.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from memprof.documents.base import Saved
 from memprof.documents.confidence import AllocatorHistory, Confidence, Document, Validation
 from memprof.documents.recipe import Recipe
-from memprof.documents.run import (
+from memprof.documents.run_figures import (
     CATEGORIES,
     Breakdown,
     Fit,
@@ -60,11 +60,11 @@ SCHEMA: Literal["memprof.comparison/1"] = "memprof.comparison/1"
 
 
 class Environment(Document):
-    """Where the figures were made.
+    """The machine and the software with which the figures were made.
 
     Attributes:
-        instruction_set: that PyTorch's kernels use on the processor (`AVX2`); null in documents from before it was
-            there.
+        instruction_set: The instruction set that PyTorch's kernels use on the processor (`AVX2`); null in documents
+            older than this field.
     """
 
     memprof: str
@@ -86,17 +86,17 @@ class Environment(Document):
     date: str
 
 
-# What is known of the lengths of a workload's samples: it declares a `longest_batch`, with which the largest batch and
-# model are found; they are always the same; or neither.
+# What is known about the lengths of a workload's samples: the workload declares a `longest_batch`, which the search for
+# the largest batch and model then uses; all samples have the same length; or neither.
 Lengths = Literal["longest_batch", "fixed", "unknown"]
 
 
 class WorkloadInfo(Document):
-    """What was trained: the MODEL argument, all its knobs, and how inputs were made.
+    """The workload that was trained: the MODEL argument, all its knobs, and how its inputs were made.
 
     Attributes:
-        lengths: what is known of the lengths of its samples; null in documents from before it was there.
-        positions: the longest sample that the model takes, where it says so.
+        lengths: What is known about the lengths of the samples; null in documents older than this field.
+        positions: The longest sample that the model takes; null if the model does not say.
     """
 
     model: str
@@ -111,18 +111,18 @@ class WorkloadInfo(Document):
 
 
 class Run(Document):
-    """One optimizer on the workload: a trial's profile, or why there is none.
+    """The figures of one optimizer on the workload, or the reason why there are none.
 
     Attributes:
-        timeline: the memory through the last step; null in documents from before it was there.
-        confidence: of a predicted run, what it rests on.
-        validation: of a measured run, how far its prediction was off, where that was asked for.
-        allocator_history: of a run measured on a CUDA device, what its allocator recorded.
-        rank: of a training over several ranks, the one with the highest allocator peak: every other figure of the run
-            is that rank's, but for the steps (the longest time of any rank, and the mean of all losses). Null for a
+        timeline: The memory during the last step; null in documents older than this field.
+        confidence: What a predicted run rests on; null for a measured run.
+        validation: How far the prediction of a measured run is off; null if no prediction was asked for.
+        allocator_history: What the allocator of a CUDA device recorded during a measured run; null otherwise.
+        rank: If several ranks trained, the rank with the highest allocator peak. Every other figure of the run is that
+            rank's, except those of the steps (the longest time of any rank, and the mean of all losses). Null for a
             single rank.
-        ranks: all ranks in order; empty for a single one.
-        notes: what the reader of the figures must know.
+        ranks: All ranks in order; empty for a single rank.
+        notes: Sentences that a reader of the figures must know.
     """
 
     optimizer: OptimizerInfo
@@ -147,26 +147,26 @@ class Run(Document):
 
     @property
     def job_state_bytes(self) -> int | None:
-        """What the optimizers of all ranks hold together; None without a state."""
+        """The bytes that the optimizers of all ranks hold together; None if the run has no state."""
         if self.ranks:
             return sum(rank.state_bytes for rank in self.ranks)
         return self.state.bytes if self.state is not None else None
 
 
 class Capacity(Document):
-    """The memory that the fit columns fill: the device's own, or what `--budget` says."""
+    """The memory that the fit columns fill: that of the device, or the one given with `--budget`."""
 
     bytes: int
     source: Literal["device", "budget"]
 
 
 class Comparison(Saved):
-    """Several optimizers on one workload, or on one training script.
+    """A comparison of several optimizers on one workload, or on one training script.
 
     Attributes:
-        workload: what was trained; null for a script.
-        script: what was run; null for a workload, and in documents from before it was there.
-        recipe: how a workload was trained; null for a script, which has its own.
+        workload: The workload that was trained; null for a script.
+        script: The script that was run; null for a workload, and in documents older than this field.
+        recipe: How the workload was trained; null for a script, which decides that itself.
     """
 
     maker = "memprof compare --export-json"
@@ -189,31 +189,35 @@ class Comparison(Saved):
 
     @property
     def name(self) -> str:
-        """What was trained: the workload's name, or the script's."""
+        """The name of the workload, or of the script."""
         return self.workload.name if self.workload is not None else self.script.program if self.script else ""
 
     @property
     def subject(self) -> str:
-        """What was asked to be trained: the MODEL argument, or the script with its arguments."""
+        """What the user asked to train: the MODEL argument, or the script with its arguments."""
         return self.workload.model if self.workload is not None else self.script.command if self.script else ""
 
     @property
-    def strategy(self) -> str:
-        """How ranks share the training."""
-        return self.recipe.strategy if self.recipe is not None else "single"
+    def strategy(self) -> str | None:
+        """The way in which ranks share the training: `single`, `ddp` or `fsdp`; None for a script on several ranks."""
+        if self.recipe is not None:
+            return self.recipe.strategy
+        return "single" if self.world_size == 1 else None
 
     @property
     def world_size(self) -> int:
-        """Over how many ranks it goes."""
-        return self.recipe.world_size if self.recipe is not None else 1
+        """The number of ranks that share the training."""
+        if self.recipe is not None:
+            return self.recipe.world_size
+        return (self.script and self.script.world_size) or 1
 
     def to_frame(self) -> pd.DataFrame:
-        """Return one row per run with the columns of `memprof compare --export-csv`; sizes are bytes."""
+        """Return a frame with one row for each run and the columns of `memprof compare --export-csv`, in bytes."""
         frame: pd.DataFrame = self._rendered("to_frame")
         return frame
 
     def to_markdown(self) -> str:
-        """Return the Markdown report."""
+        """Return the report as Markdown."""
         text: str = self._rendered("to_markdown")
         return text
 

@@ -1,4 +1,4 @@
-"""What a worker process is asked to do, and what it answers; plain data, sent as JSON."""
+"""The jobs that a worker process is given, and its answers. All are plain data, sent as JSON."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ class _Message(BaseModel):
 
 
 class Trial(_Message):
-    """One (workload, optimizer, device, recipe): what one worker process trains.
+    """A training of one workload with one optimizer on one device, which a worker process measures.
 
     Attributes:
-        purpose: `measure` fills a row of the comparison; `fit` and `confirm` need the allocator's peaks only.
-        limit_bytes: memory that the trial may allocate, enforced; None for no limit.
-        trace_folder: where to write the whole trace (`memprof.export`), of several ranks that of the first; None for
-            not at all.
+        workload: The model and its batches.
+        optimizer: The optimizer.
+        device: The name of the device, with its number.
+        batch_size: The samples of a micro-batch.
+        recipe: How to train.
+        purpose: `measure` fills a row of the comparison; `fit` and `confirm` need only the allocator's peaks.
+        limit_bytes: The bytes that the trial may allocate, which is enforced; None for no limit.
+        trace_folder: The folder that takes the whole trace (`memprof.export`), with several ranks that of the first;
+            None to write no trace.
     """
 
     job: Literal["trial"] = "trial"
@@ -42,11 +47,19 @@ class Trial(_Message):
 
 
 class Forecast(_Message):
-    """One workload and several optimizers on a simulated device: predicted together, from one forward and backward.
+    """A prediction of one workload with several optimizers, which share one simulated forward and backward pass.
 
-    `capacity_bytes` takes the place of the device's memory, for a smaller card; `timeline` asks for each run's,
-    and `trace_folder` is where to write the whole traces. `steps` are those to predict, if not given as many as what is
-    reserved needs to come to rest.
+    Attributes:
+        workload: The model and its batches.
+        optimizers: The optimizers.
+        device: The name of the device.
+        batch_size: The samples of a micro-batch.
+        recipe: How to train.
+        capacity_bytes: The bytes that the training may allocate, in place of the device's memory; None for the
+            device's memory.
+        timeline: Whether each run carries its timeline.
+        trace_folder: The folder that takes the whole traces; None to write no traces.
+        steps: The number of steps to predict; None for as many as the reserved memory needs to stop growing.
     """
 
     job: Literal["forecast"] = "forecast"
@@ -62,17 +75,23 @@ class Forecast(_Message):
 
 
 class ScriptTrial(_Message):
-    """One (script, optimizer, device): what one worker process runs, measured.
+    """A training script with one optimizer on one device, which a worker process runs and measures.
 
     Attributes:
-        steps: training steps to run; None for as many as it takes until two in a row allocate alike.
-        timeout_s: how long the script may take.
-        answers: what values that the prediction does not know are to be, by `FILE:LINE`.
-        output: the file that takes what the script prints; None for stderr.
-        keep_outputs: leave what the script saves where it saves it.
-        limit_bytes: memory that the trial may allocate; of a prediction what the device has. None for no other limit
-            than the device's own.
-        trace_folder: where to write the whole trace; None for not at all.
+        script: The script and its arguments.
+        substitution: The optimizer that takes the place of the script's own.
+        device: The name of the device.
+        steps: The number of training steps to run; None to run until two steps in a row allocate the same.
+        timeout_s: The seconds after which the script is stopped.
+        answers: For values that a prediction cannot know, the value to assume, by `FILE:LINE`.
+        output: The file that takes what the script prints; None for stderr.
+        keep_outputs: Whether files that the script saves stay where it saves them.
+        limit_bytes: The bytes that the trial may allocate; for a prediction, the memory of the device. None for no
+            limit beside the device's own.
+        trace_folder: The folder that takes the whole trace; None to write no trace.
+        world_size: The number of ranks that the script is started on, as by torchrun; None to start it as it is.
+        rank: The rank that is predicted, or whose figures are shown of those measured; None for the first, or for the
+            one with the highest peak.
     """
 
     job: Literal["script"] = "script"
@@ -86,31 +105,46 @@ class ScriptTrial(_Message):
     keep_outputs: bool = False
     limit_bytes: int | None = None
     trace_folder: str | None = None
+    world_size: int | None = None
+    rank: int | None = None
 
 
 class ScriptForecast(ScriptTrial):
-    """The same, predicted for a device that need not be here."""
+    """The same as `ScriptTrial`, but predicted, for a device that need not be present."""
 
     job: Literal["script-forecast"] = "script-forecast"  # type: ignore[assignment]
 
 
 class ScriptInquiry(_Message):
-    """Check what can be checked of a script without running it, and describe the machine."""
+    """Check a script as far as possible without running it, and describe the machine.
+
+    Attributes:
+        script: The script and its arguments.
+        substitutions: The optimizers that take the place of the script's own, one after another.
+        device: The `--device` name.
+        command: The command line, for the environment; None if there is none.
+    """
 
     job: Literal["script-inquiry"] = "script-inquiry"
     script: ScriptSpec
     substitutions: list[Substitution]
     device: str
+    world_size: int | None = None
     command: str | None = None
 
 
 class FitForecast(_Message):
-    """Find the largest value of a knob by predicting: for each optimizer on each device, from shared traces.
+    """A search by prediction for the largest value of a knob, for each optimizer and device, from shared traces.
 
     Attributes:
-        device: any of the devices; all have the same kernels.
-        capacities: the memory of each device, in bytes.
-        present: the value of the knob that the user trains with.
+        workload: The model and its batches.
+        optimizers: The optimizers.
+        recipe: How to train.
+        batch_size: The samples of a micro-batch.
+        vary: The knob and the values to try.
+        present: The value of the knob that the user trains with now.
+        device: The name of one of the devices; all of them have the same kernels.
+        capacities: The memory of each device, in bytes.
     """
 
     job: Literal["fit"] = "fit"
@@ -125,11 +159,16 @@ class FitForecast(_Message):
 
 
 class Weighing(_Message):
-    """Say what a training would take with each optimizer and each setting of the allocator, from one trace.
+    """A prediction of the memory that a training takes with each optimizer and each allocator setting, from one trace.
 
     Attributes:
-        capacity_bytes: what there is of the device.
-        confs: settings of the caching allocator, None for those of the environment.
+        workload: The model and its batches.
+        optimizers: The optimizers.
+        recipe: How to train.
+        batch_size: The samples of a micro-batch.
+        device: The name of the device.
+        capacity_bytes: The bytes that a training may allocate on the device.
+        confs: The settings of the caching allocator, as in `PYTORCH_ALLOC_CONF`; None for those of the environment.
     """
 
     job: Literal["weigh"] = "weigh"
@@ -146,8 +185,11 @@ class Inquiry(_Message):
     """Check the arguments and describe the workload, the devices and the machine, without training.
 
     Attributes:
-        devices: `--device` names, of which the environment describes the first.
-        world_size: ranks that share a CPU's memory.
+        workload: The model and its batches.
+        optimizers: The optimizers.
+        devices: The `--device` names. The environment describes the first.
+        world_size: The number of ranks, which share the memory of a CPU.
+        command: The command line, for the environment; None if there is none.
     """
 
     job: Literal["inquiry"] = "inquiry"
@@ -159,14 +201,15 @@ class Inquiry(_Message):
 
 
 class DeviceFact(_Message):
-    """What a `--device` name means, as it is resolved once for a command.
+    """The device that a `--device` name means. A command resolves each name once.
 
     Attributes:
-        name: with its number, or the catalog's.
-        simulated: it is to be predicted for.
-        memory_bytes: of the device; each rank on the CPU has its share of the machine's memory.
-        capacity_bytes: what training can allocate: of a GPU the memory beside the context, and what is free here.
-        kernels: the same for two devices on which a training makes the same requests.
+        name: The name with its number, as in `cuda:0`, or the name in the catalog.
+        simulated: Whether the device is simulated, so that its memory is predicted.
+        memory_bytes: The memory of the device; with several ranks on the CPU, each rank's share of the machine's.
+        capacity_bytes: The bytes that a training can allocate: on a GPU the memory without the CUDA context, and on
+            this machine only what is free.
+        kernels: An identifier that two devices share if a training makes the same requests on both.
     """
 
     name: str
@@ -180,7 +223,13 @@ class Findings(_Message):
     """The answer to an inquiry.
 
     Attributes:
-        devices: what the inquiry's names mean, in their order.
+        environment: The machine and its software.
+        devices: The devices that the inquiry's names mean, in the same order.
+        name: The name of the workload.
+        knobs: The knobs of the workload with their values.
+        scale: The knob that scales the model; None if there is none.
+        lengths: What is known about the lengths of the samples.
+        positions: The longest sample that the model takes; None if it does not say.
     """
 
     kind: Literal["findings"] = "findings"
@@ -194,11 +243,16 @@ class Findings(_Message):
 
     @property
     def device(self) -> DeviceFact:
-        """The first device, which is the only one of a comparison."""
+        """The first device, which is the only one in a comparison."""
         return self.devices[0]
 
     def workload_info(self, workload: WorkloadSpec, batch_size: int) -> WorkloadInfo:
-        """Return what a result says of the workload that was inquired about."""
+        """Return the description of the workload that a document carries.
+
+        Args:
+            workload: The workload of the inquiry.
+            batch_size: The samples of a micro-batch.
+        """
         return WorkloadInfo(
             model=workload.model,
             name=self.name,
@@ -213,7 +267,7 @@ class Findings(_Message):
 
 
 class ScriptFindings(_Message):
-    """The answer to an inquiry about a script; the attributes are those of `Findings`."""
+    """The answer to an inquiry about a script. The attributes mean the same as those of `Findings`."""
 
     kind: Literal["script"] = "script"
     environment: Environment
@@ -221,7 +275,13 @@ class ScriptFindings(_Message):
 
 
 class FitFound(_Message):
-    """One cell of a fit forecast: its number, optimizers within capacities, and the answer or why there is none."""
+    """The outcome for one cell of a `FitForecast`.
+
+    Attributes:
+        cell: The number of the cell. The optimizers of the first capacity come first, then those of the next.
+        answer: The answer; None if there is none.
+        reason: Why there is no answer; None if there is one.
+    """
 
     cell: int
     answer: FitAnswer | None = None
@@ -229,11 +289,11 @@ class FitFound(_Message):
 
 
 class FitMatrix(_Message):
-    """The answer to a fit forecast, after every cell was told of.
+    """The answer to a `FitForecast`. It follows the `Step` messages that carry the cells.
 
     Attributes:
-        evaluations: values that were traced.
-        refused: values that the workload does not take.
+        evaluations: How many values were traced.
+        refused: The values that the workload does not accept.
     """
 
     kind: Literal["fit"] = "fit"
@@ -242,15 +302,15 @@ class FitMatrix(_Message):
 
 
 class Weight(_Message):
-    """What a training takes.
+    """The memory that a training takes.
 
     Attributes:
-        bytes: the most at once, of a device without an end; None where it cannot be predicted.
-        fits: it stays within the capacity.
-        phase: that sets the peak, or in which the memory runs out.
-        held: bytes by category at the peak of the blocks in use.
-        held_phase: the phase of that.
-        reason: why there is nothing.
+        bytes: The peak in bytes on a device with unlimited memory; None if it cannot be predicted.
+        fits: Whether the training stays within the capacity.
+        phase: The phase that sets the peak, or in which the memory runs out.
+        held: The bytes of each category when the most memory is allocated.
+        held_phase: The phase in which the most memory is allocated.
+        reason: Why there is no prediction; None if there is one.
     """
 
     bytes: int | None = None
@@ -262,14 +322,23 @@ class Weight(_Message):
 
 
 class Weights(_Message):
-    """The answer to a weighing: by optimizer, one for each setting of the allocator."""
+    """The answer to a `Weighing`: for each optimizer, one weight for each setting of the allocator."""
 
     kind: Literal["weights"] = "weights"
     weights: list[list[Weight]]
 
 
 class Step(_Message):
-    """A worker's sign of life; `label` says what it is about, if more than the trial, and `found` what is finished."""
+    """A message on a worker's progress.
+
+    Attributes:
+        stage: `build` before the first training step, else `step`.
+        step: The number of the step, from 1.
+        steps: The number of steps in all.
+        peak_bytes: The highest memory use so far; None if it is not known.
+        label: What the worker is working on, if that is more than the trial itself.
+        found: A finished cell of a `FitForecast`; None if no cell has been finished.
+    """
 
     kind: Literal["step"] = "step"
     stage: Literal["build", "step"]
@@ -281,22 +350,34 @@ class Step(_Message):
 
 
 class Outcome(_Message):
-    """The end of a trial: its run, and the levels that a fit extrapolates (`memprof.measurement.meter.Reading`)."""
+    """The answer to a trial.
+
+    Attributes:
+        run: The run of the optimizer.
+        levels: For each phase, the bytes that a search extrapolates (`memprof.measurement.meter.Reading`).
+        phase: Of a script that ran out of memory: the phase in which it did.
+    """
 
     kind: Literal["outcome"] = "outcome"
     run: Run
     levels: dict[str, list[int]] = {}
+    phase: str | None = None
 
 
 class Outcomes(_Message):
-    """The answer to a forecast, one outcome for each optimizer."""
+    """The answer to a `Forecast`, with one outcome for each optimizer."""
 
     kind: Literal["outcomes"] = "outcomes"
     outcomes: list[Outcome]
 
 
 class Mistake(_Message):
-    """A user's mistake, or an internal error, found by the worker; `message` is what to tell the user."""
+    """A mistake of the user, or an internal error, that a worker found.
+
+    Attributes:
+        message: The sentence to tell the user.
+        exit_code: The exit code of the command.
+    """
 
     kind: Literal["mistake"] = "mistake"
     message: str

@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from memprof.documents.confidence import Document
 from memprof.documents.optimizer_spec import OptimizerSpec, parse_optimizer
-from memprof.errors import UsageError
+from memprof.documents.vary import Vary
+from memprof.errors import UsageError, did_you_mean
 
 AS_IS = "as-is"
 _PLACED = re.compile(r"([^,@]+)@([A-Za-z_][\w.]*|\d+)(,.*)?", re.DOTALL)
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)\}")
 
 
 class ScriptSpec(BaseModel):
@@ -36,10 +38,56 @@ class ScriptSpec(BaseModel):
         return self.path if self.path is not None else f"-m {self.module}"
 
     @property
-    def command(self) -> str:
-        """The program with its arguments, as one would type it."""
-        program = [self.path] if self.path is not None else ["-m", self.module or ""]
-        return shlex.join([*program, *self.arguments])
+    def placeholders(self) -> list[str]:
+        """The names that stand in braces in the arguments, each once: `--batch_size={batch}` has `batch`."""
+        return list(dict.fromkeys(name for argument in self.arguments for name in _PLACEHOLDER.findall(argument)))
+
+    def with_value(self, name: str, value: int) -> ScriptSpec:
+        """Return the program with a value in the place of each `{name}` in its arguments."""
+        filled = tuple(argument.replace(f"{{{name}}}", str(value)) for argument in self.arguments)
+        return self.model_copy(update={"arguments": filled})
+
+
+def parse_script(text: str) -> ScriptSpec:
+    """Return the program that a command line names: `train.py --batch_size=12`, or `-m package.train --steps=9`.
+
+    Raises:
+        UsageError: there is no program in it, or a quotation mark is left open.
+    """
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise UsageError(f"{text!r} is no command line: {str(error).lower()}") from None
+    if words[:1] == ["-m"]:
+        if len(words) < 2:
+            raise UsageError(f"{text!r} names no module; write for example -m package.train --batch_size=12")
+        return ScriptSpec(module=words[1], arguments=tuple(words[2:]))
+    if not words:
+        raise UsageError("it names no script; write for example train.py --batch_size=12")
+    return ScriptSpec(path=words[0], arguments=tuple(words[1:]))
+
+
+def check_placeholders(script: ScriptSpec, vary: Vary) -> None:
+    """Refuse arguments in which `--vary` changes nothing, or not everything that stands in braces.
+
+    Raises:
+        UsageError: the sentence says which.
+    """
+    doubled = next((argument for argument in script.arguments if "{{" in argument), None)
+    if doubled is not None:
+        raise UsageError(f"the argument {doubled!r} doubles its braces; with --vary write {{{vary.knob}}}, once")
+    names = script.placeholders
+    if vary.knob not in names:
+        hint = did_you_mean(vary.knob, names) if names else ""
+        raise UsageError(
+            f"--vary {vary.knob}: no argument of {script.name} has the placeholder {{{vary.knob}}}"
+            + (hint or f"; write for example --batch_size={{{vary.knob}}}")
+        )
+    other = next((name for name in names if name != vary.knob), None)
+    if other is not None:
+        raise UsageError(
+            f"the placeholder {{{other}}} has no --vary: one value is searched at a time, so give {other} a number"
+        )
 
 
 class ScriptInfo(Document):
@@ -49,11 +97,19 @@ class ScriptInfo(Document):
         program: the file or `-m MODULE`, as it was given.
         arguments: the script's own.
         steps: training steps to run; null for as many as it takes until two in a row allocate alike.
+        world_size: ranks that it was started on, as by torchrun; null where it was run as it is.
+        rank: the one that was asked for; null for the first of a prediction, and the one with the highest peak of those
+            measured.
+        knobs: for each `{placeholder}` in the arguments the value that the figures of the runs are of; empty if none
+            fits.
     """
 
     program: str
     arguments: tuple[str, ...] = ()
     steps: int | None = None
+    world_size: int | None = None
+    rank: int | None = None
+    knobs: dict[str, int] = Field(default_factory=dict)
 
     @property
     def command(self) -> str:

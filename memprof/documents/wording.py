@@ -12,6 +12,10 @@ _PHASES = {
     "clip": "gradient clipping",
     "optimizer": "the optimizer step",
     "zero_grad": "zeroing the gradients",
+    "evaluation": "evaluation",
+    "save": "saving",
+    "load": "loading",
+    "other": "what the script does between its phases",
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from memprof.allocator.caching import CachingAllocator, Handle
-from memprof.allocator.driver import SEGMENTS_FROM, Memory
+from memprof.allocator.driver import SEGMENTS_FROM, SimulatedDriver
 from memprof.allocator.settings import SMALL_LIMIT, AllocatorSettings
 from memprof.trace.events import CACHE_EMPTIED, Block, Trace
 
@@ -76,7 +76,7 @@ class _RecordingAllocator(Protocol):
 
 
 class _PlainAllocator:
-    """Memory that is taken and given back block by block. Each block is its own segment."""
+    """SimulatedDriver that is taken and given back block by block. Each block is its own segment."""
 
     def __init__(self) -> None:
         self._live: dict[int, int] = {}
@@ -143,7 +143,7 @@ class _CachingModel:
         return made
 
 
-class _RecordingDriver(Memory):
+class _RecordingDriver(SimulatedDriver):
     """A driver with unlimited memory that records what it gives and takes."""
 
     def __init__(self) -> None:

@@ -10,8 +10,12 @@
     optimizers = ["sm3", "adam"]
     peak_allocated_bytes = ["20 GiB", "+2%"]
 
+    [budgets.finetune]
+    script = "finetune.py --batch_size=12"     # a training script as it is, in place of a model
+    peak_reserved_bytes = "20 GiB"
+
 A key of an entry replaces the same key of the defaults. `peak_allocated_bytes = []` drops a limit that the defaults
-set.
+set. A script makes its own model and batches, so of the defaults it takes only those that do not describe a model.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.documents.recipe import Recipe
+from memprof.documents.script import AS_IS, ScriptSpec, parse_script, parse_substitution
 from memprof.documents.workload_spec import KnobValue
 from memprof.errors import UsageError, did_you_mean
 from memprof.gate.config_file import ConfigFile
@@ -46,7 +51,8 @@ class _Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, protected_namespaces=())
 
-    model: str
+    model: str | None = None
+    script: str | None = None
     knobs: dict[str, KnobValue] = Field(default_factory=dict)
     batch_size: int = Field(default=8, ge=1)
     inputs: list[str] = Field(default_factory=list)
@@ -59,6 +65,8 @@ class _Settings(BaseModel):
     message: str | None = None
 
 
+# What describes a model and how it is trained; a script does that itself.
+_OF_A_MODEL = frozenset({"knobs", "batch_size", "inputs", "target", *FITTED, *Recipe.model_fields}) - {"steps"}
 KEYS = (*_Settings.model_fields, *Recipe.model_fields, *METRICS)  # the keys that an entry may have
 
 
@@ -69,7 +77,9 @@ class Budget:
     Attributes:
         name: The name of the entry.
         settings: What is trained, on which device, and how serious a violation is.
-        recipe: How it is trained.
+        recipe: How a model is trained.
+        script: The program to run in place of a model, or None.
+        steps: The number of training steps of a script; None for as many as it takes until two in a row allocate alike.
         limits: The limits on its figures. If there are none, the training only has to fit the device.
         optimizers: The optimizer specs in canonical form.
         file: The name of the configuration file, for annotations.
@@ -79,6 +89,8 @@ class Budget:
     name: str
     settings: _Settings
     recipe: Recipe
+    script: ScriptSpec | None
+    steps: int | None
     limits: tuple[Limit, ...]
     optimizers: tuple[str, ...]
     file: str
@@ -182,7 +194,7 @@ def _budget(file: ConfigFile, name: str, defaults: dict[str, Any], entry: Any) -
         raise UsageError(f"{file.path.name}: a budget cannot be called {name!r}; use letters, digits and . _ - /")
     table = f'budgets."{name}"' if set(name) & set("./") else f"budgets.{name}"
     _check_keys(file, table, _table(file, table, entry))
-    merged = {**defaults, **entry}
+    merged = _merged(file, table, defaults, entry)
     settings = _validated(file, table, _Settings, {key: merged[key] for key in merged if key in _Settings.model_fields})
     recipe = _validated(file, table, Recipe, {key: merged[key] for key in merged if key in Recipe.model_fields})
     limits: list[Limit] = []
@@ -192,12 +204,21 @@ def _budget(file: ConfigFile, name: str, defaults: dict[str, Any], entry: Any) -
                 limits += parse_limits(metric, merged[metric.name], settings.level, settings.message)
     with _located(file, table, "capacity"):
         parse_size(settings.capacity or "1 B")
+    script = None
+    with _located(file, table, "script"):
+        if settings.script is not None:
+            script = parse_script(settings.script)
     with _located(file, table, "optimizers"):
-        optimizers = [parse_optimizer(text).text for text in settings.optimizers]
+        optimizers = [
+            parse_optimizer(text).text if script is None else parse_substitution(text).spec.text
+            for text in settings.optimizers
+        ]
     budget = Budget(
         name=name,
         settings=settings,
         recipe=recipe,
+        script=script,
+        steps=recipe.steps if script is not None and "steps" in merged else None,
         limits=tuple(limit for limit in limits if limit.level != "off"),
         optimizers=tuple(optimizers),
         file=file.path.name,
@@ -205,6 +226,28 @@ def _budget(file: ConfigFile, name: str, defaults: dict[str, Any], entry: Any) -
     )
     _refuse(file, table, budget)
     return budget
+
+
+def _merged(file: ConfigFile, table: str, defaults: dict[str, Any], entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the keys of an entry, with those of the defaults that apply to it."""
+    trained = [key for key in ("model", "script") if key in entry] or [k for k in ("model", "script") if k in defaults]
+    if not trained:
+        raise UsageError(
+            f"{file.where(table)} lacks 'model' or 'script'; say what is trained, e.g. model = \"gpt2\" or "
+            'script = "train.py --batch_size=12"'
+        )
+    if len(trained) > 1:
+        raise UsageError(f"{file.where(table, 'script')} has a 'model' and a 'script'; keep one")
+    if trained == ["model"]:
+        return {key: value for key, value in {**defaults, **entry}.items() if key != "script"}
+    own = next((key for key in entry if key in _OF_A_MODEL), None)
+    if own is not None:
+        raise UsageError(
+            f"{file.where(table, own)} has the key {own!r}, which describes a model, and a script makes its own: "
+            f"give it in the script's arguments or leave it out"
+        )
+    general = {key: value for key, value in defaults.items() if key not in _OF_A_MODEL and key != "model"}
+    return {"optimizers": [AS_IS], **general, **entry}
 
 
 def _refuse(file: ConfigFile, table: str, budget: Budget) -> None:
@@ -234,8 +277,6 @@ def _validated(file: ConfigFile, table: str, model: type[Any], values: dict[str,
     except ValidationError as error:
         first = error.errors()[0]
         key = str(first["loc"][0]) if first["loc"] else ""
-        if first["type"] == "missing":
-            raise UsageError(f'{file.where(table)} lacks {key!r}; say what is trained, e.g. model = "gpt2"') from None
         hint = did_you_mean(str(first["input"]), list(LEVELS)) if key == "level" else ""
         wanted = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
         if not key:  # the values contradict each other, and the message names them as command-line options

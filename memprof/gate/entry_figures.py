@@ -10,7 +10,9 @@ from pydantic import Field, NonNegativeInt
 
 from memprof.documents.comparison import Comparison, Environment, Run
 from memprof.documents.confidence import Document
+from memprof.documents.script import ScriptInfo
 from memprof.documents.timeline import fold_blocks
+from memprof.gate.config import Budget
 from memprof.gate.metrics import ANY, METRICS, Source
 
 # Bytes by category and module. Modules that differ only in their block number are added up (`layers.*.mlp`).
@@ -70,8 +72,9 @@ class EntrySetup(Document):
         ]
 
     def _flat(self) -> dict[str, Any]:
-        size = {} if self.batch_size is None else {"batch_size": self.batch_size}
-        return {"model": self.model, **size, **self.knobs, **self.recipe}
+        if self.batch_size is None:
+            return {"script": self.model, **self.knobs, **self.recipe}
+        return {"model": self.model, "batch_size": self.batch_size, **self.knobs, **self.recipe}
 
 
 class Record(Document):
@@ -150,10 +153,24 @@ def _figures(entry: str, comparison: Comparison, run: Run) -> Figures:
     )
 
 
+def wanted_setup(budget: Budget) -> EntrySetup:
+    """Return what an entry says is to be trained."""
+    settings = budget.settings
+    if budget.script is not None:
+        info = ScriptInfo(program=budget.script.name, arguments=budget.script.arguments)
+        return EntrySetup(model=info.command)
+    return EntrySetup(
+        model=settings.model or "",
+        knobs=dict(settings.knobs),
+        batch_size=settings.batch_size,
+        recipe=budget.recipe.model_dump(mode="json", exclude_defaults=True),
+    )
+
+
 def _setup(comparison: Comparison) -> EntrySetup:
     workload, recipe = comparison.workload, comparison.recipe
     if workload is None or recipe is None:
-        return EntrySetup(model=comparison.subject)
+        return EntrySetup(model=comparison.subject, knobs=dict(comparison.script.knobs) if comparison.script else {})
     return EntrySetup(
         model=workload.model,
         knobs=workload.knobs,

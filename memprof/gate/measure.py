@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from memprof.documents.comparison import Comparison
+from memprof.documents.script import ScriptSpec
 from memprof.errors import ExitCode, MemprofError
 from memprof.gate.config import Budget
-from memprof.gate.entry_figures import EntrySetup, Figures, Fingerprint, best_of, figures_of
+from memprof.gate.entry_figures import Figures, Fingerprint, best_of, figures_of, wanted_setup
 from memprof.gate.init import trained
 from memprof.gate.measure_fits import add_fits, is_here, largest_batch
+from memprof.script_comparison import ScriptFailedError
 from memprof.workers.launcher import Launcher
 from memprof.workers.progress import OnProgress
 
@@ -71,7 +73,12 @@ class BudgetRunner:
         return found
 
     def largest_batch(self, budget: Budget, optimizer: str, bound: int) -> int | None:
-        """Return the largest batch size below the entry's own whose peak stays within a bound in bytes, or None."""
+        """Return the largest batch size below the entry's own whose peak stays within a bound in bytes, or None.
+
+        A script has a batch size of its own, of which nobody knows where it is.
+        """
+        if budget.script is not None:
+            return None
         return largest_batch(budget, optimizer, bound, self._launcher, self._on_progress)
 
     def _compare(
@@ -85,8 +92,11 @@ class BudgetRunner:
         from memprof.api import compare
 
         settings = budget.settings
+        limit = budget.capacity_bytes if capacity is None else capacity
+        if budget.script is not None:
+            return self._run_script(budget, budget.script, on_comparison, optimizers or budget.optimizers, limit)
         return compare(
-            settings.model,
+            settings.model or "",
             batch_size=settings.batch_size,
             knobs=settings.knobs,
             inputs=settings.inputs,
@@ -94,8 +104,31 @@ class BudgetRunner:
             optimizers=optimizers or budget.optimizers,
             device=settings.device,
             recipe=budget.recipe,
-            budget=budget.capacity_bytes if capacity is None else capacity,
+            budget=limit,
             fit=budget.needs_fit and is_here(settings.device) and not again,
+            on_progress=self._on_progress,
+            on_comparison=on_comparison,
+            launcher=self._launcher,
+        )
+
+    def _run_script(
+        self,
+        budget: Budget,
+        script: ScriptSpec,
+        on_comparison: Callable[[Comparison], None] | None,
+        optimizers: Sequence[str],
+        limit: int | None,
+    ) -> Comparison:
+        from memprof.api_run import run
+
+        return run(
+            script.path,
+            script.arguments,
+            module=script.module,
+            optimizers=optimizers,
+            device=budget.settings.device,
+            steps=budget.steps,
+            budget=limit,
             on_progress=self._on_progress,
             on_comparison=on_comparison,
             launcher=self._launcher,
@@ -156,9 +189,9 @@ def _broken(budget: Budget, optimizer: str, error: MemprofError) -> Figures:
         device=settings.device,
         status="failed",
         reason=str(error),
-        mistake=error.exit_code == ExitCode.USAGE,
+        mistake=error.exit_code == ExitCode.USAGE and not isinstance(error, ScriptFailedError),
         fingerprint=Fingerprint(torch="unknown"),
-        setup=EntrySetup(model=settings.model, knobs=dict(settings.knobs), batch_size=settings.batch_size),
+        setup=wanted_setup(budget),
     )
 
 

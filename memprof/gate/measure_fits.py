@@ -91,7 +91,7 @@ def _search(
         "recipe": budget.recipe,
     }
     report = fit(
-        settings.model,
+        settings.model or "",
         vary=vary,
         optimizers=optimizers,
         devices=[settings.device],

@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from memprof.devices.host import memprof_version
 from memprof.errors import ExitCode, MemprofError, UsageError
 from memprof.files import check_writable, write_text
 from memprof.gate.baseline import Baseline, BaselineChange, empty_baseline, load_baseline, update
 from memprof.gate.config import Budget, Config
-from memprof.gate.entry_figures import Figures
+from memprof.gate.entry_figures import Figures, wanted_setup
 from memprof.gate.explain import context, explain, largest_holders
 from memprof.gate.judge import Policy, judge, within
 from memprof.gate.measure import BudgetRunner, measure_all
@@ -220,11 +219,15 @@ def refuse_other_setup(name: str, budget: Budget, made: Figures) -> None:
     Raises:
         UsageError: An argument differs; the message names it.
     """
-    settings, setup = budget.settings, made.setup
-    wanted: dict[str, Any] = {"model": settings.model, "batch_size": settings.batch_size, **settings.knobs}
-    found: dict[str, Any] = {"model": setup.model, "batch_size": setup.batch_size, **setup.knobs}
-    wanted |= {"recipe": budget.recipe.model_dump(mode="json", exclude_defaults=True)}
-    found |= {"recipe": setup.recipe}
+    wanted, found = (
+        {
+            "model" if one.batch_size else "script": one.model,
+            "batch_size": one.batch_size,
+            **one.knobs,
+            "recipe": one.recipe,
+        }
+        for one in (wanted_setup(budget), made.setup)
+    )
     other = next((key for key in wanted if wanted[key] != found.get(key)), None)
     if other is not None:
         raise UsageError(

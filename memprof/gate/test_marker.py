@@ -63,7 +63,7 @@ def read_marker(
     Args:
         name: The name of the test.
         path: The path of the test's file.
-        model: The model to train if the keywords name none.
+        model: The model to train if the keywords name none, and no script.
         knobs: The parameters of the test.
         keywords: The keywords of the marker.
         root: The folder where the search for the project's configuration begins.
@@ -74,7 +74,7 @@ def read_marker(
     Raises:
         UsageError: A keyword is unknown, or a value is not valid.
     """
-    entry: dict[str, Any] = {"model": model, "knobs": dict(knobs)}
+    entry: dict[str, Any] = {} if "script" in keywords else {"model": model, "knobs": dict(knobs)}
     for key, value in keywords.items():
         if key not in (*ALIASES, *KEYS):
             raise UsageError(f"@pytest.mark.memory_budget has no key {key!r}{did_you_mean(key, [*ALIASES, *KEYS])}")
@@ -82,10 +82,9 @@ def read_marker(
     for key in ("optimizers", "inputs"):
         if key in entry:
             entry[key] = [entry[key]] if isinstance(entry[key], str) else list(entry[key])
-    entry = {**_project_defaults(root), **entry}
-    if not entry["knobs"]:
+    if not entry.get("knobs", True):
         del entry["knobs"]
-    file = ConfigFile(path, "", {"budgets": {name: entry}}, "")
+    file = ConfigFile(path, "", {"defaults": _project_defaults(root), "budgets": {name: entry}}, "")
     try:
         (budget,) = read_config(file).budgets
     except UsageError as error:

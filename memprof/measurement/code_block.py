@@ -1,4 +1,4 @@
-"""What a block of a program allocates, in the process that runs it."""
+"""Measures what a block of a program allocates, in the process that runs it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from memprof.units import format_size
 
 @dataclass
 class BlockUsage:
-    """What a block allocated; filled in when it ends.
+    """The memory that a block allocated. The figures are filled in when the block ends.
 
-    Only what is allocated inside counts: what lived before the block neither adds to its figures nor, when it is
-    freed inside, takes from them.
+    Only memory that is allocated inside the block counts. Memory from before neither adds to the figures nor, if it is
+    freed inside the block, takes from them.
 
     Attributes:
-        device: `cpu` or `cuda`, whose allocator was watched.
-        peak_bytes: the most that lived at once.
-        retained_bytes: what still lives at the end.
-        operators: at the peak, the bytes by the operator that allocated them, largest first.
+        device: The kind of device whose allocator was watched, `cpu` or `cuda`.
+        peak_bytes: The most bytes that were allocated at once.
+        retained_bytes: The bytes that are still allocated at the end.
+        operators: The bytes at the peak by the operator that allocated them, largest first.
     """
 
     device: str
@@ -34,7 +34,11 @@ class BlockUsage:
     operators: dict[str, int] = field(default_factory=dict)
 
     def describe(self, most: int = 3) -> str:
-        """Return `12.00 MiB at the peak (8.00 MiB by aten::addmm, ...)`."""
+        """Return the figures in words, as in `12.00 MiB at the peak (8.00 MiB by aten::addmm, ...)`.
+
+        Args:
+            most: The number of operators to name.
+        """
         top = [f"{format_size(size)} by {name or 'no operator'}" for name, size in [*self.operators.items()][:most]]
         more = ", ..." if len(self.operators) > most else ""
         listed = f" ({', '.join(top)}{more})" if top else ""
@@ -43,12 +47,15 @@ class BlockUsage:
 
 @contextmanager
 def measure_block(device: str = "cpu") -> Iterator[BlockUsage]:
-    """Watch an allocator while a block runs: every allocation and free, scratch inside of kernels included.
+    """Record every allocation and free of an allocator while the `with` block runs, also those inside kernels.
 
-    PyTorch has one profiler for each process, so no other may run meanwhile.
+    PyTorch has one profiler for each process, so no other profiler may run at the same time.
 
     Args:
-        device: `cpu` or `cuda`; all GPUs of the process count together.
+        device: The kind of device, `cpu` or `cuda`. All GPUs of the process count together.
+
+    Yields:
+        The usage, which is filled in when the block ends.
     """
     usage = BlockUsage(device)
     recorder = ProfilerRecorder(device)

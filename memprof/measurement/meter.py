@@ -21,27 +21,28 @@ from memprof.trace.peaks import TrainingPeaks, attributed_breakdown, span_peaks,
 from memprof.trace.timeline import make_timeline
 from memprof.units import format_size
 
-# After so many steps the record is reduced for the first time, and then whenever it has about so many events.
+# The record is reduced for the first time after this many steps, and then whenever it has about this many events.
 _STEPS_AT_FIRST = 4
 _EVENTS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a meter found.
+    """The figures of a meter. The attributed step is the last one, whose operators and owners are recorded.
 
     Attributes:
-        peak: of all training steps.
-        phases: the largest peak of each phase over all steps.
-        step_peaks: the allocator's peak of each step, in order.
-        breakdown: at the peak of the attributed step, None where there was none.
-        levels: by phase, the bytes that count against a capacity as they rise and fall through the last step, and
-            last the phase's peak over all steps.
-        operators: by phase, the operators of the attributed step.
-        allocator_history: what the CUDA allocator recorded, None on the CPU.
-        timeline: of the attributed step, None where there was none.
-        trace: that this was computed from; of steps that were reduced it has only the blocks that still live.
-        notes: what the reader of these figures must know.
+        peak: The peaks of all training steps.
+        phases: The largest peak of each phase over all steps.
+        step_peaks: The allocator's peak in bytes of each step, in order.
+        breakdown: The owners at the peak of the attributed step; None if no step was attributed.
+        levels: For each phase, the bytes that count against a capacity as they rise and fall during the last step,
+            followed by the peak of the phase over all steps.
+        operators: For each phase, the operators of the attributed step.
+        allocator_history: The record of the CUDA allocator; None on the CPU.
+        timeline: The timeline of the attributed step; None if no step was attributed.
+        trace: The trace from which the figures were computed. Of steps that were reduced it has only the blocks that
+            are still alive.
+        notes: Sentences that a reader of the figures must know.
     """
 
     peak: Peak
@@ -57,16 +58,16 @@ class Reading:
 
 
 class Meter:
-    """Watches one device through a trial: start, phases, one attributed step, finish.
+    """Watches one device during a trial: start, phases, one attributed step, finish.
 
-    The allocator's events are recorded from the first on. The process is read before the attributed step, because
-    from there on the record of operators is part of it.
+    The allocator's events are recorded from the start. The memory of the process is read before the attributed step,
+    because from then on it includes the record of operators.
 
     Args:
-        device: to watch.
-        before: what happened there before `start`, for the trace to begin in an empty process.
-        whole: keep the record of every step for the trace; it grows with the steps.
-        with_build: what comes before the first training step is a phase, and may set the peak.
+        device: The device to watch.
+        before: The events on the device before `start`, so that the trace begins in an empty process.
+        whole: Whether the trace keeps the record of every step, which then grows with the number of steps.
+        with_build: Whether the time before the first training step is a phase, which may set the peak.
     """
 
     def __init__(
@@ -90,21 +91,30 @@ class Meter:
         self._attributed = False
 
     def start(self) -> None:
-        """Begin, before the model is built."""
+        """Begin to record, before the model is built.
+
+        Raises:
+            UsageError: The allocator of the device cannot be measured.
+        """
         self._probe.start()
         self._summary = self._probe.summary()
         self._recorder.start()
 
     def begin_phase(self, step: int, phase: str) -> None:
-        """A phase of a training step begins, and the one before it ends."""
+        """End the phase that runs and begin another.
+
+        Args:
+            step: The number of the training step, from 1.
+            phase: The name of the phase that begins.
+        """
         self._probe.end_phase(self._phase)
         self._phase = phase
         self._recorder.mark(PhaseMark(step, phase))
 
     def begin_step(self) -> None:
-        """A training step is about to begin: if the record has grown long, reduce the steps before to their peaks.
+        """Prepare for a training step, and reduce the record of earlier steps to their peaks if it has grown long.
 
-        Nothing of it is part of a step: call this before a step's time is taken.
+        This work is no part of a step, so call it before the time of the step is taken.
         """
         if self._steps >= self._most_steps and not self._whole:
             with self._probe.aside(), _no_garbage_collection():
@@ -117,21 +127,36 @@ class Meter:
         self._steps += 1
 
     def begin_attribution(self) -> None:
-        """The last step begins: from here on operators are recorded, and marks say who allocates."""
+        """Record operators from now on. The last step is about to begin, and marks will say who allocates."""
         self._process_bytes = self._probe.process_bytes()
         self._attributed = True
         self._recorder.follow_operators()
 
+    def step_sizes(self) -> list[int]:
+        """Return what was allocated since the last call, by which two steps can be told to be alike.
+
+        It is called before `begin_attribution`.
+        """
+        counted = self._probe.allocations()
+        if counted:
+            return counted
+        with self._probe.aside(), _no_garbage_collection():
+            return self._recorder.step_sizes()
+
     def mark(self, mark: Mark) -> None:
-        """Put a mark between the last event and the next."""
+        """Put a mark between the last event and the next.
+
+        Args:
+            mark: The mark.
+        """
         self._recorder.mark(mark)
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was asked to."""
+        """Wait until the device has finished its work."""
         self._probe.synchronize()
 
     def high_water_bytes(self) -> int:
-        """Return the most memory used so far, for progress."""
+        """Return the highest memory use so far in bytes, to show progress."""
         return self._probe.high_water_bytes()
 
     def finish(
@@ -142,8 +167,11 @@ class Meter:
         """End recording and analyse the trace.
 
         Args:
-            buckets: sizes of those in which DDP reduces gradients.
-            tidied: what is done to the stream of events before it is analysed.
+            buckets: The sizes in bytes of the buckets in which DDP reduces gradients.
+            tidied: Is applied to the stream of events before it is analysed.
+
+        Returns:
+            The figures.
         """
         self._probe.end_phase(self._phase)
         self._take(tidied(self._recorder.stop()))
@@ -177,7 +205,7 @@ class Meter:
         )
 
     def _take(self, entries: list[Entry]) -> int:
-        """Go on with the next piece of the record, and return its length."""
+        """Take in the next piece of the record, and return its number of events."""
         history = self._recorder.history
         if self._requested is not self._rounded:
             self._requested.take(as_requested(entries, history, self._streams))
@@ -187,7 +215,7 @@ class Meter:
         return len(entries)
 
     def _tensor_peaks(self, trace: Trace) -> dict[str, int]:
-        """Return the tensors' peak in each phase of the attributed step, of a trace with sizes as requested."""
+        """Return the peak of all tensors in each phase of the attributed step, in a trace with sizes as requested."""
         return tensor_peaks(trace, trace.spans[-1].step) if self._attributed else {}
 
     def _levels(self, trace: Trace) -> dict[str, list[int]]:
@@ -200,7 +228,14 @@ class Meter:
 
 
 def repeatability_note(step_peaks: list[int]) -> list[str]:
-    """Say so where steps that should be alike (all after the first, which makes the state) needed different amounts."""
+    """Return a note if the steps after the first, which should all take the same memory, took different amounts.
+
+    Args:
+        step_peaks: The allocator's peak in bytes of each step. The first step makes the optimizer's state.
+
+    Returns:
+        One sentence; an empty list if the steps are the same or too few.
+    """
     steady = step_peaks[1:]
     if len(steady) < 2 or min(steady) == max(steady):
         return []
@@ -211,7 +246,7 @@ def repeatability_note(step_peaks: list[int]) -> list[str]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Keep the collector from running because of what is made here: it may free tensors of the training."""
+    """Keep the garbage collector from running because of objects that are made here: it may free training tensors."""
     was_on = gc.isenabled()
     gc.disable()
     try:

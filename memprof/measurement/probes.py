@@ -1,4 +1,4 @@
-"""What only the device itself knows: memory reserved from it, and memory of the whole process."""
+"""Reads the figures that only the device knows: the memory reserved from it, and the memory of the whole process."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import torch
 
 from memprof.devices.host import allocator_conf, nvml
 from memprof.errors import UsageError
-from memprof.measurement.process_memory import give_back_free_memory, peak_rss_bytes, reset_peak_rss
+from memprof.measurement.process_memory import give_back_free_memory, peak_rss_bytes, reset_peak_rss, rss_bytes
 
 if TYPE_CHECKING:
     from memprof.measurement.record.check_history import HistorySummary
 
 
 class Probe(Protocol):
-    """Reads one device's figures through a trial.
+    """Reads one device's figures during a trial.
 
     Attributes:
-        reserved: by phase, the most that the caching allocator had taken from the device; empty on the CPU.
-        notes: what the reader of the figures must know.
+        reserved: For each phase, the most bytes that the caching allocator had taken from the device; empty on the CPU.
+        notes: Sentences that a reader of the figures must know.
     """
 
     reserved: dict[str, int]
@@ -32,83 +32,104 @@ class Probe(Protocol):
         """Begin, before the model is built."""
 
     def end_phase(self, phase: str) -> None:
-        """A phase of a training step has ended."""
+        """Note that a phase of a training step has ended.
+
+        Args:
+            phase: The name of the phase.
+        """
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was asked to."""
+        """Wait until the device has finished its work."""
 
     def high_water_bytes(self) -> int:
-        """Return the most memory used so far, for progress."""
+        """Return the highest memory use so far in bytes, to show progress."""
 
     def process_bytes(self) -> int | None:
-        """Return the memory of the process, None where it cannot be had."""
+        """Return the memory of the process in bytes; None if it is not available."""
 
     def workspace_bytes(self) -> int | None:
-        """Return the size of a workspace that a library keeps for good, None where there is none."""
+        """Return the size in bytes of a workspace that a library keeps until the process ends; None without one."""
+
+    def allocations(self) -> list[int]:
+        """Return how many blocks were allocated since the last call, and their bytes; nothing if nobody counts them."""
 
     def aside(self) -> AbstractContextManager[None]:
-        """Leave out of the figures what goes on in the `with` block, which is no part of the training."""
+        """Return a context whose memory does not count, because its work is no part of the training."""
 
     def summary(self) -> HistorySummary | None:
-        """Return what sums up the recording of the device's allocator, None where it records nothing."""
+        """Return the object that sums up the record of the device's allocator; None if the allocator keeps none."""
 
 
 class CpuProbe:
-    """The CPU: the kernel's high-water mark of resident memory."""
+    """Reads the CPU's figure: the high-water mark of resident memory, which the operating system keeps."""
 
     def __init__(self) -> None:
         self.reserved: dict[str, int] = {}
         self.notes: list[str] = []
         self._highest = 0  # before the last reset
+        self._kept = 0  # of what was done aside
 
     def start(self) -> None:
-        """Begin with the resident size of now."""
+        """Begin with the present resident size."""
         if not reset_peak_rss():
             self.notes.append("The process figure includes the start of the worker: this kernel cannot reset it.")
 
     def end_phase(self, phase: str) -> None:
-        """Do nothing: the CPU's allocator reserves nothing."""
+        """Do nothing, because the CPU's allocator reserves nothing."""
 
     def synchronize(self) -> None:
         """Do nothing: the CPU is done when the call returns."""
 
     def high_water_bytes(self) -> int:
         """Return the high-water resident size."""
-        return max(self._highest, peak_rss_bytes())
+        return max(self._highest, peak_rss_bytes() - self._kept)
 
     def process_bytes(self) -> int | None:
         """Return the high-water resident size."""
         return self.high_water_bytes()
 
     def workspace_bytes(self) -> int | None:
-        """Return None: what libraries keep on the CPU is not the allocator's."""
+        """Return None, because libraries on the CPU keep their workspaces outside of PyTorch's allocator."""
         return None
+
+    def allocations(self) -> list[int]:
+        """Return nothing: the CPU's allocator does not count."""
+        return []
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Leave the block out of the high-water mark, where the kernel can reset it."""
-        self._highest = self.high_water_bytes()
+        """Leave the `with` block out of the high-water mark, if the operating system can reset it."""
+        self._highest, before = self.high_water_bytes(), rss_bytes()
         yield
         give_back_free_memory()
+        self._kept += max(0, rss_bytes() - before)
         reset_peak_rss()
 
     def summary(self) -> None:
-        """Return None: the CPU's allocator records nothing."""
+        """Return None, because the CPU's allocator records nothing."""
 
 
 class CudaProbe:
-    """A CUDA device: the caching allocator's reserved bytes, and NVML's used memory of the process.
+    """Reads a CUDA device's figures: the bytes that the caching allocator reserved, and NVML's figure of the process.
 
-    Reserved bytes are bookkeeping on the host: no synchronisation is needed to read them.
+    Reserved bytes are bookkeeping on the host, so reading them needs no synchronisation.
+
+    Args:
+        device: The device.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.reserved: dict[str, int] = {}
         self.notes: list[str] = []
+        self._counted = [0, 0]
 
     def start(self) -> None:
-        """Create the context, so that its memory is there before the model's."""
+        """Create the CUDA context, so that its memory is allocated before the model's.
+
+        Raises:
+            UsageError: The allocator is `cudaMallocAsync`, which keeps no history.
+        """
         if torch.cuda.get_allocator_backend() != "native":
             raise UsageError(
                 "the allocator cudaMallocAsync keeps no history to measure by; take it out of PYTORCH_ALLOC_CONF"
@@ -117,7 +138,11 @@ class CudaProbe:
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def end_phase(self, phase: str) -> None:
-        """Keep the phase's peak and begin the next."""
+        """Note the peak of the phase, and reset the peak for the next one.
+
+        Args:
+            phase: The name of the phase.
+        """
         peak = torch.cuda.max_memory_reserved(self._device)
         self.reserved[phase] = max(self.reserved.get(phase, 0), peak)
         torch.cuda.reset_peak_memory_stats(self._device)
@@ -127,11 +152,14 @@ class CudaProbe:
         torch.cuda.synchronize(self._device)
 
     def high_water_bytes(self) -> int:
-        """Return what the allocator holds of the device."""
+        """Return the bytes that the allocator has reserved from the device."""
         return torch.cuda.memory_reserved(self._device)
 
     def process_bytes(self) -> int | None:
-        """Return NVML's used memory of this process; reserved memory only grows, so now is as good as the peak."""
+        """Return the bytes that NVML says this process uses; None if NVML does not tell.
+
+        Reserved memory only grows, so the present figure is as good as the peak.
+        """
         with nvml() as library:
             if library is None:
                 self.notes.append("NVML does not answer, so there is no process figure; `memprof doctor` says more.")
@@ -150,17 +178,24 @@ class CudaProbe:
         return int(used[0])
 
     def workspace_bytes(self) -> int | None:
-        """Return the size of cuBLAS's workspace, which each thread that multiplies matrices has."""
+        """Return the size of cuBLAS's workspace in bytes. Each thread that multiplies matrices has one."""
         from memprof.devices.target import Target
 
         return Target(capability=torch.cuda.get_device_capability(self._device)).cublas_workspace_bytes
 
+    def allocations(self) -> list[int]:
+        """Return the difference of the allocator's own counters."""
+        stats = torch.cuda.memory_stats(self._device)
+        counters = [stats["allocation.all.allocated"], stats["allocated_bytes.all.allocated"]]
+        before, self._counted = self._counted, counters
+        return [now - then for now, then in zip(counters, before, strict=True)]
+
     def aside(self) -> AbstractContextManager[None]:
-        """Do nothing: what is done on the host is none of the device's."""
+        """Do nothing, because work on the host does not change the device's figures."""
         return nullcontext()
 
     def summary(self) -> HistorySummary | None:
-        """Return what sums up the recording, for the allocator's settings and the device's memory."""
+        """Return the object that sums up the record, with the allocator's settings and the device's memory."""
         from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
         from memprof.measurement.record.check_history import HistorySummary
 
@@ -171,5 +206,9 @@ class CudaProbe:
 
 
 def make_probe(device: torch.device) -> Probe:
-    """Return the probe for a device."""
+    """Return the probe for a device.
+
+    Args:
+        device: A CPU or a CUDA device.
+    """
     return CudaProbe(device) if device.type == "cuda" else CpuProbe()

@@ -1,4 +1,4 @@
-"""The process layer: the kernel's high-water mark of resident memory, and a limit on what may be allocated."""
+"""The memory of the process: the system's high-water mark of resident memory, and a limit on what may be allocated."""
 
 from __future__ import annotations
 
@@ -22,7 +22,11 @@ _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
 def reset_peak_rss() -> bool:
-    """Set the high-water mark to the present resident size; False where the kernel cannot (proc(5): clear_refs 5)."""
+    """Set the high-water mark to the present resident size (proc(5): clear_refs 5).
+
+    Returns:
+        False if the operating system cannot do it.
+    """
     try:
         _CLEAR_REFS.write_text("5", encoding="ascii")
     except OSError:
@@ -31,7 +35,7 @@ def reset_peak_rss() -> bool:
 
 
 def peak_rss_bytes() -> int:
-    """Return the high-water resident size in bytes since the last reset, or since the process began."""
+    """Return the largest resident size in bytes since the last reset, or since the process began."""
     peak = _status_bytes("VmHWM")
     if peak is not None:
         return peak
@@ -39,23 +43,28 @@ def peak_rss_bytes() -> int:
     return used if sys.platform == "darwin" else used * 1024
 
 
+def rss_bytes() -> int:
+    """Return the resident size of now; 0 where the system does not say (only Linux does)."""
+    return _status_bytes("VmRSS") or 0
+
+
 def data_bytes() -> int | None:
-    """Return what the process has of its own memory; None where the system does not say (only Linux does)."""
+    """Return the bytes of the process's data segment; None if the system does not say (only Linux does)."""
     return _status_bytes("VmData")
 
 
 def limit_memory(limit_bytes: int, beside: int | None) -> bool:
-    """Let tensors take at most about so many bytes: beyond, allocations fail (RLIMIT_DATA).
+    """Limit the memory of tensors to about this many bytes, so that allocations beyond fail (RLIMIT_DATA).
 
-    The kernel's limit covers thread stacks and libraries' scratch as well, for which there is a fixed allowance;
-    whoever needs the limit to the byte compares the allocator's peak with it.
+    The system's limit also covers thread stacks and scratch memory of libraries, for which a fixed allowance is added.
+    A caller who needs the limit to the byte compares the allocator's peak with it.
 
     Args:
-        limit_bytes: for the tensors.
-        beside: `data_bytes()` from before there were any.
+        limit_bytes: The bytes that tensors may take.
+        beside: The value of `data_bytes()` from before there were tensors.
 
     Returns:
-        False where the system does not say how much the process has.
+        False if the system does not say how much memory the process has.
     """
     if beside is None:
         return False
@@ -66,13 +75,16 @@ def limit_memory(limit_bytes: int, beside: int | None) -> bool:
 
 
 def give_back_at_once() -> None:
-    """Have the C library return each larger block that is freed, so that the limit sees what is in use (mallopt(3))."""
+    """Make the C library return each larger block when it is freed, so that the limit counts what is in use.
+
+    See mallopt(3).
+    """
     with suppress(AttributeError, OSError):  # only the GNU library has it
         ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, 64 * 1024)
 
 
 def give_back_free_memory() -> None:
-    """Have the C library return what it holds of memory that is free (malloc_trim(3))."""
+    """Make the C library return the free memory that it still holds (malloc_trim(3))."""
     with suppress(AttributeError, OSError):  # only the GNU library has it
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -87,13 +99,14 @@ def _status_bytes(field: str) -> int | None:
 
 
 def device_limit(device: torch.device, limit_bytes: int | None) -> Callable[[], object]:
-    """Return a function that sets the limit, from when on allocations beyond it fail.
+    """Return a function that sets a limit beyond which allocations fail.
 
-    On the CPU the limit counts what the process takes from this call on, on a GPU all that its allocator has.
+    On the CPU the limit counts the memory that the process takes from this call on. On a GPU it counts everything that
+    the allocator has reserved.
 
     Args:
-        device: of the trial.
-        limit_bytes: for its tensors; None for no limit.
+        device: The device of the trial.
+        limit_bytes: The bytes that tensors may take; None for no limit.
     """
     import torch  # the doctor asks this module about machines where torch may be broken
 

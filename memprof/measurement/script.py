@@ -23,9 +23,10 @@ from memprof.measurement.process_memory import device_limit
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
 from memprof.scripts.optimizers import OptimizerRefusedError
-from memprof.scripts.rules import LEAST, is_last
+from memprof.scripts.rules import next_is_last
 from memprof.scripts.run import Ending, run_script
 from memprof.scripts.session import ScriptSession
+from memprof.scripts.torchrun import ProcessGroups, without_group
 from memprof.trace.events import Mark, PhaseMark
 from memprof.trace.modules import compiled_graphs, followed_modules
 from memprof.training.counts import count_parameters, state_figures
@@ -35,24 +36,30 @@ from sm3.kernels import inner
 Emit = Callable[[Any], None]
 
 
-def measure_script(job: ScriptTrial, emit: Emit) -> Outcome:
+def measure_script(
+    job: ScriptTrial, emit: Emit, groups: ProcessGroups | None = None, outputs: Path | None = None
+) -> Outcome:
     """Run a script for its training steps and return what it took; the run is `ok`, `oom`, or `failed`.
 
     Args:
         job: which script, and with which optimizer.
         emit: told of every step.
+        groups: of one of several ranks, the process groups that the script makes.
+        outputs: the folder that takes what it saves; None for one of its own.
 
     Raises:
         UsageError: the script is at fault, or takes no training step.
     """
-    return _MeasuredScript(job, emit).run()
+    return _MeasuredScript(job, emit, groups, outputs).run()
 
 
 class _MeasuredScript:
     """One script while it runs; what `memprof.scripts.session` tells of it, the meter records."""
 
-    def __init__(self, job: ScriptTrial, emit: Emit) -> None:
+    def __init__(self, job: ScriptTrial, emit: Emit, groups: ProcessGroups | None, outputs: Path | None) -> None:
         self._job = job
+        self._groups = groups
+        self._outputs = outputs
         self._emit = emit
         self._device = torch.device(job.device)
         self._meter = Meter(self._device, whole=True, with_build=True)
@@ -61,13 +68,15 @@ class _MeasuredScript:
         self._attributing = ExitStack()
         self._seconds: list[float] = []
         self._phase = "build"
+        self._sizes: list[int] | None = None  # of the last step
         self._began = time.perf_counter()
 
     def run(self) -> Outcome:
         self._emit(Step(stage="build"))
         limit = device_limit(self._device, self._job.limit_bytes)
         try:
-            ending = run_script(self._job, self._session, self._emit, lambda: self._recorded(limit))
+            recorded = lambda: self._recorded(limit)  # noqa: E731
+            ending = run_script(self._job, self._session, self._emit, recorded, outputs=self._outputs)
         except OptimizerRefusedError as error:
             return self._unfinished("failed", str(error))
         except Exception as error:
@@ -75,7 +84,7 @@ class _MeasuredScript:
                 raise
             number, phase = self._session.cycles.count + 1, self._session.phase
             place = "the build" if phase == "build" else f"the {phase} phase of step {number}"
-            return self._unfinished("oom", f"out of memory in {place}")
+            return self._unfinished("oom", f"out of memory in {place}").model_copy(update={"phase": phase})
         if self._reading is None:
             self.finished()
         assert self._reading is not None
@@ -110,20 +119,25 @@ class _MeasuredScript:
         if number > 1 and not self._session.labelling:
             self._seconds.append(time.perf_counter() - self._began)
         self._count()
-        wanted = self._job.steps or LEAST
-        self._emit(Step(stage="step", step=number, steps=wanted, peak_bytes=self._meter.high_water_bytes()))
-        if number >= wanted - 1 and not self._session.labelling:
+        wanted, high_water = self._job.steps, self._meter.high_water_bytes()
+        self._emit(Step(stage="step", step=number, steps=wanted or 0, peak_bytes=high_water))
+        if self._session.labelling:
+            return True
+        if wanted is None:
+            sizes = self._meter.step_sizes()
+            self._session.alike, self._sizes = sizes == self._sizes, sizes
+        if next_is_last(number, wanted, self._session.alike, self._session.optimizers_waiting):
             self._attribute()
         self._began = time.perf_counter()
-        return is_last(number, self._job.steps, alike=True, waiting=self._session.optimizers_waiting)
+        return False
 
     def finished(self) -> None:
         self._attributing.close()
         gc.disable()  # what is left of the script need not be fast, the analysis should be
-        self._reading = self._meter.finish(tidied=self._session.tidied)
+        self._reading = self._meter.finish(self._buckets, self._session.tidied)
 
     def _attribute(self) -> None:
-        """From here on operators are recorded, and who asks for them."""
+        """In the last step operators are recorded, and who asks for them."""
         self._meter.begin_attribution()
         self._session.label_what_lives()
         self._session.labelling = True
@@ -137,6 +151,7 @@ class _MeasuredScript:
         self._parameters = count_parameters(parameters)
         self._state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
         self._one = next(iter(together.optimizers.values()))
+        self._buckets = self._session.bucket_sizes()
 
     # The result
 
@@ -159,8 +174,21 @@ class _MeasuredScript:
             allocator_history=reading.allocator_history,
             steps=Steps(seconds=self._seconds, losses=[], allocated_bytes=reading.step_peaks),
             timeline=reading.timeline,
-            notes=[*reading.notes, *ending.notes],
+            notes=[*reading.notes, *self._group_note(), *ending.notes, *self._unattributed()],
         )
+
+    def _unattributed(self) -> list[str]:
+        """Say why nobody knows who holds the memory, of a script that ended before its last step was known as such."""
+        count = self._session.cycles.count
+        if self._session.labelling:
+            return []
+        hint = f": --steps {count} follows the last" if count > 1 else ""
+        return [f"Who holds the memory is not known, as no step was followed operator by operator{hint}."]
+
+    def _group_note(self) -> list[str]:
+        if self._groups is None or self._groups.made or self._job.world_size is None:
+            return []
+        return [without_group(self._job.script.name, self._job.world_size)]
 
     def _unfinished(self, status: Literal["oom", "failed"], reason: str) -> Outcome:
         return Outcome(run=Run(optimizer=self._info(None), device=self._job.device, status=status, reason=reason))

@@ -1,4 +1,4 @@
-"""One trial, in a process of its own: build, train a few steps, and say what they needed."""
+"""Measures one trial in a process of its own: builds the model, trains a few steps, and returns their memory."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ Emit = Callable[[Step], None]
 
 
 class _OptimizerError(MemprofError):
-    """This optimizer cannot train the workload; others may."""
+    """The optimizer cannot train the workload, but others may."""
 
 
 def run_trial(trial: Trial, emit: Emit, rank: int = 0) -> Outcome:
-    """Train the trial's steps and return its outcome; the run is `ok`, `oom`, or `failed` with the reason.
+    """Train a trial's steps and return its outcome, whose run is `ok`, or `oom` or `failed` with a reason.
 
     Args:
-        trial: what to train, on which device.
-        emit: told of every step.
-        rank: of this process, if the recipe has several; the process group is there already.
+        trial: The training and its device.
+        emit: Takes a `Step` whenever a training step begins.
+        rank: The rank of this process if the recipe has several. The process group exists already.
 
     Raises:
-        UsageError: the workload or the recipe is at fault, so that no optimizer could run.
+        UsageError: The workload or the recipe is at fault, so that no optimizer could run.
     """
     training = _Training(trial, emit, rank)
     try:
@@ -61,7 +61,7 @@ def run_trial(trial: Trial, emit: Emit, rank: int = 0) -> Outcome:
 
 
 class _Training:
-    """A trial as it goes from step to step."""
+    """A trial from its build to its last step."""
 
     def __init__(self, trial: Trial, emit: Emit, rank: int) -> None:
         self.trial = trial
@@ -77,7 +77,7 @@ class _Training:
 
     def run(self) -> Outcome:
         limit = device_limit(self.device, self.trial.limit_bytes)
-        # FSDP cuts into shards what is made whole, on the host, which is no device's memory.
+        # Under FSDP the whole model is made on the host before it is sharded, and that is no device's memory.
         sharded = self.trial.recipe.strategy == "fsdp"
         self._emit(Step(stage="build"))
         if not sharded:
@@ -106,10 +106,10 @@ class _Training:
         self._own = own_module(self.model, recipe)
         labels = Labeller(self._own)
         if recipe.world_size > 1:
-            torch.manual_seed(recipe.seed + self._rank)  # the same weights everywhere, and batches of its own
+            torch.manual_seed(recipe.seed + self._rank)  # all ranks have the same weights but different batches
         try:
             self.optimizer: Any = self._build_optimizer()
-        except UsageError as error:  # it does not take this model's parameters; another optimizer may
+        except UsageError as error:  # this optimizer does not take the model's parameters, but another may
             raise _OptimizerError(str(error)) from error
         self._step = TrainingStep(
             workload,
@@ -120,7 +120,9 @@ class _Training:
             self.trial.batch_size,
             self.session.begin_phase,
         )
-        self.session.built(labels, lambda: self._meter.mark(labels.optimizer_state(self.optimizer)), self._step)
+        self.session.built(
+            lambda: labels, lambda labels: self._meter.mark(labels.optimizer_state(self.optimizer)), self._step
+        )
 
     def _build_optimizer(self) -> Any:
         named = [(name, p) for name, p in self._own.named_parameters() if p.requires_grad]
@@ -148,7 +150,7 @@ class _Training:
         self._note_loss()
 
     def _blame(self, error: Exception) -> MemprofError:
-        if "find_unused_parameters" in str(error):  # DDP waits for the gradients of all
+        if "find_unused_parameters" in str(error):  # DDP waits for the gradients of all parameters
             return UsageError(
                 "--strategy ddp needs every trainable parameter in every loss, and some of "
                 f"{self.trial.workload.model} take no part; set requires_grad=False on them, or use --strategy fsdp"
@@ -174,16 +176,16 @@ class _Training:
             return
         self._meter.begin_attribution()
         self.session.follow()
-        # Module hooks would make torch.compile compile again, with breaks where they are called.
+        # Module hooks would make torch.compile compile again, with a graph break at each hook.
         with nullcontext() if compiled_graphs() else followed_modules(self._own, self._meter.mark):
             yield
         self.session.end_phase()
 
     def _finished(self) -> Outcome:
-        gc.disable()  # training is over and the process ends soon: only the analysis would be slowed down
+        gc.disable()  # training is over and the process ends soon, so the collector would only slow the analysis down
         state = measure_state(self.optimizer, self.model.parameters())
         parameters = count_parameters(self.model.parameters())
-        reading = self._meter.finish(bucket_sizes(self.model, self.trial.recipe))
+        reading = self._meter.finish(bucket_sizes(self.model))
         if self.trial.trace_folder is not None and self._rank == 0:
             save_trace(reading.trace, Path(self.trial.trace_folder), self.trial.optimizer.text)
         run = Run(

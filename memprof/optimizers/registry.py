@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.errors import UsageError, did_you_mean
-from memprof.optimizers.options import constructor_arguments, takes_names
+from memprof.optimizers.spec_options import constructor_arguments, takes_names
 from memprof.user_code import is_out_of_memory
 from memprof.workloads.importing import import_attr
 

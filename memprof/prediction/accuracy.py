@@ -1,4 +1,4 @@
-"""How good predictions for GPUs were on real runs: `data/accuracy.json`, written with `reports/accuracy.md`."""
+"""The accuracy of predictions for GPUs on real runs, read from `data/accuracy.json` (see `reports/accuracy.md`)."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Family(BaseModel):
-    """The errors of one family of models; errors are shares of what was measured.
+    """The errors of one family of models. Errors are shares of the measured figures.
 
     Attributes:
-        name: of the family.
-        runs: measured runs that were predicted.
-        median_error: of the absolute errors.
-        p95_error: the 95th percentile of the absolute errors.
-        signed_median: above 0, too much was predicted.
-        upper_held: the share of runs that stayed within the upper bound; None where it was not looked at.
+        name: The name of the family.
+        runs: The number of measured runs that were predicted.
+        median_error: The median of the absolute errors.
+        p95_error: The 95th percentile of the absolute errors.
+        signed_median: The median of the signed errors. Above 0, predictions were too high.
+        upper_held: The share of runs that stayed within the upper bound; None if that was not checked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -30,7 +30,7 @@ class Family(BaseModel):
 
 
 class Accuracy(BaseModel):
-    """The figures of an accuracy report, with whose runs they are about and the command that remakes them."""
+    """The figures of an accuracy report, with the source of the runs and the command that computes them again."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -43,7 +43,7 @@ class Accuracy(BaseModel):
 
 
 def accuracy() -> Accuracy | None:
-    """Return the figures that came with this version; None if it has none."""
+    """Return the figures that are shipped with this version; None if it has none."""
     file = files("memprof.prediction") / "data" / "accuracy.json"
     return Accuracy.model_validate_json(file.read_text(encoding="utf-8")) if file.is_file() else None
 
@@ -57,7 +57,11 @@ def standing() -> str:
 
 
 def in_words(found: Accuracy) -> str:
-    """Return the figures as one sentence."""
+    """Return the figures in words, as a part of a sentence.
+
+    Args:
+        found: The figures.
+    """
     families = "; ".join(_family(one) for one in found.families)
     return f"{families} ({found.source}, torch {found.torch}, {found.date})"
 

@@ -1,4 +1,4 @@
-"""What a prediction rests on, in sentences, and where it had to guess."""
+"""Sentences on what a prediction rests on, and on what it had to guess."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ _ATTENTION = {
     "aten::_scaled_dot_product_cudnn_attention": "cuDNN attention",
 }
 _CONVOLUTIONS = "aten::convolution"
-# What is computed there is PyTorch's or sm3's own and known to the tables of `memprof.prediction.cuda`.
+# The operators of these namespaces are PyTorch's or sm3's own, which the tables of `memprof.prediction.cuda` know.
 _OWN_NAMESPACES = ("aten", "prim", "prims", "sm3", "fsdp", "profiler", "_c10d_functional", "_dtensor")
 
 
 def confidence_of(trace: Trace, fake: FakeRun, target: Target, bounds: Bounds | None) -> Confidence:
-    """Return what a run that the device could hold rests on.
+    """Return what the prediction of a run that fits the device rests on.
 
     Args:
-        trace: of the fake training.
-        fake: the training that it is from.
-        target: what was predicted for.
-        bounds: of the allocator's figures; None for a CPU.
+        trace: The trace of the fake training.
+        fake: The fake training.
+        target: The device of the prediction.
+        bounds: The upper bounds of the allocator's figures; None for a CPU.
     """
     if bounds is None:
         return Confidence(
@@ -111,7 +111,7 @@ def _context_range(target: Target) -> list[SizeRange]:
 
 
 def _guesses(fake: FakeRun) -> list[str]:
-    """Name the operators that read a value which only real data has, and all else that was guessed."""
+    """Name the operators that read a value which only real data has, and everything else that was guessed."""
     phases: dict[str, list[str]] = {}
     for operator, phase in sorted(fake.assumed):
         if phase != "build":
@@ -125,7 +125,7 @@ def _guesses(fake: FakeRun) -> list[str]:
 
 
 def _foreign_operators(trace: Trace) -> list[str]:
-    """Name operators of other libraries: their fake kernel tells their outputs, and nothing tells their scratch."""
+    """Name the operators of other libraries, whose fake kernels show their outputs but not their scratch memory."""
     foreign = sorted(name for name in _operators(trace) if name.partition("::")[0] not in _OWN_NAMESPACES)
     modules: dict[str, str] = {}
     for block in trace.blocks:
@@ -160,10 +160,17 @@ FIRST = (
     "Predicted is rank 0, whose shards are the largest: of what cannot be divided evenly the last ranks hold less, or "
     "nothing."
 )
+ONE = "Predicted is rank {rank} of {ranks}; of the others nothing is said (`--rank` predicts another)."
 
 
 def ranks_of(fake: FakeRun, target: Target, peak: Peak) -> list[Rank]:
-    """Return a line for each rank; none for a single one, and where the others hold less than the first."""
+    """Return a line for each rank. The list is empty for a single rank, and if other ranks hold less than the first.
+
+    Args:
+        fake: The fake training.
+        target: The device of each rank.
+        peak: The peak of each rank.
+    """
     if fake.ranks == 1 or not fake.alike or fake.parameters is None or fake.state is None:
         return []
     return [
@@ -179,17 +186,28 @@ def ranks_of(fake: FakeRun, target: Target, peak: Peak) -> list[Rank]:
 
 
 def rank_notes(fake: FakeRun, target: Target) -> list[str]:
-    """Return what the reader must know of a prediction for several ranks."""
+    """Return the notes that a reader of a prediction for several ranks must know.
+
+    Args:
+        fake: The fake training.
+        target: The device of each rank.
+    """
     if fake.ranks == 1:
         return []
-    return [*([] if fake.alike else [FIRST]), *([NCCL] if target.kind == "cuda" else [])]
+    whose = [] if fake.alike else [FIRST] if fake.alike is False else [ONE.format(rank=fake.rank, ranks=fake.ranks)]
+    return [*whose, *([NCCL] if target.kind == "cuda" else [])]
 
 
 def rank_basis(fake: FakeRun) -> list[str]:
-    """Return what a prediction for several ranks rests on, beside what every one does."""
+    """Return what a prediction for several ranks rests on, beyond what every prediction rests on.
+
+    Args:
+        fake: The fake training.
+    """
     if fake.ranks == 1:
         return []
     version = torch.__version__
     return [
-        f"What ranks do for each other is PyTorch {version}'s own code, run as one of {fake.ranks} with nobody there."
+        f"What ranks do for each other is PyTorch {version}'s own code, run as one of {fake.ranks} with nobody there: "
+        "what the others send is taken to be what this one has."
     ]

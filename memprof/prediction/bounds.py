@@ -1,13 +1,13 @@
-"""How much more than its point estimate a prediction may come to: an upper bound from stated ranges, nothing fitted.
+"""The upper bound of a prediction, computed from the stated ranges of its estimates. Nothing is fitted to data.
 
-- Allocated: every block whose size is an estimate (`Block.range`) at its highest, where that makes the peak largest.
-- Reserved: the most of the replay and of replays in which frees come up to one allocation late, for fragmentation
-  hangs on the order; to it each source of estimates adds what it makes the reserved memory grow when its blocks are at
-  their highest, at the least the largest sum of such surpluses that live at once.
-- What cuDNN takes for convolutions gives way: where its workspace cannot be had PyTorch takes the next plan
-  (`try_configs` in Conv_v8.cpp), so it never adds more than what the device has left.
+- Allocated: the peak with every estimated block (`Block.range`) at its largest size.
+- Reserved: the largest of the replay and of replays in which frees come up to one allocation late, because
+  fragmentation depends on their order. To it each source of estimates adds the growth of the reserved memory when its
+  blocks have their largest size, and at least the largest sum of their surpluses that are alive at once.
+- Workspaces of cuDNN for convolutions never add more than the device has left: if PyTorch cannot allocate one, it
+  takes the next plan (`try_configs` in Conv_v8.cpp).
 
-Sources add up, so one source more never lowers a bound, and no bound is below its point.
+The terms of all sources are added. So another source never lowers a bound, and no bound is below its point estimate.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class Bounds:
     """The upper bounds of a replayed trace.
 
     Attributes:
-        allocated: by phase, the build included.
-        reserved: by phase, the build included.
-        ranges: the terms of the bounds.
+        allocated: The bound of the allocated bytes for each phase, the build included.
+        reserved: The bound of the reserved bytes for each phase, the build included.
+        ranges: The terms of the bounds.
     """
 
     allocated: dict[str, int]
@@ -46,9 +46,9 @@ class _Source:
     """The blocks of one source of estimates.
 
     Attributes:
-        name: of the source.
-        low, point, high: the most of its bytes that live at once, by each of the three sizes.
-        reserved: by phase, what it adds to the reserved memory.
+        name: The name of the source.
+        low, point, high: The most of its bytes that are alive at once, with each of the three sizes.
+        reserved: The bytes that it adds to the reserved memory of each phase.
     """
 
     name: str
@@ -64,10 +64,10 @@ def upper_bounds(
     """Return the upper bounds of a trace that the allocator could serve.
 
     Args:
-        trace: as it was traced, sizes as asked for.
-        replayed: its replay.
-        settings: of the allocator that replayed it.
-        capacity_bytes: what the device has for the allocator; None for without end.
+        trace: The trace, with sizes as requested.
+        replayed: The replay of the trace.
+        settings: The settings of the allocator that replayed it.
+        capacity_bytes: The bytes that the device has for the allocator; None for unlimited memory.
     """
     names = sorted({block.range.source for block in trace.blocks if block.range is not None})
     sources = [_source(name, trace, replayed, settings) for name in names]
@@ -93,7 +93,12 @@ def _given_way(source: _Source, fragmented: Mapping[str, int], capacity_bytes: i
 
 
 def late_frees(trace: Trace, seed: int) -> Trace:
-    """Return the trace with about half of the frees after the next allocation instead of before it."""
+    """Return the trace with about half of the frees after the next allocation instead of before it.
+
+    Args:
+        trace: The trace.
+        seed: The seed that selects the frees.
+    """
     draw = random.Random(seed)
     events: list[Event] = []
     ends = [span.start for span in trace.spans[1:]] + [len(trace.events)]
@@ -130,7 +135,7 @@ def _source(name: str, trace: Trace, replayed: Replayed, settings: AllocatorSett
 
 
 def _surplus(block: Block, settings: AllocatorSettings) -> int:
-    """Return by how much a block may be larger than estimated, both as the allocator rounds them."""
+    """Return how many bytes larger than estimated a block may be, with both sizes as the allocator rounds them."""
     if block.range is None:
         return 0
     return max(0, settings.round_size(block.range.high) - settings.round_size(block.size))
@@ -147,7 +152,12 @@ def _most_alive(trace: Trace, sizes: Mapping[int, int]) -> int:
 
 
 def resized(trace: Trace, sizes: Mapping[int, int]) -> Trace:
-    """Return the trace with other sizes for some blocks."""
+    """Return the trace with other sizes for some blocks.
+
+    Args:
+        trace: The trace.
+        sizes: The new sizes in bytes by the number of the block.
+    """
     events = [
         Event(number, size)
         if number not in sizes or not size
@@ -158,7 +168,10 @@ def resized(trace: Trace, sizes: Mapping[int, int]) -> Trace:
 
 
 def _reserved(trace: Trace, settings: AllocatorSettings) -> dict[str, int]:
-    """Return the most that a replay without end reserves, by phase; only emptying the cache gives memory back."""
+    """Return the most bytes that a replay with unlimited memory reserves in each phase.
+
+    Without a limit the allocator returns memory to the driver only when the cache is emptied.
+    """
     allocator = CachingAllocator(None, settings)
     handles: dict[int, Handle] = {}
     reserved: dict[str, int] = {}
@@ -178,7 +191,7 @@ def _reserved(trace: Trace, settings: AllocatorSettings) -> dict[str, int]:
 
 
 def _allocated(trace: Trace, served: Trace, settings: AllocatorSettings) -> dict[str, int]:
-    """Return the largest level of each phase, with every estimated block at its highest."""
+    """Return the largest level of each phase in bytes, with every estimated block at its largest size."""
     surplus = {number: _surplus(block, settings) for number, block in enumerate(trace.blocks) if block.range}
     peaks: dict[str, int] = {}
     ends = [span.start for span in served.spans[1:]] + [len(served.events)]

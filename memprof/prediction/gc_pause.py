@@ -1,4 +1,4 @@
-"""When Python's garbage collector may look at a prediction: never while it runs."""
+"""Keeps Python's garbage collector off while a prediction runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ _entered: ContextVar[bool] = ContextVar("_entered", default=False)
 
 @contextmanager
 def no_garbage_collection() -> Iterator[None]:
-    """Keep the collector from ending storages at odd moments, and from walking libraries and traces over and over.
+    """Turn the garbage collector off within the `with` block.
 
-    What was there before is left out of a collection that is asked for meanwhile: libraries bring a million objects,
-    a training few.
+    Otherwise it would free storages at arbitrary moments, and visit the objects of libraries and traces again and
+    again. If the program itself asks for a collection, objects from before the block are left out of it, because
+    libraries have a million objects and a training has few.
     """
-    if _entered.get():  # counting what is frozen walks it all
+    if _entered.get():  # counting the frozen objects would visit all of them
         yield
         return
     enabled, frozen, token = gc.isenabled(), gc.get_freeze_count(), _entered.set(True)
@@ -27,7 +28,7 @@ def no_garbage_collection() -> Iterator[None]:
         yield
     finally:
         _entered.reset(token)
-        if not frozen:  # else somebody else had a reason to leave them out
+        if not frozen:  # otherwise somebody else had frozen objects for a reason
             gc.unfreeze()
         if enabled:
             gc.enable()

@@ -1,8 +1,8 @@
-"""One more step without training it: what the caching allocator has reserved may grow until the third step.
+"""Appends a training step to a trace without training it, because the reserved memory may grow until the third step.
 
-The second step finds the state that the first one made, and gradients, a loss and outputs to replace, as every later
-step does: it makes the same allocations and frees. But the state was put into what the first step had left free, so
-the blocks lie elsewhere, and only the third step's come to lie where every later one's do.
+The second step makes the same allocations and frees as every later step: it finds the optimizer's state, and gradients,
+a loss and outputs to replace. But its blocks lie elsewhere, because the state took memory that the first step had left
+free. Only from the third step on does every step place its blocks in the same way.
 """
 
 from __future__ import annotations
@@ -16,23 +16,35 @@ from memprof.trace.events import CACHE_EMPTIED, Event, PhaseSpan, Trace
 
 
 def trace_of(fake: FakeRun, target: Target) -> Trace:
-    """Return the trace of a fake training, with one step more for a GPU."""
+    """Return the trace of a fake training, with one more step if the device is a GPU.
+
+    Args:
+        fake: The fake training.
+        target: The device.
+    """
     trace = labelled_trace(fake)
     return with_repeated_step(trace) if target.kind == "cuda" else trace
 
 
 def labelled_trace(fake: FakeRun) -> Trace:
-    """Return the trace of a fake training, with DDP's buckets named."""
+    """Return the trace of a fake training, with DDP's buckets labelled.
+
+    Args:
+        fake: The fake training.
+    """
     trace = build_trace(fake.entries)
     label_buckets(trace, trace, fake.buckets)
     return trace
 
 
 def with_repeated_step(trace: Trace) -> Trace:
-    """Return a trace with its last step once more; as it was where the last step does not leave what it found.
+    """Return a trace whose last step is repeated once.
+
+    The trace stays as it is if the last step does not leave the same blocks that it found, because then the next step
+    would differ.
 
     Args:
-        trace: of two steps or more, from an empty process on.
+        trace: A trace of at least two steps that begins in an empty process.
     """
     last = trace.spans[-1].step
     spans = [span for span in trace.spans if span.step == last]
@@ -43,7 +55,7 @@ def with_repeated_step(trace: Trace) -> Trace:
     blocks, repeated = list(trace.blocks), list[Event]()
     renamed[CACHE_EMPTIED] = CACHE_EMPTIED
     for number, size in events:
-        if number not in renamed:  # allocated in the step: the repeated step has a block of its own
+        if number not in renamed:  # it was allocated in the step, so the repeated step has a block of its own
             renamed[number] = len(blocks)
             blocks.append(trace.blocks[number])
         repeated.append(Event(renamed[number], size))
@@ -53,7 +65,7 @@ def with_repeated_step(trace: Trace) -> Trace:
 
 
 def _successors(trace: Trace, start: int) -> dict[int, int] | None:
-    """Return, for each older block that the step frees, the one that it leaves in its place; None if they differ."""
+    """Return, for each older block that the step frees, the new block in its place; None if their sizes differ."""
     older = {number for number, _ in trace.events[:start]}
     events_of = Counter(number for number, _ in trace.events[start:] if number != CACHE_EMPTIED)
     freed = sorted(number for number in events_of if number in older)

@@ -1,7 +1,7 @@
-"""A trace as the caching allocator serves it: every block at the size that it really takes.
+"""Replays a trace through the caching allocator, which gives every block the size that it really takes.
 
-A convolution's workspace that cannot be had is left out: PyTorch then takes a plan of cuDNN's that needs less
-(`try_configs` in Conv_v8.cpp). The allocator has given its cached blocks back by then, as the real one has.
+If the workspace of a convolution cannot be allocated, it is left out, because PyTorch then takes a plan of cuDNN that
+needs less (`try_configs` in Conv_v8.cpp). By then the allocator has returned its cached blocks, as the real one has.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from memprof.trace.events import CACHE_EMPTIED, Block, Event, Trace
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay came to.
+    """The result of a replay.
 
     Attributes:
-        trace: the same blocks and spans; the events have the sizes of the allocator's blocks.
-        reserved: the most memory reserved during each phase, the build under `build`; empty without an allocator.
-        reserved_levels: the memory reserved after each event; empty without an allocator.
-        failure: the event that could not be served, where the replay ends; None if all were.
+        trace: The same blocks and spans, with events that have the sizes of the allocator's blocks.
+        reserved: The most bytes reserved during each phase, the build included; empty without an allocator.
+        reserved_levels: The bytes reserved after each event; empty without an allocator.
+        failure: The index of the event that could not be served, which ends the replay; None if all were served.
     """
 
     trace: Trace
@@ -33,7 +33,12 @@ class Replayed:
 
 
 def replay_blocks(trace: Trace, allocator: CachingAllocator) -> Replayed:
-    """Pass the events of a trace through an allocator that has served nothing yet."""
+    """Pass the events of a trace through an allocator.
+
+    Args:
+        trace: The trace, with sizes as requested.
+        allocator: An allocator that has served no request yet.
+    """
     events: list[Event] = []
     handles: dict[int, Handle] = {}
     reserved: dict[str, int] = {}

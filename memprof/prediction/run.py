@@ -1,4 +1,4 @@
-"""From a trial to a predicted run: train on fake tensors, replay the device's allocator, analyse the trace.
+"""Predicts runs: trains on fake tensors, replays the trace through the device's allocator, and analyses it.
 
 predict_run(trial, Target())                                            # this machine's CPU
 predict_run(trial, find_target("rtx-4090"))                  # a GPU that is not here
@@ -39,14 +39,18 @@ from memprof.units import format_size
 
 
 def run(forecast: Forecast, send: Callable[[BaseModel], None]) -> Outcomes:
-    """Do a worker's job: predict every optimizer of a forecast, from one forward and backward pass.
+    """Do a worker's job: predict every optimizer of a forecast from one forward and backward pass.
+
+    Args:
+        forecast: The job.
+        send: Takes messages on progress; a forecast sends none.
 
     Raises:
-        UsageError: as `predict_runs`.
+        UsageError: As in `predict_runs`.
     """
     target = find_target(forecast.device)
     if forecast.capacity_bytes is not None and target.capacity_bytes is not None:
-        mine = is_real(forecast.device)  # what its driver calls its memory includes the context
+        mine = is_real(forecast.device)  # the memory that its driver reports includes the CUDA context
         capacity = min(forecast.capacity_bytes, target.capacity_bytes) if mine else forecast.capacity_bytes
         target = replace(target, capacity_bytes=capacity)
     runs = predict_runs(
@@ -69,10 +73,15 @@ def _levels(run: Run) -> dict[str, list[int]]:
 
 
 def predict_run(trial: Trial, target: Target, steps: int | None = None) -> Run:
-    """Return the run that a trial would come to on the target, after a number of steps or as `predict_runs` has it.
+    """Predict the run of a trial.
+
+    Args:
+        trial: The trial. Its own device does not matter.
+        target: The device.
+        steps: The number of steps; None for as many as `predict_runs` takes.
 
     Raises:
-        UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
+        UsageError: The workload or the recipe is at fault, or the model decides by values that depend on the data.
     """
     return predict_runs(trial.workload, [trial.optimizer], trial.recipe, trial.batch_size, target, steps)[0]
 
@@ -88,20 +97,20 @@ def predict_runs(
     timeline: bool = False,
     trace_folder: Path | None = None,
 ) -> list[Run]:
-    """Return one run for each optimizer, from one forward and backward pass of the model.
+    """Predict one run for each optimizer, from one forward and backward pass of the model.
 
     Args:
-        workload: what to train.
-        optimizers: each steps on the same gradients.
-        recipe: how to train.
-        batch_size: of each micro-batch.
-        target: where the training is to run.
-        steps: how many to take; as many as what is reserved needs to come to rest, if not given.
-        timeline: the runs are to carry their timelines.
-        trace_folder: where to write the whole traces; None for not at all.
+        workload: The workload.
+        optimizers: The optimizers. Each steps on the same gradients.
+        recipe: The recipe.
+        batch_size: The number of samples in a micro-batch.
+        target: The device.
+        steps: The number of steps; None for as many as the reserved memory needs to stop growing.
+        timeline: Whether the runs carry their timelines.
+        trace_folder: The folder that takes the whole traces; None to write no traces.
 
     Raises:
-        UsageError: as `predict_run`.
+        UsageError: As in `predict_run`.
     """
     semantics = semantics_of(target)
     made = fake_runs(workload, optimizers, recipe, batch_size, semantics, steps or STEPS)
@@ -120,22 +129,22 @@ def run_of(
     *,
     with_build: bool = False,
 ) -> Run:
-    """Return the run that a fake training amounts to on a target.
+    """Return the run that a fake training predicts for a device.
 
     Args:
-        spec: the optimizer.
-        fake: what was trained.
-        trace: of it.
-        target: where the training is to run.
-        timeline: the run is to carry its timeline.
-        trace_folder: where to write the whole trace; None for not at all.
-        with_build: what comes before the first training step is a phase, and may set the peak.
+        spec: The optimizer.
+        fake: The fake training.
+        trace: Its trace.
+        target: The device.
+        timeline: Whether the run carries its timeline.
+        trace_folder: The folder that takes the whole trace; None to write no trace.
+        with_build: Whether the time before the first training step is a phase, which may set the peak.
     """
     info = OptimizerInfo(spec=spec.text, name=spec.name, options=spec.options, implementation=fake.implementation)
     if fake.failure is not None or fake.state is None or fake.parameters is None:
         return Run(optimizer=info, device=target.name, source="predicted", status="failed", reason=fake.failure)
     for block in trace.blocks:
-        block.tensor = block.tensor and block.category != "workspace"  # a label does not make it one
+        block.tensor = block.tensor and block.category != "workspace"  # a labelled workspace is no tensor
     replayed = _replayed(trace, target)
     if replayed.failure is not None:
         reason = _out_of_memory(trace, replayed, target)
@@ -148,7 +157,7 @@ def run_of(
     bounds = None
     if target.kind == "cuda":
         bounds = upper_bounds(trace, replayed, target.allocator, target.capacity_bytes)
-    told = target if fake.ranks == 1 else replace(target, context_bytes=None)  # of the process nothing is known
+    told = target if fake.ranks == 1 else replace(target, context_bytes=None)  # NCCL's memory is not known
     peak = _peak(spans, tensors, replayed, bounds, told)
     return Run(
         optimizer=info,
@@ -163,14 +172,14 @@ def run_of(
         steps=Steps(seconds=[], losses=[], allocated_bytes=_step_peaks(spans)),
         timeline=make_timeline(replayed.trace, replayed.reserved_levels or None) if timeline else None,
         confidence=confidence_of(trace, fake, told, bounds),
-        rank=0 if fake.ranks > 1 else None,
+        rank=fake.rank if fake.ranks > 1 else None,
         ranks=ranks_of(fake, target, peak),
         notes=rank_notes(fake, target),
     )
 
 
 def _replayed(trace: Trace, target: Target) -> Replayed:
-    if target.kind == "cpu":  # malloc's rounding is not in the figures of the CPU's allocator either
+    if target.kind == "cpu":  # the figures of the CPU's allocator do not include malloc's rounding
         return Replayed(trace, {}, None)
     return replay_blocks(trace, CachingAllocator(target.capacity_bytes, target.allocator))
 

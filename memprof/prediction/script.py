@@ -20,8 +20,10 @@ from memprof.devices.resolve import find_target
 from memprof.devices.target import Target
 from memprof.documents.comparison import OptimizerInfo, Run
 from memprof.documents.jobs import Outcome, ScriptForecast, Step
+from memprof.errors import MemprofError
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
+from memprof.prediction.cuda.refusals import memory_refusals
 from memprof.prediction.fake.checkpoints import checkpoints_without_memory
 from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.event_log import EventLog
@@ -30,6 +32,7 @@ from memprof.prediction.fake.modules import RunningModules, unwatched
 from memprof.prediction.fake.training import FakeRun
 from memprof.prediction.fake.value_reads import Reads
 from memprof.prediction.gc_pause import no_garbage_collection
+from memprof.prediction.repeat_step import labelled_trace
 from memprof.prediction.run import run_of
 from memprof.prediction.semantics import semantics_of
 from memprof.scripts.optimizers import OptimizerRefusedError
@@ -37,7 +40,8 @@ from memprof.scripts.places import is_inner, short
 from memprof.scripts.rules import is_last
 from memprof.scripts.run import Ending, run_script
 from memprof.scripts.session import ScriptSession
-from memprof.trace.attribution import build_trace
+from memprof.scripts.stopping import ScriptRefused
+from memprof.scripts.torchrun import ProcessGroups, ranks_of_a_machine, without_group
 from memprof.trace.events import Allocation, CacheMark, Entry, Free, Mark, PhaseMark
 from memprof.training.counts import count_parameters
 from memprof.units import format_size
@@ -68,7 +72,10 @@ class _FakeScript:
         self._job = job
         self._target = target
         self._emit = emit
-        self._semantics = semantics_of(target, limited=True)
+        machine = ranks_of_a_machine(job.world_size or 1)
+        self._rank = job.rank or 0
+        self._semantics = semantics_of(target, limited=True, devices=machine, index=self._rank % machine)
+        self._groups: ProcessGroups | None = None
         self._log = EventLog()
         self._reads = Reads(job.answers)
         self._mode = FakeOperators(self._log, self._reads, self._semantics)
@@ -88,7 +95,13 @@ class _FakeScript:
         except OptimizerRefusedError as error:
             return Outcome(run=self._unfinished("failed", str(error)))
         except torch.OutOfMemoryError as error:
-            return Outcome(run=self._unfinished("oom", self._out_of_memory(error)))
+            phase, reason = self._out_of_memory(error)
+            return Outcome(run=self._unfinished("oom", reason), phase=phase)
+        except MemprofError:
+            if self._refusal is None:
+                raise
+        if self._refusal is not None:  # whatever the script has made of it
+            return Outcome(run=self._unfinished("failed", str(self._refusal)))
         if self._fake is None:
             self.finished()
         assert self._fake is not None
@@ -99,15 +112,27 @@ class _FakeScript:
         with ExitStack() as stack:
             stack.enter_context(no_garbage_collection())
             stack.enter_context(self._semantics.applied(self._mode))
+            if self._job.world_size is not None:
+                from memprof.prediction.ranks.fake_ranks import fake_torchrun  # half a second, for those who need it
+
+                made = fake_torchrun(self._mode, self._job.world_size, self._rank)
+                self._groups = stack.enter_context(made)
             stack.enter_context(inference_without_grad())
             stack.enter_context(self._modules.followed())
             stack.enter_context(self._mode)
             yield
 
+    @property
+    def _refusal(self) -> MemprofError | None:
+        """What cannot be predicted and the script may have caught."""
+        return self._mode.refusal or next(iter(memory_refusals), None)
+
     # What the session tells
 
     def mark(self, mark: Mark) -> None:
         if isinstance(mark, PhaseMark):
+            if self._refusal is not None:
+                raise ScriptRefused(self._refusal)
             if mark.step and not self._imported:
                 self._imported = True
                 gc.collect()
@@ -127,14 +152,14 @@ class _FakeScript:
         made = self._log.since(self._seen)
         self._seen += len(made)
         self._shapes.append([entry.size if isinstance(entry, Allocation) else 0 for entry in made if _moves(entry)])
-        alike = len(self._shapes) > 1 and self._shapes[-1] == self._shapes[-2]
+        alike = self._session.alike = len(self._shapes) > 1 and self._shapes[-1] == self._shapes[-2]
         self._shapes = self._shapes[-1:]
         waiting = self._session.optimizers_waiting
         self._emit(Step(stage="step", step=number, steps=self._job.steps or 0, peak_bytes=self._log.peak_bytes))
         return is_last(number, self._job.steps, alike, waiting)
 
     def finished(self) -> None:
-        parameters, state = self._counted
+        parameters, state, buckets = self._counted
         self._fake = FakeRun(
             entries=self._session.tidied(self._log.entries(0)),
             parameters=parameters,
@@ -143,13 +168,19 @@ class _FakeScript:
             failure=None,
             assumed=frozenset(self._reads.assumed),
             guesses=frozenset({*self._reads.guesses, *self._mode.doubts}),
+            buckets=buckets,
+            ranks=self._job.world_size or 1 if self._groups is not None and self._groups.made else 1,
+            rank=self._rank,
+            alike=None,
         )
 
     def _count(self) -> None:
         """Count parameters and state while they live: a script may end by itself, and they with it."""
         with unwatched():
             parameters, together = self._session.parameters(), self._session.in_use.together
-            self._counted = count_parameters(parameters), measure_state(together, parameters)  # type: ignore[arg-type]
+            state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
+            buckets = tuple(self._session.bucket_sizes())
+            self._counted = count_parameters(parameters), state, buckets
             operators = self._mode.operators_of.get("optimizer", set())
             self._implementation = implementation_name(next(iter(together.optimizers.values())), operators)
 
@@ -158,13 +189,23 @@ class _FakeScript:
     def _made(self, fake: FakeRun, ending: Ending) -> Run:
         folder = Path(self._job.trace_folder) if self._job.trace_folder is not None else None
         spec = self._job.substitution.spec
-        trace = build_trace(fake.entries)
+        trace = labelled_trace(fake)
         run = run_of(spec, fake, trace, self._target, True, folder, with_build=True)
-        notes = [*run.notes, *ending.notes, *(_unused(place) for place in sorted(self._reads.unused))]
+        notes = [
+            *run.notes,
+            *self._group_note(),
+            *ending.notes,
+            *(_unused(place) for place in sorted(self._reads.unused)),
+        ]
         return run.model_copy(update={"notes": notes})
 
-    def _out_of_memory(self, error: torch.OutOfMemoryError) -> str:
-        """Say where the memory ran out, in PyTorch's words for how much was asked for, and how much there is."""
+    def _group_note(self) -> list[str]:
+        if self._groups is None or self._groups.made or self._job.world_size is None:
+            return []
+        return [without_group(self._job.script.name, self._job.world_size)]
+
+    def _out_of_memory(self, error: torch.OutOfMemoryError) -> tuple[str, str]:
+        """Return in which phase the memory ran out, and PyTorch's words for how much was asked for, and there is."""
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f" ({short(frame.filename)}:{frame.lineno})" for frame in frames if not is_inner(frame.filename)]
         marks = [entry for entry in self._log.entries(0) if isinstance(entry, (PhaseMark, CacheMark))]
@@ -173,7 +214,8 @@ class _FakeScript:
         where = f"the {before[-1].phase} phase of step {before[-1].step}" if before else "the build"
         asked = str(error).split(". ")[1].removeprefix("Tried to allocate ")
         there = format_size(self._target.capacity_bytes or 0)
-        return f"out of memory in {where}{''.join(lines[-1:])}: {asked} more needed, {there} there"
+        phase = before[-1].phase if before else "build"
+        return phase, f"out of memory in {where}{''.join(lines[-1:])}: {asked} more needed, {there} there"
 
     def _unfinished(self, status: Any, reason: str) -> Run:
         spec = self._job.substitution.spec

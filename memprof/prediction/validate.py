@@ -1,4 +1,4 @@
-"""A prediction beside the measurement of the same trial: how far off each figure is."""
+"""Compares a prediction with the measurement of the same trial, figure by figure."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ENDINGS = {"oom": "ran out of memory", "failed": "failed"}
 
 
 def validate(measured: Run, predicted: Run) -> Validation:
-    """Return every figure that both runs have, of the peak, of each phase, and by category at the peak.
+    """Compare every figure that both runs have: of the peak, of each phase, and of each category at the peak.
 
     Args:
-        measured: of a trial on a device.
-        predicted: of the same trial for the same device.
+        measured: The measured run of a trial.
+        predicted: The predicted run of the same trial for the same device.
     """
     for run in (measured, predicted):
         if run.status != "ok":
@@ -58,7 +58,7 @@ def _of_layer(layer: _Layer, phase: str | None, measured: object, predicted: obj
 
 
 def _bound(measured: Run, predicted: Run) -> tuple[int | None, bool | None]:
-    """Return the bound of the outermost layer that was measured and has one, and whether it held."""
+    """Return the bound of the outermost layer that was measured and has a bound, and whether it held."""
     assert measured.peak is not None and predicted.peak is not None  # noqa: PT018  # of runs that are ok
     for layer in ("process", "reserved", "allocated"):
         upper = getattr(predicted.peak, f"{layer}_upper_bytes")

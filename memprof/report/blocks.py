@@ -33,7 +33,7 @@ class Bullets:
 
 
 @dataclass(frozen=True)
-class Figure:
+class FigureReference:
     """A drawn figure by its name (`memprof.report.figures`), for formats that show drawings beside the text."""
 
     name: str
@@ -65,4 +65,4 @@ class Command:
         return bool(self.text)
 
 
-Block = Table | Paragraph | Bullets | Figure | Folded | Command
+Block = Table | Paragraph | Bullets | FigureReference | Folded | Command

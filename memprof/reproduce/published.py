@@ -119,7 +119,7 @@ def run_again(published: Published) -> AnyReport:
         made = Path(folder, "result.json")
         command = [sys.executable, "-m", "memprof", *published.arguments, "--json"]
         with made.open("wb") as stdout:
-            ended = subprocess.run(command, cwd=_root(published), stdout=stdout, check=False).returncode
+            ended = subprocess.run(command, cwd=command_folder(published), stdout=stdout, check=False).returncode
         if not made.stat().st_size or ended > 1:  # 1 means that nothing fits, which may be the published result
             raise MemprofError(f"`{published.command}` ended with exit code {ended}")
         return load_any(made)
@@ -168,7 +168,7 @@ def _without_outputs(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
-def _root(published: Published) -> Path:
+def command_folder(published: Published) -> Path:
     """Return the folder in which the command was run: the path in its `--export-json` is relative to that folder."""
     words = shlex.split(published.command)
     path = published.path.resolve()

@@ -10,14 +10,25 @@ from unittest.mock import patch
 
 from torch.utils.data import DataLoader
 
+from memprof.scripts.places import caller, place_of
+
 
 @contextmanager
-def loaders_in_process() -> Iterator[None]:
-    """Within the `with` block a `DataLoader` has no worker processes and pins no memory."""
+def loaders_in_process() -> Iterator[list[str]]:
+    """Within the `with` block a `DataLoader` has no worker processes and pins no memory.
+
+    Yields:
+        A sentence for each that should have had workers, as they are made.
+    """
     init: Any = DataLoader.__init__
+    moved: list[str] = []
 
     @wraps(init)
     def make(self: Any, *args: Any, **kwargs: Any) -> None:
+        workers = args[5] if len(args) > 5 else kwargs.get("num_workers", 0)
+        if workers:
+            whose = f"{workers} loader worker{'s' if workers > 1 else ''} of {place_of(caller()) or 'the script'}"
+            moved.append(f"The {whose} ran in the script's own process, where what they load is recorded.")
         args = (*args[:5], 0, *args[6:]) if len(args) > 5 else args  # the sixth is num_workers
         if "num_workers" in kwargs:
             kwargs["num_workers"] = 0
@@ -27,4 +38,4 @@ def loaders_in_process() -> Iterator[None]:
         init(self, *args, **kwargs)
 
     with patch.object(DataLoader, "__init__", make):
-        yield
+        yield moved

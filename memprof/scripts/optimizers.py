@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,13 +19,14 @@ from torch.optim import Optimizer
 
 from memprof.documents.script import Substitution
 from memprof.errors import MemprofError, UsageError
-from memprof.optimizers.options import constructor_arguments, takes_names
 from memprof.optimizers.registry import resolve_class
+from memprof.optimizers.spec_options import constructor_arguments, takes_names
 from memprof.scripts.places import caller, place_of
 from memprof.scripts.stopping import ScriptRefused
 from memprof.user_code import is_out_of_memory
 
 _ASSIGNED = re.compile(r"\s*(?:self\.)?([A-Za-z_][\w.]*)\s*(?::[^=]+)?=[^=]")
+_SHARDING = ("ZeroRedundancyOptimizer",)
 # What a group of the script's says of any optimizer; other options of the two may have the same name and differ.
 _OF_ALL = ("params", "param_names", "lr")
 
@@ -42,12 +44,14 @@ class ScriptOptimizers:
     Attributes:
         constructed: each of the script's own, `AdamW (train.py:12)`, in order.
         replaced: how many have a substitute.
+        made: those that stand in the script, its own or substitutes, as long as they live.
     """
 
     def __init__(self, substitution: Substitution) -> None:
         self._substitution = substitution
         self.constructed: list[str] = []
         self.replaced = 0
+        self.made: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._building = False
 
     @contextmanager
@@ -74,19 +78,23 @@ class ScriptOptimizers:
 
     def _new(self, cls: type[Any], *args: Any, **kwargs: Any) -> Any:
         given = args[0] if args else kwargs.get("params", kwargs.get("optimizer"))
-        if self._building or isinstance(given, Optimizer):  # a wrapper around another, as accelerate's
+        # A wrapper around another, as accelerate's, or around one that it constructs by itself.
+        if self._building or isinstance(given, Optimizer) or cls.__name__ in _SHARDING:
             return object.__new__(cls)
         frame = caller()
         number = len(self.constructed)
         self.constructed.append(f"{cls.__name__} ({place_of(frame)})" if frame is not None else cls.__name__)
         if not self._is_meant(number, frame):
-            return object.__new__(cls)
-        self.replaced += 1
-        self._building = True
-        try:
-            return self._substitute(cls, given, kwargs.get("lr", args[1] if len(args) > 1 else None))
-        finally:
-            self._building = False
+            made = object.__new__(cls)
+        else:
+            self.replaced += 1
+            self._building = True
+            try:
+                made = self._substitute(cls, given, kwargs.get("lr", args[1] if len(args) > 1 else None))
+            finally:
+                self._building = False
+        self.made.add(made)
+        return made
 
     def _is_meant(self, number: int, frame: Any) -> bool:
         place = self._substitution.place

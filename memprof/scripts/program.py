@@ -20,6 +20,7 @@ from memprof.documents.script import ScriptSpec
 from memprof.errors import MemprofError, UsageError
 from memprof.scripts.places import caller, place_of
 from memprof.scripts.stopping import ScriptRefused, ScriptStopped, ScriptTimedOut
+from memprof.scripts.torchrun import wants_ranks
 from memprof.user_code import describe, is_out_of_memory
 
 _GRACE_SECONDS = 10  # for code that lets no exception in: a call into a library that never returns
@@ -80,12 +81,12 @@ def run_program(spec: ScriptSpec) -> None:
 def _run(spec: ScriptSpec) -> None:
     if spec.path is None:
         sys.argv[:] = [spec.module or "", *spec.arguments]
-        sys.path[0] = os.getcwd()
+        sys.path.insert(0, os.getcwd())
         runpy.run_module(spec.module or "", run_name="__main__", alter_sys=True)
         return
     code = compiled(spec.path)
     sys.argv[:] = [spec.path, *spec.arguments]
-    sys.path[0] = str(Path(spec.path).resolve().parent)
+    sys.path.insert(0, str(Path(spec.path).resolve().parent))
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__=spec.path, __builtins__=builtins, __cached__=None)
     sys.modules["__main__"] = main
@@ -100,6 +101,8 @@ def _sentence(spec: ScriptSpec, error: BaseException) -> str:
         return f"there is no module {spec.module!r} to run; start in the folder that has it, or install it"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return f"{spec.name} needs the package {error.name!r}{place}, which is not installed here"
+    if wants_ranks(error):
+        return f"{spec.name} raised {describe(error)}: it expects torchrun's environment, which --world-size N gives it"
     return f"{spec.name} raised {describe(error)}"
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from memprof.documents.jobs import Mistake, ScriptTrial
 from memprof.errors import ExitCode, UsageError
 from memprof.scripts.loaders import loaders_in_process
 from memprof.scripts.optimizers import ScriptOptimizers
+from memprof.scripts.output import script_output
 from memprof.scripts.program import own_exit_functions, run_program, time_limit
 from memprof.scripts.session import ScriptSession
 from memprof.scripts.side_effects import kept_outputs
 from memprof.scripts.stopping import ScriptStopped, ScriptTimedOut
+from memprof.scripts.torchrun import spawned_here
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ def run_script(
     emit: Callable[[Any], None],
     applied: Callable[[], AbstractContextManager[None]],
     around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    outputs: Path | None = None,
 ) -> Ending:
     """Run a script until it has taken its steps.
 
@@ -45,6 +49,7 @@ def run_script(
         emit: takes the answer where the script lets no exception in.
         applied: what is around the script alone, innermost.
         around: what is around everything that is done for it.
+        outputs: the folder that takes what it saves; None for one of its own.
 
     Raises:
         UsageError: the script is at fault, or never took a training step.
@@ -59,12 +64,13 @@ def run_script(
 
     ended_early = True
     with ExitStack() as stack:
-        stack.enter_context(_output(job.output))
+        stack.enter_context(script_output(job.output))
         stack.enter_context(own_exit_functions())
         stack.enter_context(around())
-        stack.enter_context(kept_outputs(job.keep_outputs))
-        stack.enter_context(loaders_in_process())
+        stack.enter_context(kept_outputs(job.keep_outputs, outputs))
+        moved = stack.enter_context(loaders_in_process())
         stack.enter_context(optimizers.substituted())
+        stack.enter_context(spawned_here(job.world_size))
         stack.enter_context(time_limit(job.timeout_s, give_up))
         try:
             with applied(), session.followed():
@@ -83,14 +89,27 @@ def run_script(
     optimizers.check()
     if not session.cycles.count:
         raise UsageError(_no_step(job, optimizers))
-    return Ending(_notes(job, session, optimizers, ended_early))
+    return Ending([*_notes(job, session, optimizers, ended_early), *moved[:1]])
 
 
 def _notes(job: ScriptTrial, session: ScriptSession, optimizers: ScriptOptimizers, ended_early: bool) -> list[str]:
     count = session.cycles.count
-    found = [f"The script's own optimizers: {', '.join(optimizers.constructed)}."] if optimizers.constructed else []
-    if ended_early and (job.steps or count + 1) > count:
-        found.append(f"{job.script.name} ended by itself after {_steps(count)}.")
+    times = Counter(optimizers.constructed).items()
+    own = ", ".join(f"{text}, {number} times" if number > 1 else text for text, number in times)
+    found = [f"The script's own optimizers: {own}."] if own else []
+    if ended_early:
+        return [*found, f"{job.script.name} ended by itself after {_steps(count)}."]
+    if job.steps is None and not session.alike:
+        found.append(
+            f"Its training steps never became alike: each of {count} allocated other sizes than the one before, so "
+            "later ones may need more; --steps runs more of them."
+        )
+    unseen = [word for phase, word in (("evaluation", "evaluated"), ("save", "saved")) if phase not in session.seen]
+    if unseen:
+        found.append(
+            f"The run ended after {_steps(count)}, before the script {' or '.join(unseen)} anything: if it does so "
+            "later, a larger --steps shows what that takes."
+        )
     return found
 
 
@@ -114,26 +133,3 @@ def _too_slow(job: ScriptTrial, session: ScriptSession, place: str) -> str:
         f"{job.script.name} was still running{where} when {job.timeout_s:g} s were over, {done}; "
         "give it more with --timeout, or less to do"
     )
-
-
-@contextmanager
-def _output(file: str | None) -> Iterator[None]:
-    """Within the `with` block what is printed goes to a file, if one is given."""
-    if file is None:
-        yield
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = [(number, os.dup(number)) for number in (1, 2)]
-    taker = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    for number, _ in kept:
-        os.dup2(taker, number)
-    os.close(taker)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for number, copy in kept:
-            os.dup2(copy, number)
-            os.close(copy)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from memprof.scripts.cycles import Cycles
 from memprof.scripts.optimizers import ScriptOptimizers
@@ -17,7 +18,9 @@ from memprof.scripts.phases import Phases
 from memprof.scripts.stopping import ScriptStopped
 from memprof.trace.events import Entry, LabelMark, Mark, OperatorBegin, PhaseMark
 from memprof.trace.storages import nested_tensors
+from memprof.training.build import bucket_sizes
 from memprof.training.labels import Labeller, label_tensors
+from memprof.training.session import Session
 
 
 class Observer(Protocol):
@@ -54,7 +57,9 @@ class OptimizersInUse:
 
     def add(self, optimizer: torch.optim.Optimizer) -> None:
         """Take one in."""
-        self._found.setdefault(id(optimizer), weakref.ref(optimizer))
+        known = self._found.get(id(optimizer))
+        if known is None or known() is not optimizer:  # one that is gone may have had this identity
+            self._found[id(optimizer)] = weakref.ref(optimizer)
 
     @property
     def optimizers(self) -> dict[int, torch.optim.Optimizer]:
@@ -81,10 +86,11 @@ class ScriptSession:
         labelling: label what tensors hold, from the first step on.
 
     Attributes:
-        labelling: tensors are labelled at the moment.
         cycles: counts the training steps.
         in_use: the optimizers that have stepped.
         ended: the last step has ended.
+        seen: the phases that have begun.
+        alike: the last step allocated what the one before it did; set by the observer.
         optimizers: notes what the script constructs; set by whoever runs it.
     """
 
@@ -92,14 +98,30 @@ class ScriptSession:
 
     def __init__(self, observer: Observer, *, labelling: bool) -> None:
         self._observer = observer
-        self.labelling = labelling
         self.cycles = Cycles()
         self.in_use = OptimizersInUse()
         self.ended = False
-        self._last = "build"
+        self.seen: set[str] = set()
+        self.alike = True
         self._models: list[tuple[str, weakref.ref[nn.Module]]] = []
         self._known: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+        self._replicated: list[weakref.ref[nn.Module]] = []
         self.phases = Phases(self)
+        self._session = Session(observer.mark, self._mark_phase, aside=observer.quiet)
+        self._session.built(
+            lambda: Labeller(self.whole_model()),
+            lambda labels: observer.mark(labels.optimizer_state(self.in_use.together)),
+        )
+        self.labelling = labelling
+
+    @property
+    def labelling(self) -> bool:
+        """Whether tensors are labelled at the moment."""
+        return self._session.following
+
+    @labelling.setter
+    def labelling(self, follows: bool) -> None:
+        self._session.following = follows
 
     @property
     def phase(self) -> str:
@@ -108,8 +130,9 @@ class ScriptSession:
 
     @property
     def optimizers_waiting(self) -> bool:
-        """Whether an optimizer was constructed that has not stepped yet."""
-        return len(self.optimizers.constructed) > self.cycles.optimizers
+        """Whether an optimizer was constructed that has not stepped yet and may still do so."""
+        stepped = self.in_use.optimizers
+        return any(id(optimizer) not in stepped for optimizer in self.optimizers.made)
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -122,6 +145,11 @@ class ScriptSession:
         """The models that the script has called and that still live, with the prefix of their modules' names."""
         found = [(name, reference()) for name, reference in self._models]
         return [(name, model) for name, model in found if model is not None]
+
+    def bucket_sizes(self) -> list[int]:
+        """Return the sizes in bytes of the buckets in which DDP reduces gradients."""
+        found = [reference() for reference in self._replicated]
+        return [size for model in found if model is not None for size in bucket_sizes(model)]
 
     def whole_model(self) -> nn.Module:
         """Return one module that holds all models, under their names, and what is trained outside of them."""
@@ -139,11 +167,9 @@ class ScriptSession:
         self._stop_again()
         if phase in ("forward", "backward", "optimizer"):
             self.cycles.begin()
-        if self.labelling and not self.ended:
-            self._label_end_of(self._last)
-        self._last = phase
-        if not self.ended:
-            self._observer.mark(PhaseMark(self.cycles.slot, phase))
+        self.seen.add(phase)
+        self._session.number = self.cycles.slot
+        self._session.begin_phase(phase)
 
     def forward_begins(self, module: nn.Module, given: Any) -> None:
         """Take in a model that was not called before, and label what it is given."""
@@ -151,8 +177,7 @@ class ScriptSession:
             self._add(module)
         if self.labelling and not self.ended:
             with self._observer.quiet():
-                inputs = [tensor for tensor in nested_tensors(given) if not tensor.requires_grad]
-                self._observer.mark(label_tensors("inputs", inputs))
+                self._session.mark_inputs([tensor for tensor in nested_tensors(given) if not tensor.requires_grad])
 
     def loss_is_known(self, value: Any) -> None:
         """Label the loss."""
@@ -171,26 +196,14 @@ class ScriptSession:
             return
         if not self.cycles.stepped(id(optimizer)):
             return
-        if self.labelling:
-            self._label_end_of("optimizer")
+        if self._session.phase == "optimizer":  # a gradient scaler's step goes on around it
+            self._session.end_phase()
         if self._observer.step_ended(self.cycles.count):
             self.ended = True
             self._observer.finished()
             raise ScriptStopped
         if self.labelling:
-            self.label_everything()
-
-    def label_everything(self) -> None:
-        """Label what lives now: when a training step begins."""
-        with self._observer.quiet():
-            labels = self._labels()
-            for mark in (
-                labels.buffers(),
-                labels.optimizer_state(self.in_use.together),
-                labels.gradients(),
-                labels.parameters(),
-            ):
-                self._observer.mark(mark)
+            self._session.follow()
 
     def tidied(self, entries: Iterable[Entry]) -> list[Entry]:
         """Return the recorded stream with the numbers of training steps, and a single model's own names."""
@@ -202,6 +215,9 @@ class ScriptSession:
 
     # Parts
 
+    def _mark_phase(self, slot: int, phase: str) -> None:
+        self._observer.mark(PhaseMark(slot, phase))
+
     def _stop_again(self) -> None:
         """A script that catches everything is told once more that it is over."""
         if self.ended:
@@ -211,6 +227,10 @@ class ScriptSession:
         within = {id(part) for part in module.modules()}
         self._models = [(name, ref) for name, ref in self._models if (old := ref()) is None or id(old) not in within]
         taken = {name for name, _ in self._models}
+        self._known.add(module)
+        if isinstance(module, DistributedDataParallel):
+            self._replicated.append(weakref.ref(module))
+            module = module.module  # the user's own
         name = type(module).__name__
         if name in taken:
             name = next(f"{name}_{number}" for number in range(2, 1 << 30) if f"{name}_{number}" not in taken)
@@ -222,16 +242,6 @@ class ScriptSession:
         """Say of every tensor that Python holds that it is one: no operator made those that are loaded or copied."""
         held = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
         self._observer.mark(label_tensors("", held))
-
-    def _labels(self) -> Labeller:
-        return Labeller(self.whole_model())
-
-    def _label_end_of(self, phase: str) -> None:
-        with self._observer.quiet():
-            if phase == "backward":
-                self._observer.mark(self._labels().gradients())
-            elif phase == "optimizer":
-                self._observer.mark(self._labels().optimizer_state(self.in_use.together))
 
 
 def _together(models: list[tuple[str, nn.Module]], trained: list[torch.Tensor]) -> nn.Module:

@@ -56,17 +56,18 @@ class KeptOutputs:
 
 
 @contextmanager
-def kept_outputs(keep: bool) -> Iterator[None]:
+def kept_outputs(keep: bool, given: Path | None = None) -> Iterator[None]:
     """Within the `with` block what is saved goes to a temporary folder.
 
     Args:
         keep: leave everything where the script writes it.
+        given: the folder, which somebody else removes; None for a new one.
     """
     if keep:
         yield
         return
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memprof-"))).resolve()
+        folder = given or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memprof-"))).resolve()
         outputs = KeptOutputs(folder)
         stack.enter_context(patch.object(torch, "save", _redirected(torch.save, outputs.instead_of, 1)))
         stack.enter_context(patch.object(torch, "load", _redirected(torch.load, outputs.found, 0)))

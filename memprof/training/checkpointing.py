@@ -1,4 +1,4 @@
-"""Activation checkpointing of a model's repeated blocks, without asking the model for help."""
+"""Activation checkpointing of a model's repeated blocks, which needs no support from the model."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from memprof.errors import UsageError
 
 
 def checkpoint_blocks(model: nn.Module) -> list[str]:
-    """Make the model recompute its repeated blocks in the backward pass; return their names.
+    """Make the model recompute its repeated blocks in the backward pass, and return their names.
+
+    Args:
+        model: The model, which is changed in place.
 
     Raises:
-        UsageError: the model has no repeated blocks.
+        UsageError: The model has no repeated blocks.
     """
     blocks = list(repeated_blocks(model))
     if not blocks:
@@ -28,10 +31,14 @@ def checkpoint_blocks(model: nn.Module) -> list[str]:
 
 
 def repeated_blocks(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yield the repeated blocks of a model with their names.
+    """Yield the name and the module of every repeated block of a model.
 
-    A repeated block is a child of a `ModuleList`, or of a `Sequential`, that has weights and a sibling of the same
-    class; of nested ones the outermost counts.
+    A repeated block is a child of a `ModuleList` or a `Sequential` that has weights and a sibling of the same class.
+    If such blocks are nested, only the outermost one counts.
+
+    Args:
+        module: The model, or a part of it.
+        prefix: The name of that part within the model; "" for the model itself.
     """
     classes = [type(child) for child in module.children()]
     is_container = isinstance(module, (nn.ModuleList, nn.Sequential))

@@ -1,4 +1,4 @@
-"""What a result says of a model's parameters and of an optimizer's state."""
+"""The figures of a document about a model's parameters and an optimizer's state."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from memprof.trace.storages import plain_tensors
 
 
 def count_parameters(parameters: Iterable[Tensor]) -> Parameters:
-    """Return the number of entries, of those that are trained, and the bytes, tied parameters once if given once.
+    """Return how many entries the parameters have, how many of them are trained, and how many bytes they take.
 
-    Of parameters in shards (DTensor) all entries of the model count, and the bytes of this rank's.
+    If parameters are sharded (DTensor), the entries are those of the whole model, and the bytes are those of this rank.
+
+    Args:
+        parameters: The parameters of a model, tied ones once.
     """
     given = list(parameters)
     return Parameters(
@@ -25,7 +28,12 @@ def count_parameters(parameters: Iterable[Tensor]) -> Parameters:
 
 
 def state_figures(report: StateReport, parameters: Parameters) -> State:
-    """Return the state with its share for each trained entry."""
+    """Return the figures of an optimizer's state, with the bytes for each trained entry.
+
+    Args:
+        report: The measured state.
+        parameters: The parameters that the optimizer trains.
+    """
     return State(
         bytes=report.bytes,
         bytes_per_parameter=report.bytes / parameters.trainable,

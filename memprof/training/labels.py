@@ -1,4 +1,4 @@
-"""Which addresses hold parameters, buffers, gradients, inputs and optimizer state right now."""
+"""Finds the addresses that hold parameters, buffers, gradients, inputs and optimizer state at the moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ class Labeller:
     """Makes the label marks of a model's training step.
 
     Args:
-        model: whose parameters, buffers and other tensor attributes are named after the module that owns them.
+        model: The model. Its parameters, buffers and other tensors are labelled with the name of the module that owns
+            them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -24,11 +25,11 @@ class Labeller:
         self._parameters = list(_owned(model, lambda module: module.named_parameters(recurse=False)))
 
     def parameters(self) -> LabelMark:
-        """Parameters, tied ones under the module that has them first."""
+        """Return the mark of the parameters. A tied parameter is named after the first module that has it."""
         return _label("parameters", self._parameters)
 
     def buffers(self) -> LabelMark:
-        """Buffers, and tensors that modules keep as plain attributes (rotary tables, masks)."""
+        """Return the mark of the buffers, and of tensors that modules keep as attributes (rotary tables, masks)."""
         owned = []
         for name, module in self._model.named_modules():
             held = {key: value for key, value in vars(module).items() if key not in ("_parameters", "_modules")}
@@ -36,11 +37,17 @@ class Labeller:
         return _label("buffers", owned)
 
     def gradients(self) -> LabelMark:
-        """The gradients that exist now."""
+        """Return the mark of the gradients that exist now."""
         return _label("gradients", [(name, p.grad) for name, p in self._parameters if p.grad is not None])
 
     def optimizer_state(self, optimizer: Any) -> LabelMark:
-        """Everything the optimizer holds, under its parameter's module where the optimizer files it by parameter."""
+        """Return the mark of all tensors that an optimizer holds.
+
+        What the optimizer keeps for a parameter is named after the module of that parameter.
+
+        Args:
+            optimizer: A PyTorch optimizer, or an object whose `optimizers` are several, by parameter.
+        """
         owner = {id(parameter): name for name, parameter in self._parameters}
         modules = {
             address: owner[id(key)]
@@ -49,7 +56,7 @@ class Labeller:
             if id(key) in owner
             for address in data_pointers(nested_tensors(value))
         }
-        # While FSDP has a group gathered, the model's parameters are not those of the optimizer.
+        # While a group of FSDP is gathered, the model's parameters are not those of the optimizer.
         own = [*self._model.parameters(), *(parameter for _, parameter in self._parameters)]
         storages = iter_state_storages(optimizer, own)
         addresses = [storage.data_ptr() for storage, _ in storages]
@@ -57,7 +64,12 @@ class Labeller:
 
 
 def label_tensors(category: str, value: Any) -> LabelMark:
-    """Return the mark for the tensors in a nest (a batch, a loss), which belong to no module."""
+    """Return the mark of tensors that belong to no module.
+
+    Args:
+        category: The category that the tensors are labelled with.
+        value: A tensor, or a nest of tensors such as a batch.
+    """
     return _label(category, [("", tensor) for tensor in nested_tensors(value)])
 
 

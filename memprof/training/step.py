@@ -1,4 +1,4 @@
-"""The training step: one function for measuring and predicting, so that both do the same things in the same order."""
+"""The training step. Measuring and predicting share it, so that both do the same things in the same order."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PHASES = ("batch", "forward", "backward", "clip", "optimizer", "zero_grad")
 
 
 class Optimizer(Protocol):
-    """What a training step needs of an optimizer."""
+    """The part of an optimizer that a training step calls."""
 
     def step(self) -> Any:
         """Update the parameters."""
@@ -29,17 +29,17 @@ class Optimizer(Protocol):
 class TrainingStep:
     """Runs one optimizer step at a time, as an ordinary training loop does.
 
-    `batch` and `loss` live until the next step rebinds them, as the local variables of a loop do: the previous
-    batch is still there while the next one is made, the previous loss until the forward pass has returned.
+    `batch` and `loss` live until the next step rebinds them, as the local variables of a loop do. So the previous
+    batch is still alive while the next one is made, and the previous loss until the forward pass has returned.
 
     Args:
-        workload: makes batches and losses.
-        model: on its device, in training mode.
-        optimizer: over the model's trainable parameters.
-        recipe: precision, accumulation, clipping, where gradients are zeroed.
-        device: where to move each batch.
-        batch_size: of each micro-batch.
-        on_phase: called with the name of each phase as it begins; the names are `PHASES`.
+        workload: The workload, which makes batches and losses.
+        model: The model on its device, in training mode.
+        optimizer: The optimizer of the model's trainable parameters.
+        recipe: The recipe: precision, accumulation, clipping, and when gradients are dropped.
+        device: The device to which each batch is moved.
+        batch_size: The number of samples in a micro-batch.
+        on_phase: Is called with the name of each phase as it begins. `PHASES` lists the names.
     """
 
     def __init__(
@@ -66,7 +66,11 @@ class TrainingStep:
             self._scaler = torch.amp.GradScaler(device.type)
 
     def run(self) -> None:
-        """Do one optimizer step: every micro-batch forward and backward, then clip, step and zero the gradients."""
+        """Take one optimizer step: run every micro-batch forward and backward, clip, step, and drop the gradients.
+
+        Raises:
+            UsageError: The workload's loss is no scalar tensor that depends on a trainable parameter.
+        """
         if self.recipe.zero_grad == "start":
             self._zero_grad()
         for micro_batch in range(self.recipe.accumulate):
@@ -88,7 +92,7 @@ class TrainingStep:
             self._zero_grad()
 
     def scaler_tensors(self) -> list[Tensor]:
-        """Return what the gradient scaler of `amp-fp16` keeps on the device."""
+        """Return the tensors that the gradient scaler of `amp-fp16` keeps on the device."""
         return [value for value in vars(self._scaler or object).values() if isinstance(value, Tensor)]
 
     def _make_batch(self) -> Any:
@@ -97,7 +101,7 @@ class TrainingStep:
         return move_batch(batch, self.device, dtype)
 
     def _synchronization(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged once per optimizer step, where the strategy can wait."""
+        """Let ranks exchange gradients only after the last micro-batch, if the strategy can wait."""
         if last or self.recipe.strategy == "single":
             return nullcontext()
         from memprof.training.strategies import unsynchronized  # half a second, for those who need it
@@ -147,14 +151,14 @@ class TrainingStep:
 
 
 class PerParameterOptimizers:
-    """Step-in-backward: each parameter has its optimizer, stepped as soon as its gradient is complete.
+    """Gives each parameter an optimizer of its own, which steps in the backward pass when the gradient is complete.
 
-    After the PyTorch tutorial "How to save memory by fusing the optimizer step into the backward pass".
+    Source: the PyTorch tutorial "How to save memory by fusing the optimizer step into the backward pass".
 
     Args:
-        parameters: the trainable parameters.
-        build: makes the optimizer of one parameter.
-        before_step: called with the parameter when its gradient is complete.
+        parameters: The trainable parameters.
+        build: Makes the optimizer of one parameter.
+        before_step: Is called with the parameter when its gradient is complete.
     """
 
     def __init__(
@@ -175,16 +179,22 @@ class PerParameterOptimizers:
         parameter.grad = None
 
     def step(self) -> None:
-        """Do nothing: every parameter was stepped in the backward pass."""
+        """Do nothing, because every parameter was stepped in the backward pass."""
 
     def zero_grad(self) -> None:
-        """Drop what gradients there are (of parameters that the backward pass has not reached)."""
+        """Drop the gradients that are left, which belong to parameters that the backward pass has not reached."""
         for parameter in self.optimizers:
             parameter.grad = None
 
 
 def move_batch(batch: Any, device: torch.device, dtype: torch.dtype | None) -> Any:
-    """Return the nest of tensors on the device, floating-point ones cast to `dtype` if it is given."""
+    """Return a batch on a device.
+
+    Args:
+        batch: A tensor, or a nest of tensors in dictionaries, lists and tuples. Other values stay as they are.
+        device: The device.
+        dtype: The type to which floating-point tensors are cast; None to keep their types.
+    """
     if isinstance(batch, Tensor):
         return batch.to(device, dtype) if dtype is not None and batch.is_floating_point() else batch.to(device)
     if isinstance(batch, dict):
@@ -197,7 +207,14 @@ def move_batch(batch: Any, device: torch.device, dtype: torch.dtype | None) -> A
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raise UsageError for a model that has nothing to train."""
+    """Check that a model has something to train.
+
+    Args:
+        model: The model.
+
+    Raises:
+        UsageError: The model has no parameters, or all of them are frozen.
+    """
     parameters = list(model.parameters())
     if not parameters:
         raise UsageError("the model has no parameters; return a module with at least one nn.Parameter")

@@ -1,6 +1,6 @@
-"""How ranks share a training: PyTorch's own DDP, and FSDP2 (`fully_shard`).
+"""Shares a training among ranks with PyTorch's own DDP and FSDP2 (`fully_shard`).
 
-The process group is there before; who makes it decides whether the ranks are processes or imagined.
+The process group exists before. The code that makes it decides whether the ranks are processes or simulated.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from memprof.training.checkpointing import repeated_blocks
 def distribute(model: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
     """Return the model as the recipe's strategy trains it.
 
-    DDP wraps the model; `fully_shard` changes it in place, so that its parameters are DTensors afterwards: each
-    repeated block in a group of its own, gathered for its forward and again for its backward pass, and what is left
-    with the root, which stays gathered in between (the defaults of `fully_shard`, and the layout of torchtitan).
+    DDP wraps the model. `fully_shard` changes it in place, so that its parameters are DTensors afterwards. Each
+    repeated block is a group of its own, which is gathered for its forward and again for its backward pass. All other
+    parameters belong to the root's group, which stays gathered in between. These are the defaults of `fully_shard`
+    and the layout of torchtitan.
 
     Args:
-        model: on its device, or for FSDP on the host too.
-        recipe: with the strategy; the default process group has its world size.
-        device: of this rank.
+        model: The model on its device; for FSDP it may be on the host.
+        recipe: The recipe with the strategy. The default process group has its world size.
+        device: The device of this rank.
     """
     if recipe.strategy == "ddp":
         return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
@@ -47,13 +48,20 @@ def _shard(model: nn.Module, recipe: Recipe, device: torch.device) -> None:
 
 
 def undistributed(model: nn.Module) -> nn.Module:
-    """Return the user's own module, whose names have no prefix of a wrapper's."""
+    """Return the user's own module, whose parameters have no wrapper's prefix in their names.
+
+    Args:
+        model: The model as `distribute` returned it.
+    """
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def unsynchronized(model: nn.Module) -> AbstractContextManager[None]:
-    """Within the `with` block gradients add up on each rank by themselves, under DDP (`no_sync`).
+    """Return a context in which each rank adds up its gradients by itself, if the strategy is DDP (`no_sync`).
 
-    FSDP reduces them after every micro-batch, or each rank would hold the whole model's gradients.
+    FSDP reduces gradients after every micro-batch, because otherwise each rank would hold the whole model's gradients.
+
+    Args:
+        model: The model as `distribute` returned it.
     """
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()

@@ -26,6 +26,14 @@ class WorkerDiedError(MemprofError):
         super().__init__(f"the worker process ended without a result ({name}){reason}")
 
 
+class ServerDiedError(WorkerDiedError):
+    """The process that starts the workers ended, and with it the trial that it was to start or was running."""
+
+    def __init__(self) -> None:
+        self.out_of_memory = False
+        MemprofError.__init__(self, "the process that starts the trials was ended from outside, and this trial with it")
+
+
 def outcome_of(death: WorkerDiedError, spec: OptimizerSpec, device: str) -> Outcome:
     """Return the outcome of a trial whose worker died.
 

@@ -1,9 +1,8 @@
 """The fork server: it imports torch once, then forks one worker process for each job.
 
-It is started as `python -m memprof.workers.fork_server FD`, where FD is the file descriptor of a Unix socket. It stays
-single-threaded and never uses CUDA, so that the forked workers can. Each request on the socket carries the file
-descriptor that the worker answers on. When the socket closes, because the parent process ended for whatever reason, the
-server kills the workers that still run and ends.
+It takes requests on a Unix socket. It stays single-threaded and never uses CUDA, so that the forked workers can. Each
+request carries the file descriptor that the worker answers on. When the socket closes, because the parent process ended
+for whatever reason, the server kills the workers that still run and ends.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def serve(control: socket.socket) -> None:
             message, descriptors = received
             if descriptors:
                 if _has_ranks(message):
-                    _preload(_FOR_RANKS)
+                    preload(_FOR_RANKS)
                 pid = _fork_worker(control, descriptors[0], message)
                 running.add(pid)
                 send_message(control, {"pid": pid})
@@ -107,16 +106,19 @@ def kill_worker(pid: int) -> None:
 
 
 # Everything that a trial imports. torch._dynamo is among it because the first optimizer that is built in a process
-# imports it, which takes about a second.
-_PRELOADED = ("memprof.workers.worker", "memprof.workers.inquiry", "memprof.measurement.trial", "torch._dynamo")
+# imports it, which takes about a second; sm3 because a `sm3.py` beside the user's model must not be taken for it.
+PRELOADED = ("memprof.workers.worker", "memprof.workers.inquiry", "memprof.measurement.trial", "sm3", "torch._dynamo")
 _FOR_RANKS = ("memprof.measurement.ranks.launch",)  # imported when the first job with several ranks arrives
 
 
 def _has_ranks(request: dict[str, Any]) -> bool:
-    return bool(request.get("recipe", {}).get("strategy", "single") != "single")
+    measured = request.get("job") in ("trial", "script")
+    shared = request.get("recipe", {}).get("strategy", "single") != "single" or request.get("world_size") is not None
+    return bool(measured and shared)
 
 
-def _preload(modules: Sequence[str]) -> None:
+def preload(modules: Sequence[str]) -> None:
+    """Import modules that workers need, so that every worker has them from its start."""
     if all(module in sys.modules for module in modules):
         return
     gc.disable()  # the imports create a million lasting objects; collecting takes a quarter of the imports' time
@@ -126,12 +128,13 @@ def _preload(modules: Sequence[str]) -> None:
     gc.enable()
 
 
-def _main() -> None:
+def main(descriptor: int) -> None:
+    """Import what trials need, then serve.
+
+    Args:
+        descriptor: The file descriptor of the Unix socket on which requests come.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    control = socket.socket(fileno=int(sys.argv[1]))
-    _preload(_PRELOADED)
+    control = socket.socket(fileno=descriptor)
+    preload(PRELOADED)
     serve(control)
-
-
-if __name__ == "__main__":
-    _main()

@@ -11,9 +11,12 @@ from memprof.devices.host import describe_environment
 from memprof.devices.resolve import resolve
 from memprof.documents.jobs import Findings, Inquiry, ScriptFindings, ScriptInquiry
 from memprof.documents.optimizer_spec import OptimizerSpec
+from memprof.errors import UsageError
 from memprof.optimizers.registry import build_optimizer, check_options, find_known
 from memprof.scripts.program import check_program
 from memprof.workloads.loader import load_workload
+
+_MOST_PROCESSES = 64
 
 
 def inquire(inquiry: Inquiry, send: Callable[[BaseModel], None]) -> Findings:
@@ -47,7 +50,12 @@ def inquire_script(inquiry: ScriptInquiry, send: Callable[[BaseModel], None]) ->
     Raises:
         UsageError: the device, the script or an optimizer is at fault.
     """
-    device = resolve(inquiry.device)
+    device = resolve(inquiry.device, inquiry.world_size or 1)
+    if device.name == "cpu" and (inquiry.world_size or 1) > _MOST_PROCESSES:
+        raise UsageError(
+            f"--world-size {inquiry.world_size} with --device cpu starts as many processes on this machine; give "
+            f"{_MOST_PROCESSES} at most, or the name of a GPU to predict for (`memprof devices`)"
+        )
     check_program(inquiry.script)
     for one in inquiry.substitutions:
         if not one.is_as_is:

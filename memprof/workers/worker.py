@@ -26,7 +26,7 @@ JOBS: Mapping[str, str] = {
     "inquiry": "memprof.workers.inquiry:inquire",
     "trial": "memprof.measurement.run:run",
     "script-inquiry": "memprof.workers.inquiry:inquire_script",
-    "script": "memprof.measurement.script:measure_script",
+    "script": "memprof.measurement.run:run_script",
     "script-forecast": "memprof.prediction.script:predict_script",
     "forecast": "memprof.prediction.run:run",
     "fit": "memprof.search.by_prediction:run",

@@ -148,7 +148,8 @@ def _run(source: str, name: str, load: Callable[[], ModuleType], file: str | Non
         ) from error
     except SystemExit as error:
         raise UsageError(
-            f"{source} exits when it is imported; put its script part under if __name__ == '__main__'"
+            f"{source} exits when it is imported; put its script part under if __name__ == '__main__', or run it as "
+            "it is with memprof run, and with memprof run --vary for its largest batch"
         ) from error
     except Exception as error:
         raise UsageError(f"importing {source} raised {describe(error, file)}") from error

@@ -76,7 +76,13 @@ def _load_builtin(spec: WorkloadSpec) -> LoadedWorkload:
 
 
 def _unknown(model: str) -> str:
-    if model.endswith(".py") or "/" in model or "." in model:
+    if model.endswith(".py"):
+        return (
+            f"{model!r} names no attribute: write {model}:NAME, the function or class that builds the model, or run "
+            f"the script as it is: memprof run {model}, and memprof run --vary batch=1:64 {model} "
+            "--batch_size={batch} for its largest batch"
+        )
+    if "/" in model or "." in model:
         return f"{model!r} names no attribute: write {model}:NAME, the function or class that builds the model"
     return f"there is no built-in workload {model!r}{did_you_mean(model, list(BUILTINS))}"
 

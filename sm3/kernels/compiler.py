@@ -27,8 +27,8 @@ FLAGS = (
     "-fno-trapping-math",
     "-ffp-contract=off",
 )
-SECONDS = 120
-"""The seconds that a compiler may take: ten times what it takes on one quiet core."""
+SECONDS = 60
+"""The seconds that a compiler may take: five times what it takes on one quiet core."""
 
 PAUSE = 3600
 """The seconds during which no other process waits for a compiler that has taken too long."""

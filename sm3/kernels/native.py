@@ -36,14 +36,14 @@ memory, which the processor prefetches.
 _SECOND, _MAXIMA, _FIRST, _AVERAGE = 0, 1, 2, 3
 
 
-class _Options(ctypes.Structure):
+class _Coefficients(ctypes.Structure):
     _fields_ = (
         *[(name, ctypes.c_float) for name in ("step", "rate", "momentum", "fresh")],
         *[(name, ctypes.c_float) for name in ("old_weight", "new_weight", "floor", "decay")],
     )
 
     @classmethod
-    def of(cls, options: Options) -> _Options:
+    def of(cls, options: Options) -> _Coefficients:
         lr, beta = float(options.lr), options.beta
         return cls(
             step=lr * options.sign,
@@ -139,7 +139,7 @@ def _matrix(task: Task, matrix: MatrixView, mode: int) -> None:
         _pointer(partial),
         ctypes.c_int64(matrix.rows),
         ctypes.c_int64(matrix.cols),
-        ctypes.byref(_Options.of(task.options)),
+        ctypes.byref(_Coefficients.of(task.options)),
         ctypes.c_int(along_rows),
         ctypes.c_int(threads),
     )
@@ -155,7 +155,7 @@ def _vector(task: Task) -> None:
         *_pointers(task),
         _pointer(task.accumulators[0].old),
         ctypes.c_int64(math.prod(task.param.shape)),
-        ctypes.byref(_Options.of(task.options)),
+        ctypes.byref(_Coefficients.of(task.options)),
         ctypes.c_int(_threads(task, 0)),
     )
     _mark_changed(task)

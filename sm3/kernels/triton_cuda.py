@@ -21,7 +21,7 @@ import torch
 import triton
 from torch import Tensor
 
-from . import chunked, launch
+from . import chunked, launch_grid
 from .accumulators import GridAccumulator
 from .matrix_view import MatrixView, as_matrix, is_matrix, is_singleton
 from .momentum import FloatMomentum
@@ -136,7 +136,7 @@ def _options(task: Task) -> dict[str, Any]:
 
 
 def _matrix(task: Task, matrix: MatrixView, mode: int) -> None:
-    by_rows, programs, shares = launch.launch_of(matrix.rows, matrix.cols)
+    by_rows, programs, shares = launch_grid.launch_of(matrix.rows, matrix.cols)
     own, other = (matrix.row, matrix.column) if by_rows else (matrix.column, matrix.row)
     maxima = torch.zeros_like(other, dtype=torch.int32)
     own_maxima = torch.zeros_like(own, dtype=torch.int32) if shares > 1 else maxima
@@ -151,8 +151,8 @@ def _matrix(task: Task, matrix: MatrixView, mode: int) -> None:
             mode=mode,
             by_rows=by_rows,
             shared=shares > 1,
-            height=launch.HEIGHT,
-            width=launch.WIDTH,
+            height=launch_grid.HEIGHT,
+            width=launch_grid.WIDTH,
             **_options(task),
         )
     if mode != _FIRST:

@@ -12,17 +12,8 @@ from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.workers.launcher import Launcher
+from tests.small_workloads import SMALL
 
-TRANSFORMER = {"n_layers": 2, "d_model": 64, "n_heads": 4}
-SMALL = {
-    "mlp": {},
-    "gpt2": {**TRANSFORMER, "seq_len": 32, "vocab_size": 512},
-    "bert-large": {**TRANSFORMER, "d_ff": 128, "seq_len": 32, "vocab_size": 512},
-    "transformer-big": {**TRANSFORMER, "d_ff": 128, "seq_len": 16, "vocab_size": 512},
-    "resnet50": {"n_blocks": 1, "image_size": 64, "n_classes": 10},
-    "vit-b16": {**TRANSFORMER, "d_ff": 128, "image_size": 32, "n_classes": 10},
-    "llama": {**TRANSFORMER, "n_kv_heads": 2, "d_ff": 128, "seq_len": 32, "vocab_size": 512},
-}
 PLAIN = Recipe()
 RECIPES = {
     "bf16": Recipe(precision="bf16"),

@@ -19,7 +19,7 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.run import predict_runs
 from memprof.workers.launcher import Launcher
-from tests.accuracy.test_contract import SMALL
+from tests.small_workloads import SMALL
 
 MIB = 1 << 20
 BUDGETS = {"mlp": 24 * MIB, "vit-b16": 8 * MIB}

@@ -20,8 +20,9 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.measurement.trial import run_trial
 from tests import children
-from tests.accuracy.test_contract import SMALL, check_contract
+from tests.accuracy.test_contract import check_contract
 from tests.accuracy.test_prediction_cpu import check_against, predicted
+from tests.small_workloads import SMALL
 
 ROOT = Path(__file__).parents[2]
 # Half-precision products, gathers and norms; convolutions, and what checkpointing keeps outside of operators.

@@ -19,7 +19,8 @@ from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.run import predict_runs
 from memprof.workers.launcher import Launcher
-from tests.accuracy.test_contract import RECIPES, SMALL, run_trial
+from tests.accuracy.test_contract import RECIPES, run_trial
+from tests.small_workloads import SMALL
 
 NUMBERS = 16  # bytes that autograd keeps of numbers that tensors are multiplied by: two in transformer-big
 WITH_CONVOLUTIONS = ("resnet50", "vit-b16")  # a gradient made early in a convolution's backward counts as a temporary

@@ -18,7 +18,8 @@ from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.run import predict_run, predict_runs
-from tests.accuracy.test_contract import RECIPES, SMALL
+from tests.accuracy.test_contract import RECIPES
+from tests.small_workloads import SMALL
 
 A100 = target_of(find_device("a100-40gb"), torch_version="2.13.0")
 

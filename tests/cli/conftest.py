@@ -3,12 +3,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tests import children
+from tests.shared_server import COMMAND, shared_server
 
 Command = Callable[..., "subprocess.CompletedProcess[str]"]
 ROOT = Path(__file__).parents[2]
@@ -62,12 +64,19 @@ def _run(command: list[str], cwd: Path, **environment: str) -> subprocess.Comple
     return children.run(command, cwd=cwd, env={**plain, **shown, **environment}, check=False)
 
 
+@pytest.fixture(scope="session")
+def server_address() -> Iterator[str]:
+    """The address of the process that fork servers are forked from."""
+    with TemporaryDirectory() as folder, shared_server(f"{folder}/socket"):  # the path of a socket has to be short
+        yield f"{folder}/socket"
+
+
 @pytest.fixture
-def memprof(tmp_path: Path) -> Command:
-    """Runs `memprof` in an empty folder."""
+def memprof(tmp_path: Path, server_address: str) -> Command:
+    """Runs `memprof` in an empty folder; its fork servers need not import PyTorch."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        return _run([sys.executable, "-m", "memprof", *arguments], tmp_path, **environment)
+        return _run([sys.executable, "-c", COMMAND, server_address, *arguments], tmp_path, **environment)
 
     return run
 

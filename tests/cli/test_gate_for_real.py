@@ -127,6 +127,62 @@ def test_the_batch_size_that_is_said_to_fit_fits(memprof: Command, tmp_path: Pat
     assert (fits["status"], larger["status"]) == ("passed", "does-not-fit")
 
 
+SCRIPTS = """
+[defaults]
+device = "rtx-4090"
+batch_size = 64
+[budgets.fits]
+script = "scripts/batches.py --batch_size=8"
+optimizers = ["as-is", "sm3"]
+state_bytes = ["9 MiB", "+1%"]
+peak_allocated_bytes = "1 GiB"
+"""
+
+
+def test_budgets_of_scripts(memprof: Command, tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(DATA.parent / "scripts" / "batches.py", tmp_path / "scripts")
+    config = tmp_path / "memprof.toml"
+    config.write_text(SCRIPTS)
+    accepted = memprof("gate", "--update-baseline")
+    assert accepted.returncode == 0, accepted.stderr
+    baseline = json.loads((tmp_path / "memprof-baseline.json").read_text())["entries"]["fits"]
+    assert baseline["as-is"]["setup"] == {"model": "scripts/batches.py --batch_size=8"}
+    assert baseline["sm3"]["values"]["state_bytes"] < baseline["as-is"]["values"]["state_bytes"] / 100
+
+    # Twice the width: four times the state, and a setup that is not the baseline's.
+    config.write_text(SCRIPTS.replace("--batch_size=8", "--batch_size=8 --width=512"))
+    over = memprof("gate", "--export-json", "over.json")
+    assert over.returncode == 1
+    changed = "script scripts/batches.py --batch_size=8 is now scripts/batches.py --batch_size=8 --width=512"
+    assert changed in over.stdout
+    assert "fits: optimizer sm3" in over.stdout
+    assert "batch_size = " not in over.stdout
+    config.write_text(SCRIPTS)
+    other = memprof("gate", "--from", "over.json")
+    assert other.returncode == 2
+    assert "with script 'scripts/batches.py --batch_size=8 --width=512', and the entry says" in other.stderr
+
+    failing = '[budgets.fails]\nscript = "scripts/batches.py --batch_size=7"\n'
+    config.write_text(f"{SCRIPTS}{failing}")
+    failed = memprof("gate")
+    assert failed.returncode == 3
+    assert "a batch of 7 cannot be halved" in failed.stdout
+    assert "fits/sm3" in failed.stdout
+
+    config.write_text('[budgets.missing]\nscript = "scripts/batch.py"\n')
+    missing = memprof("gate")
+    assert missing.returncode == 2
+    assert "cannot read scripts/batch.py" in missing.stdout
+
+    config.write_text(
+        '[budgets.large]\nscript = "scripts/batches.py --width=8192"\ndevice = "rtx-4090"\ncapacity = "1 GiB"\n'
+    )
+    large = memprof("gate")
+    assert large.returncode == 1
+    assert "does not fit" in large.stdout
+
+
 def test_a_killed_worker_exits_3_and_the_other_entries_are_judged(memprof: Command, tmp_path: Path) -> None:
     (tmp_path / "memprof.toml").write_text(MEASURED)
     (tmp_path / "faulty.py").write_text(FAULTY)

@@ -135,10 +135,12 @@ def memprof_script() -> Callable[[str], children.Done]:
     return run
 
 
-def test_a_reader_that_goes_away_is_no_crash(memprof_script: Callable[[str], children.Done]) -> None:
-    done = memprof_script("schema | head -1")
-    assert done.stdout == "{\n"
-    assert done.stderr == ""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["schema", "optimizers", "gate --help"])
+def test_a_reader_that_goes_away_does_not_change_the_exit_code(command: str, unbuffered: str) -> None:
+    line = f"{{ {shlex.quote(sys.executable)} -m memprof {command}; echo $? >&2; }} | head -1"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered}
+    assert children.run(["/bin/sh", "-c", line], cwd=ROOT, env=environment).stderr.splitlines()[-1] == "0"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")

@@ -16,12 +16,12 @@ from memprof.documents.optimizer_spec import DEFAULT_OPTIMIZERS, parse_optimizer
 from memprof.documents.recipe import Recipe
 from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.fake.training import FakeRun, fake_runs
-from memprof.prediction.ranks import ranks as fake_ranks
+from memprof.prediction.ranks import fake_ranks
 from memprof.prediction.repeat_step import labelled_trace
 from memprof.prediction.run import predict_runs
 from memprof.workers.launcher import Launcher
-from tests.accuracy.test_contract import SMALL
 from tests.accuracy.test_prediction_cpu import NUMBERS, check_breakdown
+from tests.small_workloads import SMALL
 
 pytestmark = pytest.mark.skipif(not dist.is_gloo_available(), reason="needs gloo")
 ODD = {"vocab_size": 515}  # rows of the token table that no number of ranks divides

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from memprof.allocator.block_pools import AllocatorBlock
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
-from memprof.allocator.driver import Memory
+from memprof.allocator.driver import SimulatedDriver
 from memprof.allocator.settings import AllocatorSettings
 from tests.data.allocator.slow_allocator import SlowAllocator
 
@@ -47,7 +47,7 @@ class Pair:
     """One sequence of calls on both allocators."""
 
     def __init__(self, conf: AllocatorSettings) -> None:
-        rising = Memory(CAPACITY, falling=False)  # as in the slow one
+        rising = SimulatedDriver(CAPACITY, falling=False)  # as in the slow one
         self.fast, self.slow = CachingAllocator(CAPACITY, conf, driver=rising), SlowAllocator(CAPACITY, conf)
         self.live: list[AllocatorBlock] = []
         self.waiting: list[AllocatorBlock] = []

@@ -91,3 +91,8 @@ def test_a_script_that_ends_by_itself(launcher: Launcher, tmp_path: Path) -> Non
     path.write_text(TRAIN + "step()\nstep()\n")
     (found,) = memprof.run(path, device="rtx-4090", launcher=launcher).runs
     assert any("ended by itself after 2 training steps" in note for note in found.notes)
+    (measured,) = memprof.run(path, device="cpu", launcher=launcher).runs
+    assert measured.breakdown is None
+    assert any(note.endswith("operator by operator: --steps 2 follows the last.") for note in measured.notes)
+    (followed,) = memprof.run(path, device="cpu", steps=2, launcher=launcher).runs
+    assert followed.breakdown is not None

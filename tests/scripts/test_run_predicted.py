@@ -97,3 +97,24 @@ def test_a_script_that_halves_its_batch_finds_what_fits(launcher: Launcher, tmp_
     taken = [line.split() for line in said.read_text().splitlines() if line.startswith("taken")]
     assert {batch for _, batch, _ in taken} == {str(1 << 14)}
     assert int(taken[-1][2]) == found.peak.allocated_bytes <= 1 << 30
+
+
+def test_accelerate_finds_the_batch_that_fits(launcher: Launcher, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+
+    def taken(begin: int) -> tuple[list[int], object]:
+        said = tmp_path / f"said-{begin}.txt"
+        (found,) = run(launcher, "halves_its_batch.py", str(begin), budget="256MiB", script_output=said).runs
+        assert found.status == "ok"
+        lines = said.read_text().splitlines()
+        return [int(line.split()[1]) for line in lines if line.startswith("taken")], found
+
+    batches, found = taken(4096)
+    assert 512 < batches[-1] < 4096
+    assert batches == sorted(batches, reverse=True)
+    assert batches[-1] == batches[-2]
+    (own,) = [note for note in found.notes if note.startswith("The script's own optimizers")]
+    assert own.count("AdamW") == 1
+    assert own.endswith(" times.")
+    again, _ = taken(batches[-1])
+    assert set(again) == {batches[-1]}

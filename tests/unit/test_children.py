@@ -25,6 +25,7 @@ time.sleep(600)
 """
 # Programs that are run by hand on a GPU's machine, and a benchmark that forks as memprof's server does.
 OWN_WAY = {
+    "shared_server.py",  # its fork servers are ended by the commands that they serve
     "children.py",
     "independent_count.py",  # runs in a child, and forks within its group
     "record.py",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -40,6 +41,13 @@ def test_it_does_not_fit():
 def test_the_body_runs_where_the_model_is_named(tmp_path):
     assert tmp_path.exists()
     raise AssertionError("the body ran")
+
+@pytest.mark.memory_budget(script="train.py --width=64", peak="1 GiB", device="rtx-3060")
+def test_a_script(tmp_path):
+    raise AssertionError("the body beside the script ran")
+
+@pytest.mark.memory_budget(script="train.py --width=64", optimizer=["as-is", "sm3"], state="1 KiB", device="rtx-3060")
+def test_a_script_with_too_much_state(): ...
 """
 MISTAKES = """
 import pytest
@@ -66,6 +74,15 @@ class TestGroup:
 
 @pytest.mark.memory_budget(peak="1 GiB", device="rtx-3061", optimizer="sgd")
 def test_a_device(): ...
+
+@pytest.mark.memory_budget(script="train.py", model="mlp", peak="1 GiB")
+def test_both(): ...
+
+@pytest.mark.memory_budget(script="train.py", batch_size=8, peak="1 GiB")
+def test_a_batch(): ...
+
+@pytest.mark.memory_budget(script="train.py", peak="1 GiB", device="rtx-3060")
+def test_no_script(): ...
 """
 BLOCKS = """
 import pytest
@@ -130,12 +147,15 @@ def test_budgets_at_tests(tmp_path: Path) -> None:
     (tmp_path / "lib" / "helper.py").write_text("WIDTH = 1024\n")  # only pytest's own path finds it
     (tmp_path / "memprof.toml").write_text('[defaults]\nbatch_size = 2\nstate_bytes = "+1%"\n[budgets]\n')
     (tmp_path / "test_memory.py").write_text(BUDGETS)
+    shutil.copy(ROOT / "tests" / "data" / "scripts" / "batches.py", tmp_path / "train.py")
     done = run(tmp_path, "--junit-xml=out.xml", "test_memory.py")
-    assert "2 failed, 2 passed" in done.stdout, done.stdout + done.stderr
+    assert "4 failed, 2 passed" in done.stdout, done.stdout + done.stderr
     assert "test_it_does_not_fit/adam: state_bytes is 8.01 MiB, 8.01 MiB over the limit of 1 B" in done.stdout
     assert "  why: optimizer state 8.01 MiB" in done.stdout
     assert "  says: ask us" in done.stdout
     assert "AssertionError: the body ran" in done.stdout
+    assert "AssertionError: the body beside the script ran" in done.stdout
+    assert "test_a_script_with_too_much_state/as-is: state_bytes is" in done.stdout
     assert "Traceback" not in done.stdout
     # 1024 x 1024 weights, 1024 biases: parameters and gradients alone are 8 MiB.
     assert "test_memory.py::test_it_fits[1] sm3: peak_allocated_bytes" in done.stdout
@@ -151,7 +171,7 @@ def test_budgets_at_tests(tmp_path: Path) -> None:
 def test_mistakes_at_tests_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "test_mistakes.py").write_text(MISTAKES)
     done = run(tmp_path, "-rN", "test_mistakes.py")
-    assert "7 failed" in done.stdout, done.stdout
+    assert "10 failed" in done.stdout, done.stdout
     for sentence in (
         "@pytest.mark.memory_budget has no key 'peek'; did you mean 'peak'?",
         "@pytest.mark.memory_budget takes keywords only, for example peak='2 GiB'",
@@ -160,6 +180,9 @@ def test_mistakes_at_tests_are_one_sentence(tmp_path: Path) -> None:
         "the parameter x of test_a_parameter[x0] is of type object; workers take numbers and texts",
         "test_a_method is a method, which workers cannot call",
         "'rtx-3061' is not a GPU that can be simulated; the nearest are",
+        "@pytest.mark.memory_budget has a 'model' and a 'script'; keep one",
+        "@pytest.mark.memory_budget has the key 'batch_size', which describes a model",
+        "cannot read train.py: No such file or directory",
     ):
         assert sentence in done.stdout
     assert "Traceback" not in done.stdout

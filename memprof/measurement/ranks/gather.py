@@ -1,4 +1,4 @@
-"""The outcomes of a trial's ranks as one: the largest, with a line for each."""
+"""Joins the outcomes of a trial's ranks into one: that of the largest rank, with a line for each rank."""
 
 from __future__ import annotations
 
@@ -14,16 +14,23 @@ _ON_THE_CPU = (
 )
 
 
-def gather(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return the outcome of the rank that needs most of its device, with all ranks beside it.
+def gather(outcomes: Sequence[Outcome], rank: int | None = None) -> Outcome:
+    """Return the outcome of the rank that takes the most memory of its device, with a line for each rank.
 
-    Its steps are the job's: a step takes as long as its slowest rank, and the loss is the mean over the ranks.
+    A single outcome is returned unchanged.
+
+    Its steps are those of the whole job: a step takes as long as its slowest rank, and the loss is the mean over all
+    ranks.
 
     Args:
-        outcomes: of all ranks in order, each `ok`.
+        outcomes: The outcomes of all ranks in order. The run of each is `ok`.
+        rank: The rank whose outcome is returned instead.
     """
+    if len(outcomes) == 1:
+        return outcomes[0]
     ranks = [_rank(number, outcome.run) for number, outcome in enumerate(outcomes)]
-    top = max(range(len(outcomes)), key=lambda number: (_needed(outcomes[number].run), -number))
+    highest = max(range(len(outcomes)), key=lambda number: (_needed(outcomes[number].run), -number))
+    top = highest if rank is None else rank
     chosen = outcomes[top]
     update = {
         "rank": top,
@@ -35,7 +42,7 @@ def gather(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def _needed(run: Run) -> int:
-    """Return what counts against a device's capacity."""
+    """Return the bytes that count against a device's capacity."""
     assert run.peak is not None
     return run.peak.reserved_bytes or run.peak.allocated_bytes
 

@@ -1,10 +1,10 @@
-"""gloo with its own memory kept out of the record: a process group that hands every collective to gloo and waits.
+"""A process group that passes every collective to gloo and keeps gloo's own memory out of the record.
 
-gloo copies what it reduces and gathers, on the training's thread and on threads of its own, and lets go of the tensors
-it was given some time after a collective has returned. The profiler follows the training's thread: blocks that another
-thread frees would look live ever after, another number of them in every run. So a collective runs in a helper thread
-here, unseen like everything that libraries take for themselves (it shows in the process's figure, as NCCL's memory
-does), and it returns when gloo has let go of every tensor: what the training gave, the training frees.
+gloo copies the tensors that it reduces and gathers, on the training's thread and on threads of its own, and it releases
+the tensors that it was given some time after a collective has returned. The profiler follows the training's thread, so
+blocks that another thread frees would seem to live for ever, and their number would differ in every run. So here a
+collective runs in a helper thread, where the profiler does not see it. Its memory appears only in the process's figure,
+as NCCL's does. The collective returns when gloo has released every tensor, so that the training's thread frees them.
 
 Private API (see `memprof.torch_private`): `_create_work_from_future`, the names of the collectives
 of a process group in Python and of gloo's backend, `Tensor._use_count` and `torch._C._storage_Use_Count`.
@@ -28,7 +28,7 @@ from torch.futures import Future
 from memprof.trace.storages import nested_tensors
 
 BACKEND = "memprof_gloo"
-# Collectives of a process group, and what gloo calls them: some have new names since PyTorch 2.13.
+# The collectives of a process group, and gloo's names for them. Some have new names since PyTorch 2.13.
 _COLLECTIVES = {
     **{name: name for name in ("allreduce", "allreduce_coalesced", "broadcast", "reduce", "barrier")},
     **{name: name for name in ("allgather", "gather", "scatter", "reduce_scatter", "alltoall", "alltoall_base")},
@@ -38,7 +38,7 @@ _COLLECTIVES = {
     "reduce_scatter_single": "_reduce_scatter_base",
     "all_to_all_single": "alltoall_base",
 }
-# What DTensor calls: lists of tensors, which gloo takes one by one.
+# DTensor calls these with lists of tensors, which gloo takes one by one.
 _COALESCED = {
     "allgather_into_tensor_coalesced": "_allgather_base",
     "reduce_scatter_tensor_coalesced": "_reduce_scatter_base",
@@ -49,13 +49,13 @@ _LONGEST_SECONDS = 1.0
 
 
 class Gloo(dist.ProcessGroup):
-    """All ranks, who talk through gloo.
+    """The group of all ranks, which communicate by gloo.
 
     Args:
-        store: by which the ranks find each other.
-        rank: of this process.
-        size: ranks in the group.
-        timeout: of a collective.
+        store: The store by which the ranks find each other.
+        rank: The rank of this process.
+        size: The number of ranks.
+        timeout: The time after which a collective fails.
     """
 
     def __init__(self, store: Any, rank: int, size: int, timeout: timedelta) -> None:
@@ -64,7 +64,7 @@ class Gloo(dist.ProcessGroup):
         self._helper = ThreadPoolExecutor(max_workers=1)
 
     def getBackendName(self) -> str:  # noqa: N802
-        """Return the name that `init_process_group` knows."""
+        """Return the name under which `init_process_group` knows the backend."""
         return BACKEND
 
     @property
@@ -73,7 +73,16 @@ class Gloo(dist.ProcessGroup):
         return dist.distributed_c10d._world.pg_names[self]
 
     def exchange(self, collective: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> dist.Work:
-        """Do a collective and return it as done."""
+        """Run a collective to its end.
+
+        Args:
+            collective: The name of gloo's method.
+            arguments: The positional arguments; the first holds the tensors that are written.
+            options: The keyword arguments.
+
+        Returns:
+            A `Work` that is done.
+        """
         given = list(nested_tensors(arguments))
         before = [*_uses(given)]
         self._helper.submit(self._wait_for, collective, arguments, options).result()
@@ -84,7 +93,7 @@ class Gloo(dist.ProcessGroup):
 
     def _wait_for(self, collective: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         averages = collective == "_reduce_scatter_base" and _averages(arguments[-1])
-        if averages:  # gloo of PyTorch 2.8 takes the sum all the same
+        if averages:  # gloo of PyTorch 2.8 computes the sum instead of the mean
             arguments[-1].reduceOp = dist.ReduceOp.SUM
         getattr(self._gloo, collective)(*arguments, **options).wait()
         if averages:
@@ -108,7 +117,13 @@ for _name, _collective in (_COLLECTIVES | _COALESCED).items():
 
 
 def join_by_gloo(store: Any, rank: int, world_size: int) -> None:
-    """Make the default process group of this process."""
+    """Make the default process group of this process.
+
+    Args:
+        store: The store by which the ranks find each other.
+        rank: The rank of this process.
+        world_size: The number of ranks.
+    """
     maker: Callable[..., Any] = Gloo
     dist.Backend.register_backend(BACKEND, maker, devices=["cpu"])
     dist.init_process_group(BACKEND, store=store, rank=rank, world_size=world_size)
@@ -125,7 +140,7 @@ def _done(received: list[Tensor]) -> dist.Work:
 
 
 def _uses(tensors: list[Tensor]) -> Iterator[int]:
-    """Yield how many hold each tensor, or a view of it."""
+    """Yield, for each tensor, the number of references to it and to its storage."""
     for tensor in tensors:
         storage = torch._C._storage_Use_Count(tensor.untyped_storage()._cdata)
         yield tensor._use_count() + storage  # type: ignore[attr-defined]

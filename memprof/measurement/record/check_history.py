@@ -1,4 +1,4 @@
-"""What the CUDA allocator's own history comes to, and whether memprof's model of the allocator repeats it."""
+"""Sums up the CUDA allocator's own history, and checks that memprof's model of the allocator repeats it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from memprof.trace.events import Allocation, Entry
 
 
 class HistorySummary:
-    """The peaks of a recording that arrives piece by piece, and those of its replay.
+    """Computes the peaks of a record that arrives piece by piece, and of its replay.
 
     Args:
-        settings: of the allocator; PyTorch's defaults if not given.
-        total_bytes: the device's memory.
+        settings: The settings of the allocator; PyTorch's defaults if None.
+        total_bytes: The memory of the device in bytes.
     """
 
     def __init__(self, settings: AllocatorSettings | None = None, total_bytes: int | None = None) -> None:
@@ -26,11 +26,11 @@ class HistorySummary:
         self._replayer: HistoryReplayer | None = HistoryReplayer(settings, total_bytes)
 
     def add(self, history: Iterable[HistoryEvent], entries: Iterable[Entry]) -> None:
-        """Go on with the next piece.
+        """Take in the next piece of the record.
 
         Args:
-            history: of one device, the first piece from the process's first allocation on.
-            entries: the same blocks as handed out, which may be larger than requested.
+            history: The events of one device. The first piece begins with the first allocation of the process.
+            entries: The same blocks with the sizes that the allocator handed out, which may exceed the requests.
         """
         self._tally.expect(entries)
         for event in history:
@@ -41,11 +41,11 @@ class HistorySummary:
         if self._replayer is not None:
             try:
                 self._replayer.feed(event)
-            except ValueError:  # private pools of CUDA graphs
+            except ValueError:  # the model has no private pools of CUDA graphs
                 self._replayer = None
 
     def finish(self) -> AllocatorHistory:
-        """Return what the recording came to."""
+        """Return the figures of the whole record."""
         tally = self._tally
         found = AllocatorHistory(
             events=tally.events,
@@ -63,7 +63,7 @@ class HistorySummary:
 
 
 class _Tally:
-    """Sums over a recording, event by event."""
+    """Sums over a record, event by event."""
 
     def __init__(self) -> None:
         self._rounded: defaultdict[int, deque[int]] = defaultdict(deque)
@@ -73,14 +73,14 @@ class _Tally:
         self.peak_requested = self.peak_allocated = self.peak_reserved = self.fragmentation = 0
 
     def expect(self, entries: Iterable[Entry]) -> None:
-        """Note the sizes of the blocks of the next piece, as handed out."""
+        """Note the sizes that the allocator handed out for the blocks of the next piece."""
         self._rounded.clear()
         for entry in entries:
             if isinstance(entry, Allocation):
                 self._rounded[entry.address].append(entry.size)
 
     def add(self, event: HistoryEvent) -> None:
-        """Count one event of the recording in."""
+        """Count one event of the record."""
         action = event["action"]
         if action in TAKEN or action in GIVEN_BACK:
             self.segment_events += 1

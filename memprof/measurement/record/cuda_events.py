@@ -1,9 +1,9 @@
-"""The profiler's events and the CUDA allocator's own history, put together.
+"""Combines the profiler's events with the CUDA allocator's own history.
 
-The profiler reports every block and free of the caching allocator, rounded, with its time. In its tree of events those
-that happen outside of any operator are missing (seen on 2.8.0 and 2.15.0: frees by Python, and everything while
-operators are not followed), and its flat list has all of them, but no addresses. The allocator's history has the
-addresses and the sizes as requested. Both are written under the allocator's lock, so they are in the same order.
+The profiler reports the time and the rounded size of every allocation and free of the caching allocator. Its tree of
+events misses those outside of any operator (seen on 2.8.0 and 2.15.0: frees by Python, and everything while operators
+are not followed). Its flat list has all of them, but without addresses. The allocator's history has the addresses and
+the requested sizes. Both are written under the allocator's lock, so they are in the same order.
 """
 
 from __future__ import annotations
@@ -22,22 +22,27 @@ _TAKEN, _GIVEN_BACK = "alloc", "free_requested"
 
 
 class Loose(NamedTuple):
-    """An allocation or free outside of every operator, and when it happened."""
+    """An allocation or free outside of every operator.
+
+    Attributes:
+        time_ns: Its time in nanoseconds, on the profiler's clock.
+        entry: The event.
+    """
 
     time_ns: int
     entry: Allocation | Free
 
 
 def loose_events(sessions: Sequence[Any], history: Sequence[HistoryEvent], device_index: int) -> list[list[Loose]]:
-    """Return, for each session of the profiler, the allocations and frees that its tree does not have.
+    """Return, for each session of the profiler, the allocations and frees that its tree misses.
 
     Args:
-        sessions: results of the profiler, in order; together they cover the history from its beginning.
-        history: of the same device.
-        device_index: whose events.
+        sessions: The results of the profiler in order. Together they cover the history from its beginning.
+        history: The allocator's history of the same device.
+        device_index: The index of the device.
 
     Raises:
-        RuntimeError: the two sources do not tell of the same events.
+        RuntimeError: The two sources do not have the same events.
     """
     recorded = (event for event in history if event["action"] in (_TAKEN, _GIVEN_BACK))
     found = [list(_missing(session, recorded, device_index)) for session in sessions]
@@ -78,15 +83,15 @@ def _allocation_times(nodes: Iterable[Any]) -> Iterator[int]:
 def as_requested(
     entries: Iterable[Entry], history: Iterable[HistoryEvent], streams: dict[int, int] | None = None
 ) -> list[Entry]:
-    """Return the stream with each block at the size that was requested, and on its stream (0 is the first one seen).
+    """Return the events with the requested size and the CUDA stream of each block.
 
     Args:
-        entries: as the profiler saw them.
-        history: of the same blocks.
-        streams: the number of each stream that was seen before; those that are seen first here are added to it.
+        entries: The events as the profiler saw them.
+        history: The allocator's history of the same blocks.
+        streams: The numbers of the CUDA streams seen before, from 0. New streams are added to it.
 
     Raises:
-        RuntimeError: a block of the stream is not in the history.
+        RuntimeError: A block is missing in the history.
     """
     waiting: defaultdict[int, deque[HistoryEvent]] = defaultdict(deque)
     streams = {} if streams is None else streams

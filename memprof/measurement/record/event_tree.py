@@ -1,8 +1,8 @@
-"""From the profiler's tree of events to the ordered stream of the event model.
+"""Turns the profiler's tree of events into an ordered stream of events.
 
-An operator is taken at the level at which PyTorch's dispatcher offers it to a backend: `aten::linear` is a composition
-(a `CompositeImplicitAutograd` kernel) and is looked into, `aten::addmm` is an operator, and what goes on inside it is
-its own affair. Blocks that still live when the operator ends are what it returned.
+An operator is recorded at the level at which PyTorch's dispatcher offers it to a backend. `aten::linear` is a
+composition (a `CompositeImplicitAutograd` kernel), so the operators inside it are recorded. `aten::addmm` is an
+operator, so what runs inside it is not. Blocks that are still alive when an operator ends are its outputs.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def flatten(
     """Yield the allocations, frees and operators of the profiler's trees in order.
 
     Args:
-        trees: roots of each session's events, sessions in order.
-        device_type: whose allocations to yield; those of a mark's size are yielded of the CPU as well.
-        loose: for each session, what happened outside of operators and is not in its tree.
+        trees: The root events of each session, with the sessions in order.
+        device_type: The type of device whose allocations to yield. Those of a mark's size are always yielded.
+        loose: For each session, the events outside of operators, which its tree misses.
     """
     for index, roots in enumerate(trees):
         timed: list[tuple[int, Any]] = [(node.start_time_ns, node) for node in roots]
@@ -60,7 +60,7 @@ def _visit(node: Any, device_type: str, node_sequence: int | None) -> Iterator[E
     if isinstance(fields, _ExtraFields_TorchOp):
         if fields.scope == RecordScope.BACKWARD_FUNCTION or node.name.startswith(_NODE_PREFIX):
             node_sequence = fields.sequence_number
-        elif fields.scope == RecordScope.FUNCTION and not _is_composition(node.name):
+        elif fields.scope == RecordScope.FUNCTION and not is_composition(node.name):
             yield from _operator(node, device_type, node_sequence)
             return
     in_range = node.name.startswith(_RANGE_PREFIX)
@@ -100,16 +100,19 @@ def _memory(fields: Any, device_type: str) -> Iterator[Allocation | Free]:
 
 
 @cache
-def _is_composition(name: str) -> bool:
-    """Whether the operator is written in terms of others, and dispatched to no backend itself.
+def is_composition(name: str) -> bool:
+    """Return whether an operator is composed of others and has no kernel of its own.
 
-    The profiler does not say which overload ran, so one with a kernel of its own decides for all; those that write
-    into an argument (`out`) have other kernels and do not count.
+    The profiler does not say which overload ran, so an overload with a kernel of its own decides for all. Overloads
+    that write into an argument (`out`) have other kernels and do not count.
+
+    Args:
+        name: The name of an event of the profiler, such as `aten::linear`.
     """
     namespace, _, operator = name.partition("::")
     packet = getattr(getattr(torch.ops, namespace, None), operator, None) if operator else None
     if packet is None:
-        return True  # a user's range, or the engine's own: no operator
+        return True  # it is no operator but a named range of the user or of the autograd engine
     overloads = [overload for overload in packet.overloads() if not overload.endswith("out")]
     qualified = [name if overload == "default" else f"{name}.{overload}" for overload in overloads]
     kernels = ("CPU", "CUDA", "CompositeExplicitAutograd", "CompositeExplicitAutogradNonFunctional")
@@ -119,15 +122,21 @@ def _is_composition(name: str) -> bool:
 def _has_kernel(qualified_name: str, dispatch_key: str) -> bool:
     try:
         return bool(torch._C._dispatch_has_kernel_for_dispatch_key(qualified_name, dispatch_key))
-    except RuntimeError:  # an overload of TorchScript's, which the dispatcher does not have
+    except RuntimeError:  # the dispatcher does not have overloads of TorchScript
         return False
 
 
 def name_modules(entries: Iterable[Entry | ProfiledOperator]) -> list[Entry]:
-    """Resolve the module of every operator, and take out the module marks.
+    """Find the module of every operator, and remove the module marks.
 
-    In the forward pass it is the innermost module that is running. In the backward pass it is the one whose forward
-    made the autograd node: both carry the node's sequence number (-1 where there is none).
+    In the forward pass it is the innermost module that runs. In the backward pass it is the module whose forward made
+    the autograd node; operators of both passes carry the sequence number of the node (-1 if there is none).
+
+    Args:
+        entries: The events in order.
+
+    Returns:
+        The events with the module of each operator.
     """
     named: list[Entry] = []
     running: list[str] = []
@@ -140,7 +149,7 @@ def name_modules(entries: Iterable[Entry | ProfiledOperator]) -> list[Entry]:
             module = running[-1] if running else owner.get(entry.node_sequence, "")
             if entry.sequence >= 0:
                 owner[entry.sequence] = module
-            # What builds a graph within the backward pass is a forward pass run again.
+            # An operator that builds a graph within the backward pass belongs to a forward pass that is run again.
             recompute = in_backward and (bool(running) or entry.sequence >= 0)
             named.append(OperatorBegin(entry.operator, module, recompute))
         else:

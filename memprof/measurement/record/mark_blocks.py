@@ -1,4 +1,4 @@
-"""How a mark keeps its place among allocator events: it is a block of its own, known again by its address."""
+"""Keeps marks in their place among allocator events: each mark is a small block, which its address identifies."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from memprof.trace.events import Allocation, Entry, Free, Mark, ProfiledOperator
 
-# A mark is a block of this size that is allocated and freed at once; it is removed from the stream again. An odd
-# size that no tensor of a usual dtype has.
+# A mark is a block of this size, which is allocated and freed at once and later removed from the stream. The size is
+# odd, so that no tensor of a usual dtype has it.
 MARK_BYTES = 61
 
 
@@ -17,11 +17,11 @@ def place_marks(
     """Return the stream with each mark in place of its block.
 
     Args:
-        entries: what an allocator did, in order.
-        marks: (address of the mark's block, mark), in the order they were made.
+        entries: The events of an allocator in order.
+        marks: The address of each mark's block and the mark, in the order in which they were made.
 
     Raises:
-        RuntimeError: the stream does not contain every mark, so the source has lost some.
+        RuntimeError: The block of a mark is missing, so the source has lost events.
     """
     placed: list[Entry | ProfiledOperator] = []
     waiting = iter(marks)

@@ -1,8 +1,9 @@
-"""What one kernel of this machine's CPU takes and gives back, by running it once.
+"""Records what one kernel of this machine's CPU allocates and frees, by running it once.
 
 Private API (see `memprof.torch_private`): `torch._C._autograd._enable_profiler_legacy` and
-`_disable_profiler_legacy` (torch/csrc/autograd/profiler_legacy.cpp). It follows the calling thread alone, takes 0.2 ms
-and says nothing on stderr, unlike Kineto, which `memprof.measurement.record.profiler` needs for its tree of operators.
+`_disable_profiler_legacy` (torch/csrc/autograd/profiler_legacy.cpp). This profiler follows only the calling thread,
+takes 0.2 ms and writes nothing to stderr. Kineto does otherwise, but `memprof.measurement.record.profiler` needs its
+tree of operators.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ _FAILURES = (RuntimeError, IndexError, ValueError, TypeError)
 
 
 def is_recording() -> bool:
-    """Say whether a profiler runs already; there can be one."""
+    """Return whether a profiler runs already. There can be only one."""
     return bool(_profiler_enabled())
 
 
 def kernel_events(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[int] | None:
-    """Run an operator and return the bytes that it took (positive) and gave back (negative), in order.
+    """Run an operator and return the bytes that it allocated (positive) and freed (negative), in order.
 
-    It runs on zeros; where it will not (a factorisation wants other matrices, a draw wants probabilities, a mask has to
-    choose), on identity matrices, and on ones. Blocks that it never gives back are its outputs. PyTorch's random state
-    stays as it is.
+    It runs on zeros. If the kernel fails on zeros (a factorisation needs other matrices, a draw needs probabilities, a
+    mask must select entries), it runs on identity matrices, and then on ones. Blocks that it never frees are its
+    outputs. PyTorch's random state does not change.
 
     Args:
-        func: the operator's overload.
-        args: of which tensors give the geometry; their values are not read.
-        kwargs: likewise.
+        func: The operator's overload.
+        args: The arguments. Only the geometry of tensors is used, not their values.
+        kwargs: The keyword arguments, used in the same way.
 
     Returns:
-        None where nothing can be said: another profiler is running, or the kernel will not run.
+        The sizes in bytes; None if another profiler is running or the kernel fails.
     """
     if is_recording():
         return None
@@ -53,7 +54,7 @@ def _recorded(func: Any, args: Any, kwargs: Any, fill: Callable[[Tensor], object
     with torch.no_grad():
         try:
             made_args, made_kwargs = _made(args, fill), {name: _made(value, fill) for name, value in kwargs.items()}
-        except _FAILURES:  # no strided tensor, or no memory
+        except _FAILURES:  # a tensor is not strided, or there is not enough memory
             return None
         _enable_profiler_legacy(_config())
         output = None
@@ -63,7 +64,7 @@ def _recorded(func: Any, args: Any, kwargs: Any, fill: Callable[[Tensor], object
             return None
         finally:
             threads = _disable_profiler_legacy()
-            del output  # not before: it would be seen as given back
+            del output  # not earlier, because the profiler would see it as freed
     return [size for events in threads for event in events if (size := _size(event))]
 
 
@@ -77,14 +78,14 @@ def _size(event: Any) -> int:
 
 
 def _made(value: Any, fill: Callable[[Tensor], object] | None) -> Any:
-    """Return the value with zeros of the same geometry in place of every tensor, filled with something else if told."""
+    """Return the value with a tensor of zeros of the same geometry in place of every tensor, then filled by `fill`."""
     if isinstance(value, Tensor):
         if not value.numel():
             return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype)
         last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
         made = torch.zeros(last + 1, dtype=value.dtype).as_strided(value.shape, value.stride())
         numbers = made.is_floating_point() or made.is_complex()
-        if fill is not None and (numbers or made.dtype is torch.bool):  # a mask has to choose as many as are given
+        if fill is not None and (numbers or made.dtype is torch.bool):  # a mask must select as many entries as given
             fill(made)
         return made
     if isinstance(value, (list, tuple)):

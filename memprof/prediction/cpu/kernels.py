@@ -1,22 +1,22 @@
 """Memory that kernels take for themselves on this machine's CPU, which no meta kernel shows.
 
-Copies in blocked layouts and scratchpads of oneDNN, columns of convolutions, partial sums of each thread, sorted or
-cast copies, what LAPACK works in, a Python number as a tensor: how much there is of each follows from the
-implementation that is chosen by instruction set, number of threads and shape, and no formula of it is documented. Nor
-is there a list of the operators that take something, for on another processor others do. So the library here is asked,
-for every operator: it runs once on zeros of the true geometry and its blocks are recorded (`kernel_recorder`), which is
-exact for this machine, its PyTorch and its number of threads, and for nothing else.
+Examples are copies in blocked layouts and scratchpads of oneDNN, columns of convolutions, partial sums of each thread,
+sorted or cast copies, LAPACK's workspaces, and a Python number as a tensor. Their sizes depend on the implementation
+that is chosen by instruction set, number of threads and shape, and no formula for them is documented. Nor is there a
+list of the operators that take such memory, because it differs between processors. So every operator is tried: it runs
+once on zeros of the true geometry and its blocks are recorded (`kernel_recorder`). The result is exact for this
+machine, its PyTorch and its number of threads, and for nothing else.
 
-| operators | are asked |
+| operators | are tried |
 |---|---|
-| views, `empty` and what else makes tensors of none, `FILLS` | not at all: they take no more than a number |
-| elementwise, matrix products in float32 | with less wherever there is more than a little (`_SHARE`) |
-| lists of tensors (`_foreach_add_`) | with few entries where there are many |
+| views, `empty` and others that make tensors of none, `FILLS` | not at all, because they take no more than a number |
+| elementwise, matrix products in float32 | with a smaller size, unless they are small anyway (`_SHARE`) |
+| lists of tensors (`_foreach_add_`) | with few entries if there are many |
 | all others | as they are |
-| all others where that is too much work (`MOST_BYTES`, `MOST_PRODUCTS`) | with two smaller sizes of one dimension |
+| all others if that is too much work (`MOST_BYTES`, `MOST_PRODUCTS`) | with two smaller sizes of one dimension |
 
-In the last case every block is extended in proportion: exact for copies, an estimate for a scratchpad. What cannot be
-asked at all is not counted; `CpuWorkspaces.doubts` says both.
+In the last case every block is extrapolated in proportion, which is exact for copies and an estimate for scratchpads.
+Operators that cannot be tried at all are not counted. `CpuWorkspaces.doubts` names both.
 """
 
 from __future__ import annotations
@@ -93,13 +93,13 @@ _CUBIC = ("linalg_", "svd", "eig", "cholesky", "lu_", "qr", "triangular", "matri
 _CUBIC_PASSES = 32  # over a matrix, for each of its columns, by the slowest of these
 
 
-class _Axis(NamedTuple):
+class _SharedDimension(NamedTuple):
     """A dimension that several arguments share.
 
     Attributes:
-        size: of the dimension.
-        least: with which the operator may be tried.
-        cut: returns the arguments with another size of it; nothing is read of them.
+        size: The size of the dimension.
+        least: The smallest size with which the operator may be tried.
+        cut: Returns the arguments with another size of the dimension. It does not read their values.
     """
 
     size: int
@@ -108,7 +108,7 @@ class _Axis(NamedTuple):
 
 
 class CpuWorkspaces:
-    """What the operators of one training take on this machine's CPU, beside what they return."""
+    """The memory that the operators of one training take on this machine's CPU, beside their outputs."""
 
     def __init__(self) -> None:
         self._known: dict[Any, Steps] = {}
@@ -116,19 +116,30 @@ class CpuWorkspaces:
 
     @property
     def doubts(self) -> list[str]:
-        """Sentences on operators whose workspaces are estimates, or not known."""
+        """Sentences on operators whose workspaces are estimated or unknown."""
         return [f"{', '.join(sorted(names))}: {doubt}." for doubt, names in self._doubtful.items()]
 
     def takes(self, func: Any) -> bool:
-        """Say whether an operator may take something."""
+        """Return whether an operator may take memory for itself.
+
+        Args:
+            func: The operator's overload.
+        """
         return is_asked(func) or func is aten._chunk_cat.out
 
     def kept(self, func: Any, backward: bool) -> int:
-        """Return 0: no kernel keeps memory of PyTorch's allocator."""
+        """Return 0, because no kernel on the CPU keeps memory of PyTorch's allocator."""
         return 0
 
     def scratch(self, func: Any, args: Args, kwargs: Kwargs, made: int = 0) -> Steps:
-        """Return what an operator takes and gives back, in order; `made` are the bytes of what it returns."""
+        """Return the blocks that an operator takes and gives back, in order.
+
+        Args:
+            func: The operator's overload.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+            made: The bytes of its outputs.
+        """
         if func is aten._chunk_cat.out:
             return padded_copies(args)
         key = (func, _geometry(func, args), _geometry(func, kwargs.items()) if kwargs else None)
@@ -161,7 +172,7 @@ class CpuWorkspaces:
         return steps_of(events or [])
 
     def _extended(self, func: Any, args: Args, kwargs: Kwargs, made: int, share: float) -> list[int] | None:
-        """Return the events of a large size, from those of a small one and of one twice as large."""
+        """Return the events of a large size, extrapolated from a small size and one twice as large."""
         for axis in _axes(func, args, kwargs):
             size = axis.size // 2
             while size >= axis.least and not _is_small(func, *axis.cut(2 * size), made * 2 * size // axis.size, share):
@@ -183,7 +194,11 @@ class CpuWorkspaces:
 
 @cache
 def is_asked(func: Any) -> bool:
-    """Say whether an operator is tried; what makes tensors of none is not, for it takes no more than a number."""
+    """Return whether an operator is tried. Operators that make tensors of none take no more than a number.
+
+    Args:
+        func: The operator's overload.
+    """
     if func.namespace not in _NAMESPACES or func in FILLS:
         return False
     name = name_of(func).partition("::")[2]
@@ -193,7 +208,11 @@ def is_asked(func: Any) -> bool:
 
 @cache
 def is_elementwise(func: Any) -> bool:
-    """Say whether each entry of an operator's result depends on one entry of each argument."""
+    """Return whether each entry of an operator's result depends on one entry of each argument.
+
+    Args:
+        func: The operator's overload.
+    """
     if func in _ELEMENTWISE or torch.Tag.pointwise in func.tags:
         return True
     namespace, _, name = name_of(func).partition("::")
@@ -209,7 +228,7 @@ def _takes_lists(func: Any) -> bool:
 
 
 def _geometry(func: Any, values: Any) -> tuple[Any, ...]:
-    """Return what a kernel's choices depend on; no elementwise one takes other memory for another float."""
+    """Return the values on which a kernel's memory depends. For elementwise kernels the value of a float is none."""
     if not is_elementwise(func):
         return geometry_of(values)
     return geometry_of(_without_floats(value) for value in values)
@@ -222,12 +241,12 @@ def _without_floats(value: Any) -> Any:
 
 
 def _is_predictable(func: Any, args: Args) -> bool:
-    """Say whether what an operator takes is in proportion to its size, or nothing on most CPUs."""
+    """Return whether an operator's memory is in proportion to its size, or nothing on most CPUs."""
     return is_elementwise(func) or _takes_lists(func) or (func in _PRODUCTS and args[-1].dtype in _SINGLE)
 
 
 def _is_small(func: Any, args: Args, kwargs: Kwargs, made: int, share: float) -> bool:
-    """Say whether an operator can be tried with a share of the most that is tried."""
+    """Return whether an operator stays within a share of the largest work that is tried."""
     held = made + sum(tensor.nbytes for tensor in tensors_in((*args, *kwargs.values())))
     if is_elementwise(func) or _takes_lists(func):
         return held <= share * _ELEMENTWISE_BYTES
@@ -237,13 +256,13 @@ def _is_small(func: Any, args: Args, kwargs: Kwargs, made: int, share: float) ->
     return held <= share * MOST_BYTES and _products(func, args) <= share * most
 
 
-def _axes(func: Any, args: Args, kwargs: Kwargs) -> Iterator[_Axis]:
+def _axes(func: Any, args: Args, kwargs: Kwargs) -> Iterator[_SharedDimension]:
     """Yield the dimensions in which an operator can be made smaller, the likeliest first."""
     tensors = [tensor for tensor in tensors_in((*args, *kwargs.values())) if tensor.dim()]
     if func in _BATCHED:
         places = _BATCHED[func]
         least = _LEAST_BATCH if func in _CONVOLUTIONS else 1
-        yield _Axis(
+        yield _SharedDimension(
             args[places[0]].shape[0],
             least,
             lambda size: (tuple(_cut(arg, 0, size) if n in places else arg for n, arg in enumerate(args)), kwargs),
@@ -275,8 +294,8 @@ def _flat(value: Any) -> Any:
     return torch.empty(value.numel(), dtype=value.dtype, device="meta") if has else value
 
 
-def _shared(args: Args, kwargs: Kwargs, dim: int, whole: int) -> _Axis:
-    """Return the axis of all tensors that have that size there."""
+def _shared(args: Args, kwargs: Kwargs, dim: int, whole: int) -> _SharedDimension:
+    """Return one dimension of all tensors that have the given size there."""
 
     def cut(value: Any, size: int) -> Any:
         if isinstance(value, (list, tuple)):
@@ -284,14 +303,17 @@ def _shared(args: Args, kwargs: Kwargs, dim: int, whole: int) -> _Axis:
         has = isinstance(value, Tensor) and -value.dim() <= dim < value.dim() and value.shape[dim] == whole
         return _cut(value, dim, size) if has else value
 
-    return _Axis(whole, 1, lambda size: (cut(args, size), {name: cut(value, size) for name, value in kwargs.items()}))
+    def cut_all(size: int) -> tuple[Args, Kwargs]:
+        return cut(args, size), {name: cut(value, size) for name, value in kwargs.items()}
+
+    return _SharedDimension(whole, 1, cut_all)
 
 
-def _product_axes(args: Args, kwargs: Kwargs) -> list[_Axis]:
-    """Return rows, columns and what is summed over, the largest first; and the batch, if there is one, before them."""
+def _product_axes(args: Args, kwargs: Kwargs) -> list[_SharedDimension]:
+    """Return rows, columns and the inner dimension, largest first, with the batch before them if there is one."""
     first, left, right = len(args) - 2, args[-2], args[-1]
 
-    def axis(whole: int, *places: tuple[int, int]) -> _Axis:
+    def axis(whole: int, *places: tuple[int, int]) -> _SharedDimension:
         def cut(size: int) -> tuple[Args, Kwargs]:
             cut_args = list(args)
             for place, dim in places:
@@ -300,7 +322,7 @@ def _product_axes(args: Args, kwargs: Kwargs) -> list[_Axis]:
                     cut_args[place] = _cut(tensor, dim, size)
             return tuple(cut_args), kwargs
 
-        return _Axis(whole, 1, cut)
+        return _SharedDimension(whole, 1, cut)
 
     added = [0] if first else []
     rows = axis(left.shape[-2], (first, -2), *((place, -2) for place in added))
@@ -311,7 +333,7 @@ def _product_axes(args: Args, kwargs: Kwargs) -> list[_Axis]:
 
 
 def _cut(tensor: Tensor, dim: int, size: int) -> Tensor:
-    """Return the geometry of a tensor with another size of one dimension: as dense as it was, in the same order."""
+    """Return a meta tensor with another size of one dimension, as dense as before and in the same order."""
     shape = list(tensor.shape)
     shape[dim] = size
     strides = list(tensor.stride())
@@ -324,7 +346,7 @@ def _cut(tensor: Tensor, dim: int, size: int) -> Tensor:
 
 
 def _constant(func: Any, args: Args, kwargs: Kwargs) -> list[int] | None:
-    """Return the events of an operator on lists, where what it takes for itself does not depend on the sizes."""
+    """Return the events of an operator on lists, if its own memory does not depend on the sizes; None otherwise."""
 
     def few(value: Any, entries: int) -> Any:
         if isinstance(value, (list, tuple)):
@@ -344,15 +366,19 @@ def _constant(func: Any, args: Args, kwargs: Kwargs) -> list[int] | None:
 
 
 def _scratch_of(events: list[int]) -> list[int]:
-    """Return the events without outputs."""
+    """Return the events without those of the outputs."""
     ends = _ends(events)
     return [size for place, size in enumerate(events) if place in ends or place in ends.values()]
 
 
 def steps_of(events: list[int]) -> Steps:
-    """Return what was taken and given back as the steps of a kernel, with its outputs in their place.
+    """Return recorded events as the steps of a kernel, with its outputs in their place.
 
-    Outputs are the blocks never given back; all but the last stand as blocks of their size until it is made, too.
+    Outputs are the blocks that are never freed. All but the last are represented by blocks of their size until the last
+    one is made.
+
+    Args:
+        events: The bytes that were allocated (positive) and freed (negative), in order.
     """
     ends = _ends(events)
     outputs = [place for place, size in enumerate(events) if size > 0 and place not in ends.values()]
@@ -372,7 +398,7 @@ def steps_of(events: list[int]) -> Steps:
 
 
 def _ends(events: list[int]) -> dict[int, int]:
-    """Return, by place, which block ends there: the youngest of that size."""
+    """Return, for each free, the place of the allocation that it ends: the youngest of that size."""
     living: list[int] = []
     ends: dict[int, int] = {}
     for place, size in enumerate(events):
@@ -387,7 +413,7 @@ def _ends(events: list[int]) -> dict[int, int]:
 
 
 def _products(func: Any, args: Args) -> int:
-    """Return how many multiplications an operator takes, roughly: 0 for those that do a few for each entry."""
+    """Return about how many multiplications an operator does; 0 if it does only a few for each entry."""
     if func is aten.convolution.default:
         spread = args[0].shape[1] * math.prod(args[3])
         return int(args[0].numel() * math.prod(args[1].shape) // max(1, spread))

@@ -1,4 +1,4 @@
-"""What the device that is simulated does with a training step. A CPU does what the fake tensors do by themselves."""
+"""What a simulated CPU does with a training step: what fake tensors do by themselves."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from memprof.prediction.cpu.kernels import CpuWorkspaces
 from memprof.prediction.fake.device import KernelMemory, PlainDevice
 from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.python_values import readable_in_python
+from memprof.prediction.fake.resized_storages import resizable_storages
 from memprof.prediction.fake.tensors import Correction, Result
 from memprof.prediction.fake.threads import threads_within
 from memprof.workloads.workload import Workload
@@ -28,17 +29,17 @@ aten = torch.ops.aten
 
 
 class CpuSemantics(PlainDevice):
-    """A CPU: fake tensors do by themselves what it does.
+    """The semantics of a CPU, which fake tensors have by themselves.
 
     Attributes:
-        device: where the training moves its model and its batches.
+        device: The device to which the training moves its model and its batches.
     """
 
     device = torch.device("cpu")
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:
-        """By operator; norms keep their statistics in the input's type, unless the weight has another."""
+        """The corrections by operator. Norms keep statistics in the input's type, unless the weight has another."""
         return {
             aten.convolution.default: channels_last_if_inputs_are,
             aten.native_layer_norm.default: partial(_saved_as_input, weight=2),
@@ -49,7 +50,11 @@ class CpuSemantics(PlainDevice):
 
     @contextmanager
     def applied(self, mode: FakeOperators) -> Iterator[None]:
-        """Within the `with` block operators do what they do on the device."""
+        """Make operators behave as on the device within the `with` block.
+
+        Args:
+            mode: Runs the operators.
+        """
         from sm3.kernels import inner, native
 
         def skip(function: str, *arguments: object) -> None:
@@ -59,6 +64,7 @@ class CpuSemantics(PlainDevice):
         with (
             patch.object(native, "_call", skip),
             readable_in_python(mode),
+            resizable_storages(mode.log),
             _eager(mode),
             _random_states(mode),
             threads_within(lambda: mode),
@@ -66,26 +72,47 @@ class CpuSemantics(PlainDevice):
             yield
 
     def workspaces(self) -> KernelMemory | None:
-        """Return what kernels take for themselves."""
+        """Return the memory that kernels take for themselves."""
         return CpuWorkspaces()
 
     def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:
-        """Return the workload's model where the training takes it from."""
+        """Return the workload's model on the device.
+
+        Args:
+            workload: The workload.
+            mode: Runs the operators.
+            recipe: The recipe.
+        """
         return workload.model()
 
     def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
-        """Return the workload with batches that are made where the device has them made."""
+        """Return the workload with batches that are made as for the device.
+
+        Args:
+            workload: The workload.
+            mode: Runs the operators.
+            recipe: The recipe.
+        """
         return workload
 
     def optimizer(self, spec: OptimizerSpec) -> OptimizerSpec:
-        """Return the optimizer with the implementation that it takes by default on the device."""
+        """Return the optimizer with the implementation that is the default on the device.
+
+        Args:
+            spec: The optimizer as the user gave it.
+        """
         return spec
 
 
 def channels_last_if_inputs_are(args: tuple[Any, ...], result: Result) -> Result:
-    """Lay a convolution's output out as its input or its weight is (`_determine_backend_memory_format`).
+    """Give a convolution's output the layout of its input or its weight, as oneDNN and cuDNN do.
 
-    The meta kernel leaves that to torch/_subclasses/fake_impls.py; oneDNN and cuDNN do it so.
+    Source: `_determine_backend_memory_format` in aten/src/ATen/native/Convolution.cpp. The meta kernel leaves the
+    layout to torch/_subclasses/fake_impls.py.
+
+    Args:
+        args: The arguments of the operator.
+        result: The result of its meta kernel.
     """
     image, weight = args[0], args[1]
     wanted = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -98,7 +125,7 @@ def channels_last_if_inputs_are(args: tuple[Any, ...], result: Result) -> Result
 
 
 def _keeps_unreduced(args: tuple[Any, ...], result: Result, place: int) -> Result:
-    """A mean or a sum of losses that stays in the storage of the losses (BinaryOps.cpp, Loss.cpp)."""
+    """Keep a mean or a sum of losses in the storage of the losses, as the kernel does (BinaryOps.cpp, Loss.cpp)."""
     if (args[place] if len(args) > place else 1) == 0:
         return result
     entries = torch.broadcast_tensors(args[0], args[1])[0].numel()
@@ -124,7 +151,7 @@ def _saved_as_input(args: tuple[Any, ...], result: Result, weight: int) -> Resul
 
 @contextmanager
 def _random_states(mode: FakeOperators) -> Iterator[None]:
-    """Note the states of the random generator that checkpointing keeps: 5,056 bytes each, made by no operator."""
+    """Note the random generator's states, which checkpointing keeps. No operator makes them; each has 5,056 bytes."""
     original = torch.get_rng_state
 
     def get_rng_state() -> torch.Tensor:
@@ -139,7 +166,7 @@ def _random_states(mode: FakeOperators) -> Iterator[None]:
 
 @contextmanager
 def _eager(mode: FakeOperators) -> Iterator[None]:
-    """Leave models as they are that ask to be compiled: what a compiler fuses is not known."""
+    """Run models uncompiled that ask to be compiled, because it is not known what a compiler would fuse."""
 
     def compile_(model: Any = None, *args: Any, **options: Any) -> Any:
         mode.reads.guess(mode.place()[0], "uses torch.compile: it is predicted as if it were not compiled")

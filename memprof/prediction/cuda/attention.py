@@ -1,4 +1,4 @@
-"""Which attention kernel PyTorch takes on a CUDA device, and what autograd keeps for it.
+"""Chooses the attention kernel that PyTorch takes on a CUDA device, and calls its operator.
 
 Sources: `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` (`select_sdp_backend` and the `can_use_..._attention`
 functions) and `aten/src/ATen/native/transformers/attention.cpp` (`scaled_dot_product_attention`), read for 2.10;
@@ -36,15 +36,15 @@ def choose_attention(
     """Return the first kernel in PyTorch's order that takes the inputs.
 
     Args:
-        target: the device.
-        query: [batch, heads, length, width]; anything but four dimensions goes to math.
-        key: [batch, key heads, key length, width].
-        value: [batch, key heads, key length, value width].
-        mask: boolean or additive, if any.
-        dropout: probability.
-        causal: `is_causal`.
-        grouped: `enable_gqa`, with fewer key heads than query heads.
-        allowed: kernels that may be taken; those that PyTorch's switches leave on, if not given.
+        target: The device.
+        query: The queries, [batch, heads, length, width]. Tensors without four dimensions go to `math`.
+        key: The keys, [batch, key heads, key length, width].
+        value: The values, [batch, key heads, key length, value width].
+        mask: The mask, boolean or additive; None if there is none.
+        dropout: The probability of dropout.
+        causal: The argument `is_causal`.
+        grouped: The argument `enable_gqa`, which allows fewer key heads than query heads.
+        allowed: The kernels that may be taken; None for those that PyTorch's switches leave on.
     """
     if allowed is None:
         allowed = _switched_on()
@@ -70,7 +70,7 @@ def _switched_on() -> list[str]:
 
 
 def _cudnn_takes(target: Target, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
-    """`can_use_cudnn_attention`, for cuDNN 9.15 or newer."""
+    """Do as `can_use_cudnn_attention` does for cuDNN 9.15 or newer."""
     widest = 256 if target.capability == (9, 0) else 128
     widths = query.shape[3], value.shape[3]
     if query.dtype not in _HALVES or target.capability < (8, 0):
@@ -83,7 +83,7 @@ def _cudnn_takes(target: Target, query: Tensor, key: Tensor, value: Tensor, drop
 def _flash_takes(
     target: Target, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool
 ) -> bool:
-    """`can_use_flash_attention`."""
+    """Do as `can_use_flash_attention` does."""
     width = query.shape[3]
     if mask is not None or query.dtype not in _HALVES or target.capability < (8, 0):
         return False
@@ -95,7 +95,7 @@ def _flash_takes(
 
 
 def _efficient_takes(target: Target, query: Tensor, key: Tensor, value: Tensor, grouped: bool) -> bool:
-    """`can_use_mem_efficient_attention`; it has learned grouped heads in 2.14."""
+    """Do as `can_use_mem_efficient_attention` does, which takes grouped heads since 2.14."""
     if query.dtype not in (torch.float16, torch.float32, *((torch.bfloat16,) if target.capability >= (8, 0) else ())):
         return False
     if query.shape[3] != key.shape[3] or (grouped and target.torch_version < (2, 14)):
@@ -105,7 +105,7 @@ def _efficient_takes(target: Target, query: Tensor, key: Tensor, value: Tensor, 
 
 
 def _gemm_alignment(target: Target, half: bool) -> int:
-    """`minimum_gemm_alignment`."""
+    """Do as `minimum_gemm_alignment` does."""
     alignment = 4 if target.capability >= (8, 0) else 1
     tensor_cores = target.capability >= (8, 0) or (target.capability >= (7, 0) and half)
     return max(alignment, 128 // (16 if half else 32)) if tensor_cores else alignment
@@ -171,7 +171,7 @@ class CudaAttention:
         scale: float | None,
         grouped: bool,
     ) -> Tensor:
-        """Halves are computed in float32 (`allow_fp16_bf16_reduction_math_sdp` is off by default)."""
+        """Compute halves in float32, because `allow_fp16_bf16_reduction_math_sdp` is off by default."""
         dtype = query.dtype
         if dtype in _HALVES:
             query, key, value = query.float(), key.float(), value.float()

@@ -1,8 +1,8 @@
-"""Autocast with the lists of CUDA, on tensors that say they are on a CPU.
+"""Autocast with the lists of CUDA, on tensors that claim to be on a CPU.
 
-Both devices run matrix products and convolutions in the low precision and keep a cast copy of each weight until the
-`with` block ends. They differ in what is put back into float32: on CUDA also norms, softmax, exponentials, powers and
-sums, which decides the size of much that is saved for the backward pass.
+Both devices run matrix products and convolutions in the low precision, and keep a cast copy of each weight until the
+`with` block ends. They differ in the operators that run in float32. On CUDA these are also norms, softmax,
+exponentials, powers and sums, which decides the size of many tensors that are saved for the backward pass.
 
 Source: `AT_FORALL_FP32` and `AT_FORALL_FP32_SET_OPT_DTYPE` in `ATen/autocast_mode.h` (2.13.0 and 2.15.0), and
 `AutocastCPU` in `aten/src/ATen/autocast_mode.cpp`.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
-# Their floating-point arguments are cast to float32.
+# The floating-point arguments of these operators are cast to float32.
 _FLOAT32 = (
     *("acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt"),
     *("sinh", "tan", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "softplus", "layer_norm"),
@@ -27,22 +27,22 @@ _FLOAT32 = (
     *("renorm", "logsumexp", "norm.Scalar", "norm.ScalarOpt_dim", "frobenius_norm.dim", "nuclear_norm"),
     *("upsample_nearest2d", "upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d"),
 )
-# Their result is float32 unless the caller says otherwise.
+# The result of these operators is float32 unless the caller names another type.
 _FLOAT32_RESULT = (
     *("prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "linalg_vector_norm"),
     *("sum", "sum.dim_IntList"),
 )
-# On a CPU these cast their arguments to float32; on CUDA they are left to what they are composed of.
+# On a CPU these cast their arguments to float32. On CUDA the operators that they are composed of decide.
 _LEFT_ALONE = ("cross_entropy_loss", "avg_pool3d")
 _KEY = "AutocastCPU"
 _without_autocast = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
 
 
 def register_autocast(library: torch.library.Library) -> None:
-    """Put CUDA's choices in place of the CPU's, as long as the library lives.
+    """Replace the CPU's choices by CUDA's while the library is alive.
 
     Args:
-        library: an `IMPL` library of the namespace `aten`.
+        library: An `IMPL` library of the namespace `aten`.
     """
     for name in _FLOAT32:
         _register(library, name, _in_float32)
@@ -68,7 +68,7 @@ def _in_float32(operator: Any) -> Callable[..., Any]:
 
 
 def _into_float32(operator: Any) -> Callable[..., Any]:
-    """Give the result type; softmax of float16 then casts within the kernel, other types are cast first."""
+    """Pass float32 as the type of the result. Softmax of float16 casts in its kernel; other inputs are cast first."""
     place = [argument.name for argument in operator._schema.arguments].index("dtype")
     positional = not operator._schema.arguments[place].kwarg_only
 

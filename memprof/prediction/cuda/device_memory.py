@@ -19,7 +19,7 @@ import torch
 
 from memprof.allocator.block_pools import AllocatorBlock
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
-from memprof.allocator.driver import Memory
+from memprof.allocator.driver import SimulatedDriver
 from memprof.allocator.settings import SMALL_SEGMENT, UNLIMITED
 from memprof.devices.target import Target
 from memprof.prediction.cuda.kernels.convolution import SOURCE as CONVOLUTIONS
@@ -236,7 +236,7 @@ class _Figure:
         return {"current": self.current, "peak": self.peak, "allocated": self.allocated, "freed": self.freed}
 
 
-class _CountingDriver(Memory):
+class _CountingDriver(SimulatedDriver):
     """A driver that says which segments come and go; a small one has 2 MiB, or whole pages of that."""
 
     def __init__(self, capacity_bytes: int | None, memory: DeviceMemory) -> None:

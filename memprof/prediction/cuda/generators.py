@@ -1,4 +1,4 @@
-"""Random generators of a simulated GPU: CPU generators that say they are on it, with a state as CUDA's."""
+"""Random generators of a simulated GPU: CPU generators that claim to be on it and have a state like CUDA's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def make_generator_class(cuda: torch.device) -> type[Any]:
     """Return the class that takes the place of `torch.Generator`.
 
     Args:
-        cuda: the device of generators that are made for `"cuda"`.
+        cuda: The device of generators that are made for `"cuda"`.
     """
     original: Any = torch.Generator
 
@@ -22,7 +22,7 @@ def make_generator_class(cuda: torch.device) -> type[Any]:
             return isinstance(instance, original)
 
     class Generator(original, metaclass=AnyGenerator):  # type: ignore[misc]  # a class of the running PyTorch
-        """A generator on the host, or one that says it is on the GPU."""
+        """A generator on the host, or one that claims to be on the GPU."""
 
         _place: torch.device | None = None
         _offset = 0
@@ -39,7 +39,7 @@ def make_generator_class(cuda: torch.device) -> type[Any]:
             return self._place or super().device
 
         def get_state(self) -> torch.Tensor:
-            """Return the seed and the offset; a prediction draws no numbers whose order matters."""
+            """Return the seed and the offset. A prediction draws no numbers whose order matters."""
             if self._place is None:
                 state: torch.Tensor = super().get_state()
                 return state
@@ -47,7 +47,7 @@ def make_generator_class(cuda: torch.device) -> type[Any]:
             return torch.tensor(numbers, dtype=torch.int64, device="cpu").view(torch.uint8)
 
         def set_state(self, new_state: torch.Tensor) -> Any:
-            """Take the seed and the offset."""
+            """Set the seed and the offset."""
             if self._place is None:
                 return super().set_state(new_state)
             if new_state.dtype is not torch.uint8 or new_state.numel() != _STATE_BYTES:
@@ -57,11 +57,11 @@ def make_generator_class(cuda: torch.device) -> type[Any]:
             return self
 
         def get_offset(self) -> int:
-            """Return how many numbers were drawn."""
+            """Return the offset, which counts the numbers drawn."""
             return self._offset
 
         def set_offset(self, offset: int) -> Any:
-            """Go to another place in the sequence."""
+            """Continue at another place in the sequence."""
             self._offset = offset
             return self
 

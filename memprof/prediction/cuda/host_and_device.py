@@ -66,6 +66,7 @@ class CudaIsHere(TorchFunctionMode):
         self._handlers: dict[Any, _Handler] = {
             **dict.fromkeys(_FACTORIES, self._make),
             **dict.fromkeys(_RECURRENT, self._run_recurrent),
+            torch.device: self._numbered,
             Tensor.to: self._to,
             Tensor.type: self._type,
             Tensor.cpu: lambda func, args, kwargs: copy_to(args[0], mode, host=True),
@@ -75,7 +76,6 @@ class CudaIsHere(TorchFunctionMode):
             Tensor.is_pinned: lambda func, args, kwargs: hasattr(args[0].untyped_storage(), _PINNED),
             Tensor.record_stream: lambda func, args, kwargs: None,
             Tensor.get_device: lambda func, args, kwargs: -1 if self._on_host(args[0]) else self._current(),
-            torch.device: self._name_device,
             _DEVICE: lambda func, args, kwargs: self.device_of(args[0]),
             _IS_CUDA: lambda func, args, kwargs: self.device_of(args[0]).type == "cuda",
             _IS_CPU: lambda func, args, kwargs: self.device_of(args[0]).type == "cpu",
@@ -128,11 +128,9 @@ class CudaIsHere(TorchFunctionMode):
             raise torch.AcceleratorError("CUDA error: invalid device ordinal")
         return "device"
 
-    def _name_device(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
-        """Take a bare number for a GPU, which a build without one cannot."""
-        if len(args) == 1 and isinstance(args[0], int):
-            args = ("cuda", args[0])
-        return torch.device(*args, **kwargs)
+    def _numbered(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Take a number for that GPU, which a build without one does not."""
+        return torch.device("cuda", args[0]) if args and isinstance(args[0], int) else func(*args, **kwargs)
 
     def _run_recurrent(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._mode.reads.guess(self._mode.place()[0], f"runs {func.__name__}: {_RECURRENT_GUESS}")

@@ -11,6 +11,7 @@ _GRAPHS = "CUDA graphs keep a memory pool of their own that is not modelled; cap
 _POOLS = "memory pools and allocators other than PyTorch's own are not modelled"
 _RECORDED = "there is no recorded history to take; memprof writes the trace of a prediction itself (`--export-trace`)"
 _NO_READING = "a simulated GPU has no sensors and no load to read"
+_BESIDE = "memory taken beside PyTorch's tensors is not modelled"
 PEERS = "only one GPU is simulated in each process"
 
 # By name, in `torch.cuda` unless a module is given.
@@ -23,8 +24,8 @@ REFUSED: dict[str, str] = {
     "use_mem_pool": _POOLS,
     "CUDAPluggableAllocator": _POOLS,
     "change_current_allocator": _POOLS,
-    "caching_allocator_alloc": "memory taken beside PyTorch's tensors is not modelled",
-    "caching_allocator_delete": "memory taken beside PyTorch's tensors is not modelled",
+    "caching_allocator_alloc": _BESIDE,
+    "caching_allocator_delete": _BESIDE,
     "caching_allocator_enable": "the caching allocator cannot be switched off",
     "caching_allocator_disabled": "the caching allocator cannot be switched off",
     "GreenContext": "green contexts are not modelled",
@@ -52,6 +53,9 @@ REFUSED_OF_MEMORY: dict[str, str] = {
 REFUSED_OF_ACCELERATOR: dict[str, str] = {"Graph": _GRAPHS}
 _LEGACY_STORAGE = "storages of the old kind are not made on a simulated GPU; make a tensor"
 _ELSE = "a simulated GPU has no answer to it"
+# What a program does with these decides its memory, so a figure without them is wrong even if it goes on.
+_OF_MEMORY = frozenset((_GRAPHS, _POOLS, _BESIDE))
+memory_refusals: list[UsageError] = []  # those of this process so far
 
 
 class Refusal:
@@ -83,7 +87,10 @@ def refuse(name: str, reason: str) -> NoReturn:
     """
     place = place_of(caller())
     where = f" ({place})" if place else ""
-    raise UsageError(f"{name} cannot be predicted{where}: {reason}")
+    error = UsageError(f"{name} cannot be predicted{where}: {reason}")
+    if reason in _OF_MEMORY:
+        memory_refusals.append(error)
+    raise error
 
 
 def refusal_of(name: str, original: object, reason: str = _ELSE) -> Any:

@@ -13,12 +13,12 @@
 | devices | `torch.cuda` answers as the GPU, `"cuda"` is where the fake tensors are, what is made without a device is on
   the host (`runtime`, `host_and_device`) |
 
-Each is put in as the operator that PyTorch would call, with PyTorch's own autograd formula, so that what is saved for
-the backward pass, and for how long, follows. The same in both and left alone: linear layers, convolutions, layer
-norm, GELU, softmax, cross-entropy, embeddings and their gradients.
+Each difference is applied by the operator that PyTorch would call, with PyTorch's own autograd formula. So the tensors
+saved for the backward pass, and the time for which they are kept, follow from that. Linear layers, convolutions, layer
+norm, GELU, softmax, cross-entropy, embeddings and their gradients are the same on both devices.
 
-Not modelled, and named as guesses: recurrent layers (`nn.LSTM` runs through cuDNN on a GPU, cell by cell here), and
-`torch.compile`.
+Recurrent layers (`nn.LSTM` runs through cuDNN on a GPU, but cell by cell here) and `torch.compile` are not modelled.
+Predictions name them as guesses.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from memprof.prediction.cuda.attention import CudaAttention
 from memprof.prediction.cuda.autocast import register_autocast
 from memprof.prediction.cuda.host_and_device import copy_to
 from memprof.prediction.cuda.kernels import Workspaces
+from memprof.prediction.cuda.kernels.convolution import is_channels_last
 from memprof.prediction.cuda.runtime import simulated_cuda
 from memprof.prediction.cuda.sm3 import triton_kernel
 from memprof.prediction.fake.dispatch import FakeOperators
@@ -49,23 +50,27 @@ aten = torch.ops.aten
 
 
 class CudaSemantics(CpuSemantics):
-    """A CUDA device.
+    """The semantics of a CUDA device.
 
     Args:
-        target: which one, and with which PyTorch.
-        limited: what does not fit raises `torch.OutOfMemoryError` in the training; else the memory is without end.
+        target: The device and its PyTorch version.
+        limited: Whether an allocation that does not fit raises `torch.OutOfMemoryError` in the training; otherwise the
+            memory is unlimited.
+        devices: The number of GPUs that the training sees.
+        index: The index of the GPU that it uses.
     """
 
     own_host = True
-    device = torch.device("cuda", 0)
 
-    def __init__(self, target: Target, *, limited: bool = False) -> None:
+    def __init__(self, target: Target, *, limited: bool = False, devices: int = 1, index: int = 0) -> None:
         self._target = target
         self._limited = limited
+        self._devices = devices
+        self.device = torch.device("cuda", index)
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:
-        """By operator; attention keeps its random state on the host, where it is 16 bytes."""
+        """The corrections by operator. Attention keeps its random state of 16 bytes on the host."""
         return {
             aten.convolution.default: channels_last_if_inputs_are,
             aten._scaled_dot_product_flash_attention.default: self._flash_state,
@@ -77,41 +82,53 @@ class CudaSemantics(CpuSemantics):
 
     @property
     def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
-        """cuDNN's operators, which have no meta kernel."""
+        """The results of cuDNN's operators and those of `nn.SyncBatchNorm`, which have no meta kernel."""
         return {
+            aten.batch_norm_stats.default: _statistics,
+            aten.batch_norm_gather_stats_with_counts.default: _gathered_statistics,
+            aten.batch_norm_elemt.default: _like_first,
+            aten.batch_norm_backward_reduce.default: _reduced_gradients,
+            aten.batch_norm_backward_elemt.default: _like_first,
             aten.cudnn_batch_norm.default: _batch_norm_result,
             aten.cudnn_batch_norm_backward.default: _batch_norm_backward_result,
         }
 
     def _flash_state(self, args: tuple[Any, ...], result: Result) -> Result:
-        """The random state is on the device since 2.7: not in a recording of 2.6, in one of 2.8."""
+        """Place the random state, which is on the device since 2.7: not in a recording of 2.6, but in one of 2.8."""
         return result if self._target.torch_version >= (2, 7) else _state_on_host(args, result)
 
     def _efficient_state(self, args: tuple[Any, ...], result: Result) -> Result:
-        """Without dropout it is made on the device and not used: not in a recording of 2.8, in one of 2.15."""
+        """Place the random state, which without dropout is made on the device since 2.15 and not in a record of 2.8."""
         dropout = args[5] if len(args) > 5 else 0.0
         on_host = dropout or self._target.torch_version < (2, 15)
         return _state_on_host(args, result) if on_host else result
 
     def workspaces(self) -> Workspaces:
-        """Return what CUDA kernels take for themselves."""
+        """Return the memory that CUDA kernels take for themselves."""
         return Workspaces(self._target)
 
     @contextmanager
     def applied(self, mode: FakeOperators) -> Iterator[None]:
-        """Within the `with` block operators do what they do on a CUDA device."""
+        """Make operators behave as on a CUDA device within the `with` block.
+
+        Args:
+            mode: Runs the operators.
+        """
         library = torch.library.Library("aten", "IMPL")
         with ExitStack() as stack:
             stack.enter_context(super().applied(mode))
             stack.callback(library._destroy)
             self._register(library)
             stack.enter_context(triton_kernel())
-            stack.enter_context(simulated_cuda(mode, self._target, limited=self._limited))
+            index = self.device.index
+            stack.enter_context(
+                simulated_cuda(mode, self._target, limited=self._limited, devices=self._devices, index=index)
+            )
             yield
 
     def _register(self, library: torch.library.Library) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch remarks that a kernel is replaced
+            warnings.simplefilter("ignore")  # PyTorch warns that a kernel is replaced
             library.impl("scaled_dot_product_attention", CudaAttention(self._target), "AutogradCPU")
             library.impl("dropout", _dropout, "AutogradCPU")
             library.impl("batch_norm", _batch_norm, "AutogradCPU")
@@ -125,7 +142,12 @@ class CudaSemantics(CpuSemantics):
     def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:
         """Make the model on the host and copy it to the device, tensor by tensor as `Module.to` does.
 
-        FSDP takes the model from the host, block by block.
+        FSDP itself takes the model from the host, block by block.
+
+        Args:
+            workload: The workload.
+            mode: Runs the operators.
+            recipe: The recipe.
         """
         with mode.made_on(host=True):
             model = workload.model()
@@ -134,7 +156,13 @@ class CudaSemantics(CpuSemantics):
         return model._apply(lambda tensor: copy_to(tensor, mode, host=False))  # type: ignore[no-any-return]
 
     def workload(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> Workload:
-        """Make batches on the host and copy them over."""
+        """Return the workload with batches that are made on the host and copied to the device.
+
+        Args:
+            workload: The workload.
+            mode: Runs the operators.
+            recipe: The recipe.
+        """
         dtype = torch.bfloat16 if recipe.precision == "bf16" else None
 
         def batch(batch_size: int) -> Any:
@@ -210,16 +238,12 @@ def _batch_norm(
     fits = tensor.dim() >= 3 and tensor.shape[0] <= (880801 if training else 65535)
     types = tensor.dtype is torch.float32 or (weight is not None and weight.dtype is torch.float32)
     if enabled and matched and fits and types and tensor.dtype is not torch.bfloat16 and (training or mean is not None):
-        format_ = torch.channels_last if _is_channels_last(tensor) else torch.contiguous_format
+        format_ = torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
         output: Tensor = aten.cudnn_batch_norm(
             tensor.contiguous(memory_format=format_), weight, bias, mean, variance, training, momentum, eps
         )[0]
         return output
     return aten.native_batch_norm(tensor, weight, bias, mean, variance, training, momentum, eps)[0]  # type: ignore[no-any-return]
-
-
-def _is_channels_last(tensor: Tensor) -> bool:
-    return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
 def _batch_norm_result(args: tuple[Any, ...]) -> Result:
@@ -234,6 +258,38 @@ def _batch_norm_backward_result(args: tuple[Any, ...]) -> Result:
     tensor, weight = args[0], args[2]
     per_channel = torch.empty(weight.shape, dtype=weight.dtype, device="meta")
     return contiguous_result((torch.empty_like(tensor, device="meta"), per_channel, per_channel))
+
+
+def _statistics(args: tuple[Any, ...]) -> Result:
+    """Mean and inverse deviation, in float32 of narrower types (aten/src/ATen/native/cuda/Normalization.cu)."""
+    tensor = args[0]
+    dtype = torch.float32 if tensor.dtype.itemsize < 4 else tensor.dtype
+    return _per_channel(tensor.shape[1], dtype, dtype)
+
+
+def _gathered_statistics(args: tuple[Any, ...]) -> Result:
+    return _per_channel(args[1].shape[1], args[1].dtype, args[1].dtype)
+
+
+def _like_first(args: tuple[Any, ...]) -> Result:
+    found = contiguous_result((torch.empty_like(args[0], device="meta"),))
+    return replace(found, shape=found.shape[0])
+
+
+def _reduced_gradients(args: tuple[Any, ...]) -> Result:
+    """Two sums, and the gradients of weight and bias, each if it is asked for."""
+    mean, weight, asked = args[2], args[4], args[5:8]
+    own = mean.dtype if weight is None else weight.dtype
+    dtypes = (mean.dtype, mean.dtype, own, own)
+    wanted = (asked[0], asked[0], asked[1], asked[2])
+    sizes = [mean.shape[0] if each else 0 for each in wanted]
+    return contiguous_result(
+        tuple(torch.empty(size, dtype=dtype, device="meta") for size, dtype in zip(sizes, dtypes, strict=True))
+    )
+
+
+def _per_channel(channels: int, *dtypes: torch.dtype) -> Result:
+    return contiguous_result(tuple(torch.empty(channels, dtype=dtype, device="meta") for dtype in dtypes))
 
 
 def _without_buffer(args: tuple[Any, ...], result: Result) -> Result:

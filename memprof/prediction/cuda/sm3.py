@@ -1,4 +1,4 @@
-"""SM3 on CUDA: what its Triton kernel allocates, without Triton and without the kernel."""
+"""SM3 on CUDA: allocates what its Triton kernel would, without Triton and without the kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from sm3 import kernels
 from sm3.kernels import chunked
-from sm3.kernels.launch import launch_of
+from sm3.kernels.launch_grid import launch_of
 from sm3.kernels.matrix_view import as_matrix, is_matrix, is_singleton
 from sm3.kernels.momentum import FloatMomentum
 from sm3.kernels.scratch import Scratch
@@ -25,16 +25,25 @@ class _TritonStandIn:
     name = "triton"
 
     def takes(self, task: Task) -> bool:
-        """Say whether the kernel would take the task; it takes every dense one that the compiled CPU kernel takes."""
+        """Return whether the kernel would take a task: every dense one that the compiled CPU kernel takes.
+
+        Args:
+            task: The task.
+        """
         floats = isinstance(task.momentum, FloatMomentum | None)
         return floats and task.param.dtype in _DTYPES and bool(task.param.numel()) and _is_plain(task)
 
     def automatic(self, task: Task) -> bool:
-        """Say yes."""
+        """Return True, because the kernel is the default on CUDA."""
         return True
 
     def gather(self, task: Task, scratch: Scratch) -> None:
-        """First half of a step."""
+        """Allocate what the first half of a step does.
+
+        Args:
+            task: The task.
+            scratch: Scratch memory, which this kernel does not use.
+        """
         if is_singleton(task):
             return
         first = task.options.variant == "I"
@@ -44,7 +53,12 @@ class _TritonStandIn:
         self._pass(task, first)
 
     def finish(self, task: Task, scratch: Scratch) -> None:
-        """Second half of a step."""
+        """Allocate what the second half of a step does.
+
+        Args:
+            task: The task.
+            scratch: Scratch memory, which this kernel does not use.
+        """
         if task.options.variant == "II" or is_singleton(task):
             return
         chunked.add_maxima(task)
@@ -68,7 +82,7 @@ def _is_plain(task: Task) -> bool:
 
 @contextmanager
 def triton_kernel() -> Iterator[None]:
-    """Within the `with` block SM3 takes the stand-in first, as it takes its Triton kernel on CUDA."""
+    """Make SM3 prefer the stand-in within the `with` block, as it prefers its Triton kernel on CUDA."""
 
     def choose(task: Task, choice: str) -> kernels.Kernel:
         stand_in = _TritonStandIn()

@@ -1,11 +1,11 @@
-"""Where autograd works in place, but not while a dispatch mode looks on.
+"""Recognises operators that autograd runs in place, but not while a dispatch mode is active.
 
-It adds a second gradient of one tensor to the first if it holds the only reference to that
-(`can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp), and fills fresh zeros in the gradients of `gather`,
-indexing and the like (`areAnyTensorSubclassLike` in aten/src/ATen/native and torch/csrc/autograd/FunctionsManual.cpp).
-A dispatch mode makes it do neither, so a fake training has to do both in its place.
+Autograd adds a second gradient of a tensor to the first in place if it holds the only reference to the first
+(`can_accumulate_inplace` in torch/csrc/autograd/input_buffer.cpp). It also writes the gradients of `gather`, indexing
+and similar operators into fresh zeros in place (`areAnyTensorSubclassLike` in aten/src/ATen/native and
+torch/csrc/autograd/FunctionsManual.cpp). It does neither under a dispatch mode, so a fake training does both itself.
 
-Which reference counts mean "nobody else" is a matter of the PyTorch version, so it is learned from a sum of two
+The reference counts that mean "nobody else holds it" depend on the PyTorch version. They are learned from a sum of two
 gradients that certainly nobody else holds.
 """
 
@@ -32,7 +32,7 @@ class Accumulation:
     """Recognises what autograd does in place.
 
     Args:
-        exclusive: the reference counts of a gradient that nobody else holds; None to learn them.
+        exclusive: The reference counts of a gradient that nobody else holds; None to learn them.
     """
 
     def __init__(self, exclusive: tuple[int, ...] | None = None) -> None:
@@ -40,7 +40,7 @@ class Accumulation:
         self._learning = False
 
     def learn(self) -> None:
-        """Sum two fresh gradients, under the dispatch mode that will ask, and note their reference counts."""
+        """Learn the reference counts from a sum of two fresh gradients, under the dispatch mode that will ask."""
         with torch.enable_grad():
             leaf = torch.empty(1, requires_grad=True)
             doubled = leaf * 2
@@ -50,7 +50,14 @@ class Accumulation:
             self._learning = False
 
     def is_in_place(self, func: Any, args: tuple[Any, ...]) -> bool:
-        """Say whether an operator is autograd's own and works in place; called straight from the dispatch mode."""
+        """Return whether autograd runs an operator itself and in place.
+
+        Call it directly from the dispatch mode, because every stack frame in between adds references.
+
+        Args:
+            func: The operator's overload.
+            args: Its arguments.
+        """
         node = None if torch.is_grad_enabled() else torch._C._current_autograd_node()
         if node is None:
             return False
@@ -68,13 +75,21 @@ class Accumulation:
 
 @cache
 def in_place_twin(func: Any) -> Any:
-    """Return the operator that autograd calls where a dispatch mode sees `func`: `aten::add_` for `aten::add`."""
+    """Return the operator that autograd would call without a dispatch mode, as `aten::add_` for `aten::add`.
+
+    Args:
+        func: The operator that the dispatch mode sees.
+    """
     namespace, _, name = func._schema.name.partition("::")
     return getattr(getattr(getattr(torch.ops, namespace), f"{name}_"), func._overloadname)
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Say whether a tensor fills one stretch of memory, in whatever order (`is_non_overlapping_and_dense`)."""
+    """Return whether a tensor fills one stretch of memory in some order (`is_non_overlapping_and_dense`).
+
+    Args:
+        tensor: A strided tensor.
+    """
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1:

@@ -1,7 +1,7 @@
-"""What follows from taking every unknown number to be 1: that it is finite, and how it compares.
+"""Computes conditions on unknown numbers from the assumption that every unknown number is 1.
 
-A guard such as `if not torch.isfinite(loss): raise` has to find what a training that goes well finds. So the answer to
-a condition is computed from numbers that are 1, where it depends on single numbers or on a check for NaN and infinity.
+A guard such as `if not torch.isfinite(loss): raise` must see what it would see in a training that goes well. So a
+condition is computed with the number 1 if it depends on single numbers, or if it checks for NaN or infinity.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ _EQUAL, _DIFFERENT = {aten.eq.Tensor, aten.eq.Scalar}, {aten.ne.Tensor, aten.ne.
 
 
 def expected_of(tensor: Tensor) -> bool | int | None:
-    """Return what every entry of a fake tensor is expected to be; None where nothing is."""
+    """Return the value that every entry of a fake tensor is expected to have; None if no value is expected.
+
+    Args:
+        tensor: A fake tensor.
+    """
     value: bool | int | None = getattr(tensor.untyped_storage(), _MARK, None)
     return value
 
 
 def expect(output: Any, func: Any, args: tuple[Any, ...]) -> None:
-    """Note what an operator's output is expected to be, if anything follows.
+    """Note the expected value of an operator's output, if one follows from its arguments.
 
     Args:
-        output: a fake tensor of conditions or of one entry.
-        func: the operator that made it.
-        args: what it was made of.
+        output: A fake tensor of booleans or of one entry.
+        func: The operator that made it.
+        args: The arguments of the operator.
     """
     if not isinstance(output, Tensor):
         return
@@ -65,7 +69,7 @@ def _followed(func: Any, args: tuple[Any, ...], output: Tensor) -> bool | int | 
 
 
 def _stand_in(tensor: Tensor) -> Tensor | None:
-    """Return one entry in place of a tensor that is all alike; None where it is not."""
+    """Return one entry of a tensor whose entries are all the same; None if they are not."""
     if tensor.layout is not torch.strided:
         return None
     if not is_fake(tensor):

@@ -1,8 +1,8 @@
-"""`torch.save` and `torch.load` of tensors without memory: the file keeps their shapes, and whose storage they share.
+"""`torch.save` and `torch.load` for tensors without memory. The file keeps their shapes and the storages they share.
 
-Files that others have saved are read without their numbers, too: mapped into memory, and replaced by fake tensors. Of
-a safetensors file only the header is read: what lies in it takes no memory of PyTorch's, neither here nor in real
-training, which maps the file.
+Files from other programs are read without their numbers too: they are mapped into memory, and their tensors are
+replaced by fake ones. Of a safetensors file only the header is read: what lies in it takes no memory of PyTorch's,
+neither here nor in real training, which maps the file.
 """
 
 from __future__ import annotations
@@ -47,7 +47,11 @@ _SAFE_DTYPES = {
 
 @contextmanager
 def checkpoints_without_memory(mode: FakeOperators) -> Iterator[None]:
-    """Within the `with` block `torch.save` and `torch.load` take fake tensors."""
+    """Make `torch.save` and `torch.load` accept fake tensors within the `with` block.
+
+    Args:
+        mode: Runs the operators.
+    """
     load_real: Any = torch.load
 
     def save(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
@@ -62,10 +66,10 @@ def checkpoints_without_memory(mode: FakeOperators) -> Iterator[None]:
             with open(f, "rb") as file:
                 ours = _is_ours(file)
                 if ours:
-                    return _moved(_Reader(file).load(), map_location)
+                    return _moved(ShapeUnpickler(file).load(), map_location)
             return _moved(_real(lambda: _mapped(load_real, f, kwargs)), map_location)
         if _is_ours(f):
-            return _moved(_Reader(f).load(), map_location)
+            return _moved(ShapeUnpickler(f).load(), map_location)
         return _moved(_real(lambda: load_real(f, "cpu", *args, **kwargs)), map_location)
 
     def _real(read: Any) -> Any:
@@ -115,7 +119,7 @@ class _SafeFile:
         self._ours: dict[str, Tensor] | None = None
         with open(filename, "rb") as file:
             if _is_ours(file):
-                self._ours = _Reader(file).load()
+                self._ours = ShapeUnpickler(file).load()
                 return
         self._file = open_real(filename, "pt", "cpu")
         self._mapped = mode.map_file(os.path.getsize(filename))
@@ -193,7 +197,7 @@ class _SafeSlice:
 def _mapped(load_real: Any, file: Any, kwargs: dict[str, Any]) -> Any:
     try:
         return load_real(file, "cpu", **{**kwargs, "mmap": True})
-    except RuntimeError:  # a file of the time before PyTorch 1.6
+    except RuntimeError:  # the file is older than PyTorch 1.6
         return load_real(file, "cpu", **{**kwargs, "mmap": False})
 
 
@@ -207,14 +211,15 @@ def _is_ours(file: Any) -> bool:
 
 def _write(value: Any, file: BinaryIO) -> None:
     made = io.BytesIO()
-    _Writer(made).dump(value)
+    ShapePickler(made).dump(value)
     file.write(_HEAD + made.getvalue())
 
 
-class _Writer(pickle.Pickler):
-    """Writes of a tensor what it looks like, and which storage it is in."""
+class ShapePickler(pickle.Pickler):
+    """Writes the geometry of each tensor and the identity of its storage."""
 
     def persistent_id(self, obj: Any) -> Any:
+        """Return what is written of a tensor; None for what is written whole."""
         if not isinstance(obj, Tensor) or type(obj) not in (Tensor, nn.Parameter):
             return None
         values = None
@@ -228,14 +233,15 @@ class _Writer(pickle.Pickler):
         return storage._cdata, storage.nbytes(), geometry, kind, values
 
 
-class _Reader(pickle.Unpickler):
-    """Makes tensors anew, those of one storage in one."""
+class ShapeUnpickler(pickle.Unpickler):
+    """Makes new tensors. Tensors that shared a storage share one again."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self._storages: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def persistent_load(self, pid: Any) -> Tensor:
+        """Return a tensor that looks as what was written."""
         key, size, (shape, stride, offset, dtype), (parameter, trained, on_device), values = pid
         device = "cuda" if on_device else None
         whole = self._storages.get((key, dtype))
@@ -250,7 +256,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _without_memory(value: Any, made: dict[int, Tensor]) -> Any:
-    """Return a nest with fake tensors in place of large real ones, those of one storage in one."""
+    """Return a nest with fake tensors in place of real ones. Tensors that shared a storage share one again."""
     if isinstance(value, Tensor) and type(value) in (Tensor, nn.Parameter) and value.is_floating_point():
         storage = value.untyped_storage()
         whole = made.get(storage._cdata)
@@ -274,7 +280,7 @@ def _without_memory(value: Any, made: dict[int, Tensor]) -> Any:
 
 
 def _moved(value: Any, location: Any) -> Any:
-    """Return a nest with its tensors where `map_location` puts them."""
+    """Return a nest with its tensors on the device that `map_location` names."""
     if location is None or not isinstance(location, (str, torch.device)):
         return value
     if isinstance(value, Tensor):

@@ -1,4 +1,4 @@
-"""Operators whose output is as large as the data make it: predicted is the largest that it can be, and noted so."""
+"""Operators whose output size depends on the data. The largest possible output is predicted, and a note says so."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _unique_rows(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
     return _flat((tuple(tensor.shape), tensor.dtype), ((rows,), _LONG), ((rows,), _LONG))
 
 
-# By operator, the largest result that it can have for arguments of that geometry.
+# For each operator, the largest result that it can have for arguments of the given geometry.
 LARGEST: Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any]], Result]] = {
     aten.nonzero.default: _nonzero,
     aten.masked_select.default: _masked_select,

@@ -1,4 +1,4 @@
-"""What fake operators ask of the device that is simulated: a base that `memprof.prediction.cpu` and `.cuda` fill in."""
+"""The base class of simulated devices, which `memprof.prediction.cpu` and `memprof.prediction.cuda` implement."""
 
 from __future__ import annotations
 
@@ -10,41 +10,57 @@ from memprof.prediction.fake.tensors import Correction, Result
 
 
 class KernelMemory(Protocol):
-    """What the kernels of one training take, beside what they return."""
+    """The memory that the kernels of one training take, beside their outputs."""
 
     @property
     def doubts(self) -> list[str]:
-        """Sentences on operators of which it is not known what they take."""
+        """Sentences on operators whose own memory is estimated or unknown."""
 
     def takes(self, func: Any) -> bool:
-        """Say whether an operator may take something."""
+        """Return whether an operator may take memory for itself.
+
+        Args:
+            func: The operator's overload.
+        """
 
     def kept(self, func: Any, backward: bool) -> int:
-        """Return the bytes that an operator takes for good; `backward`: in the thread of the backward pass."""
+        """Return the bytes that a library allocates for an operator and keeps.
+
+        Args:
+            func: The operator's overload.
+            backward: Whether it runs in the thread of the backward pass.
+        """
 
     def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: int = 0) -> Steps:
-        """Return what an operator takes and gives back, in order; `made` are the bytes of what it returns."""
+        """Return the blocks that an operator takes and gives back, in order.
+
+        Args:
+            func: The operator's overload.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+            made: The bytes of its outputs.
+        """
 
 
 class PlainDevice:
-    """A device whose operators return what the meta kernels return, and whose kernels take nothing for themselves.
+    """A device whose operators return what the meta kernels return, and whose kernels take no memory for themselves.
 
     Attributes:
-        own_host: the device has a memory apart from the host's.
+        own_host: Whether the device has a memory of its own beside the host's.
     """
 
     own_host = False
 
     @property
     def corrections(self) -> Mapping[Any, Correction]:
-        """By operator, what it returns here where that is not what its meta kernel returns."""
+        """For each operator that differs from its meta kernel, the function that corrects the result."""
         return {}
 
     @property
     def results(self) -> Mapping[Any, Callable[[tuple[Any, ...]], Result]]:
-        """By operator, what it returns here where PyTorch has no meta kernel of it."""
+        """For each operator without a meta kernel, the function that returns its result."""
         return {}
 
     def workspaces(self) -> KernelMemory | None:
-        """Return what kernels take for themselves; None where that is nothing."""
+        """Return the memory that kernels take for themselves; None if they take none."""
         return None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from memprof.errors import UsageError
+from memprof.errors import MemprofError, UsageError
 from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation, in_place_twin
 from memprof.prediction.fake.assumed_values import expect, expected_of
 from memprof.prediction.fake.data_sizes import LARGEST
@@ -71,6 +71,7 @@ class FakeOperators(TorchDispatchMode):
         phase: of the training step.
         place: gives the module that is running, and whether it is recomputed.
         operators_of: names of the operators that ran, by phase.
+        refusal: the first operator's that cannot be predicted; whoever called it may have caught it.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class FakeOperators(TorchDispatchMode):
         self._lock = threading.RLock()  # one operator at a time, whichever thread runs it
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
         self.operators_of: dict[str, set[str]] = {}
+        self.refusal: MemprofError | None = None
         self.accumulation = accumulation or Accumulation(_exclusive_counts())
         self._tensors = FakeTensors(log, device.corrections, device.results)
         self._workspaces = device.workspaces()
@@ -105,8 +107,12 @@ class FakeOperators(TorchDispatchMode):
         if plan is None:
             plan = self._plans[func] = self._choose(func)
         self.operators_of.setdefault(self.phase, set()).add(name_of(func))
-        with self._lock:
-            return plan(func, args, kwargs or {})
+        try:
+            with self._lock:
+                return plan(func, args, kwargs or {})
+        except MemprofError as error:
+            self.refusal = self.refusal or error
+            raise
 
     supports_higher_order_operators = True  # else PyTorch refuses them before they come here
 

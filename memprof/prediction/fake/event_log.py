@@ -1,4 +1,4 @@
-"""What a fake training allocates and frees, in order, as the events that an allocator would have recorded."""
+"""The log of a fake training: its allocations and frees in order, as a real allocator would have recorded them."""
 
 from __future__ import annotations
 
@@ -18,27 +18,42 @@ from memprof.trace.events import Allocation, CacheMark, Entry, Free, LabelMark, 
 FIRST_ADDRESS = 1 << 58
 _ALIGNMENT = 512  # kernels and `torch.compile` ask whether a pointer is aligned
 
-# What a kernel does for itself, in order: takes a block (a size, with limits where it is an estimate), gives the n-th
-# one back (-n, from 1), makes its outputs (None; at first if it is not said). What it still holds it gives back last.
+# What a kernel does with memory of its own, in order. A size in bytes takes a block (with limits if the size is an
+# estimate), -n frees the n-th block (from 1), and None makes the outputs, which otherwise are made first. Blocks that
+# are still held are freed at the end.
 Steps = Sequence["int | tuple[int, SizeLimits] | None"]
 _T = TypeVar("_T")
 
 
 class Memory(Protocol):
-    """The memory that the stream is served from while it is written."""
+    """The memory of a device, which serves every request while the log is written."""
 
     def take(self, address: int, size: int, stream: int, limits: SizeLimits | None = None) -> None:
-        """Serve a request, or raise `torch.OutOfMemoryError`."""
+        """Serve a request.
+
+        Args:
+            address: The address of the block in the log.
+            size: The bytes requested.
+            stream: The CUDA stream.
+            limits: The limits of the size if it is an estimate.
+
+        Raises:
+            torch.OutOfMemoryError: The memory does not suffice.
+        """
 
     def give_back(self, address: int) -> None:
-        """Take back what was served, if it was."""
+        """Free a block, if it was served.
+
+        Args:
+            address: The address of the block in the log.
+        """
 
     def empty_cache(self) -> None:
-        """Give what nobody uses back to the driver."""
+        """Return unused memory to the driver."""
 
 
 class _Watch(weakref.ref[torch.UntypedStorage]):
-    """A weak reference to a storage that knows what it holds."""
+    """A weak reference to a storage, with its address and size."""
 
     __slots__ = ("address", "host", "owner", "size")
 
@@ -49,22 +64,22 @@ class _Watch(weakref.ref[torch.UntypedStorage]):
 
 
 class EventLog:
-    """The stream of allocations, frees and marks; a storage's free is noted the moment that it dies.
+    """The allocations, frees and marks of a training in order. The free of a storage is noted when the storage dies.
 
-    PyTorch keeps the Python object of a storage alive as long as the storage itself, so a weak reference to it ends
-    exactly when the last tensor (or autograd node) lets go (torch/csrc/Storage.cpp, checked on 2.13.0 and 2.15.0).
+    PyTorch keeps the Python object of a storage alive as long as the storage itself. So a weak reference to it ends
+    exactly when the last tensor or autograd node releases it (torch/csrc/Storage.cpp, checked on 2.13.0 and 2.15.0).
 
-    Several optimizers can be stepped on one model: what happens while `owned_by(i)` is entered belongs to the i-th
-    alone, and so does the end of every storage that was made there. `entries(i)` is the stream as it would have been
-    with that optimizer only.
+    Several optimizers can be stepped on one model. Events within `owned_by(i)` belong only to the i-th optimizer, and
+    so does the end of every storage that was made there. `entries(i)` is the log as it would have been with only that
+    optimizer.
 
     Attributes:
-        meddlers: optimizers in whose step something ended that all share.
-        stream: on which work is enqueued, and for which memory is taken.
-        live_bytes: in use at the moment.
-        peak_bytes: the most so far.
-        strangers_on_host: storages that no operator made are on the host: files, NumPy's arrays.
-        memory: serves every request as it comes; None where what a request would get is asked afterwards.
+        meddlers: The optimizers in whose step a shared storage ended.
+        stream: The CUDA stream on which work is enqueued and memory is allocated.
+        live_bytes: The bytes allocated at the moment.
+        peak_bytes: The most bytes allocated so far.
+        strangers_on_host: Whether storages that no operator made (files, NumPy arrays) are on the host.
+        memory: The memory that serves every request at once; None if the log is replayed afterwards.
     """
 
     def __init__(self) -> None:
@@ -86,11 +101,22 @@ class EventLog:
         return next(self._addresses)
 
     def mark(self, mark: Mark) -> None:
-        """Put a mark between the last event and the next."""
+        """Put a mark between the last event and the next.
+
+        Args:
+            mark: The mark.
+        """
         self._add(mark, self._owner)
 
     def allocated(self, storage: torch.UntypedStorage, address: int, size: int, host: bool = False) -> None:
-        """A storage of `size` bytes came into being; on the `host` it is watched, but no event of the device."""
+        """Note a new storage.
+
+        Args:
+            storage: The storage, whose end is watched.
+            address: Its address.
+            size: Its bytes.
+            host: Whether it is in the host's memory, where it is no event of the device.
+        """
         if not host:
             self._request(address, size, self._owner)
         watch = _Watch(storage, self._died)
@@ -98,38 +124,59 @@ class EventLog:
         self._watches[address] = watch
 
     def resized(self, address: int, size: int) -> None:
-        """A storage let go of its memory and took `size` bytes."""
+        """Note that a storage released its memory and took another amount.
+
+        Args:
+            address: The address of the storage.
+            size: The new bytes; 0 if it takes none.
+        """
         watch = self._watches[address]
-        if watch.host or watch.size == size:
+        if watch.size == size:
             return
-        if watch.size:
+        if watch.size and not watch.host:
             self._end(watch)
-            watch.size = 0
-        if size:
+        watch.size = 0
+        if size and not watch.host:
             self._request(address, size, watch.owner)
-            watch.size = size
+        watch.size = size
+
+    def size_of(self, address: int) -> int:
+        """Return how many bytes the storage at an address has."""
+        return self._watches[address].size
 
     def workspace(self, size: int) -> None:
-        """A library took memory that it keeps."""
+        """Note that a library took memory that it keeps.
+
+        Args:
+            size: The bytes.
+        """
         address = self.new_address()
         self._request(address, size, self._owner)
         self._add(LabelMark("workspace", {address: ""}), self._owner)
         self._workspaces.append((address, size, self._owner))
 
     def release_workspaces(self) -> None:
-        """Libraries gave back the memory that they keep."""
+        """Note that libraries freed the memory that they had kept."""
         for address, size, owner in self._workspaces:
             self._release(address, size, owner)
         self._workspaces.clear()
 
     def empty_cache(self) -> None:
-        """The caching allocator gives what nobody uses back to the driver."""
+        """Note that the caching allocator returns unused memory to the driver."""
         if self.memory is not None:
             self.memory.empty_cache()
         self._add(CacheMark(), self._owner)
 
     def scratch(self, steps: Steps, make_outputs: Callable[[], _T]) -> _T:
-        """A kernel took blocks and gave them back, and made its outputs before, between or after that."""
+        """Note the blocks that a kernel takes and frees, and make its outputs at the right moment.
+
+        Args:
+            steps: What the kernel does with memory of its own.
+            make_outputs: Makes the outputs.
+
+        Returns:
+            The outputs.
+        """
         taken: list[tuple[int, int]] = []
         try:
             outputs = None if None in steps else (make_outputs(),)
@@ -158,13 +205,13 @@ class EventLog:
             self._release(address, size, self._owner)
 
     def _request(self, address: int, size: int, owner: int | None, limits: SizeLimits | None = None) -> None:
-        """Note an allocation; one that cannot be served has emptied the cache, which is noted in its place."""
+        """Note an allocation. If it cannot be served, the allocator has emptied its cache, which is noted instead."""
         if self.memory is not None and not owner:
             try:
                 self.memory.take(address, size, self.stream, limits)
             except torch.OutOfMemoryError:
                 self._add(CacheMark(), owner)
-                gc.unfreeze()  # a program that tries again with less lets go of what it has, cycles included
+                gc.unfreeze()  # a program that tries again with less frees what it had, reference cycles included
                 raise
         self._add(Allocation(address, size, self.stream, limits), owner)
         self._count(size)
@@ -176,17 +223,25 @@ class EventLog:
         self._count(-size)
 
     def knows(self, address: int) -> bool:
-        """Say whether the storage at an address has been seen."""
+        """Return whether the storage at an address has been noted."""
         return address in self._watches
 
     def is_host(self, address: int) -> bool:
-        """Say whether the storage at an address is in the host's memory, as what no operator has made is."""
+        """Return whether the storage at an address is in the host's memory.
+
+        Args:
+            address: The address. Storages that no operator made are on the host if `strangers_on_host` is set.
+        """
         watch = self._watches.get(address)
         return self.strangers_on_host if watch is None else watch.host
 
     @contextmanager
     def owned_by(self, owner: int) -> Iterator[None]:
-        """What happens within the `with` block belongs to one optimizer."""
+        """Count the events within the `with` block as those of one optimizer.
+
+        Args:
+            owner: The number of the optimizer.
+        """
         before, self._owner = self._owner, owner
         try:
             yield
@@ -194,12 +249,20 @@ class EventLog:
             self._owner = before
 
     def entries(self, owner: int) -> list[Entry]:
-        """Return the stream without what belongs to other optimizers."""
+        """Return the log without the events of other optimizers.
+
+        Args:
+            owner: The number of the optimizer.
+        """
         pairs = zip(self._entries, self._owners, strict=True)
         return [entry for entry, whose in pairs if whose is None or whose == owner]
 
     def since(self, number: int) -> list[Entry]:
-        """Return the stream from an entry on, of all optimizers."""
+        """Return the log of all optimizers from an entry on.
+
+        Args:
+            number: The index of the first entry.
+        """
         return self._entries[number:]
 
     def _died(self, watch: weakref.ref[torch.UntypedStorage]) -> None:
@@ -211,7 +274,7 @@ class EventLog:
 
     def _end(self, watch: _Watch) -> None:
         if self._owner is not None and watch.owner is None:
-            self.meddlers.add(self._owner)  # what all optimizers share ended in the step of one
+            self.meddlers.add(self._owner)  # a storage that all optimizers share ended in the step of one
         self._release(watch.address, watch.size, watch.owner)
 
     def _add(self, entry: Entry, owner: int | None) -> None:

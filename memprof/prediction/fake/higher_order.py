@@ -1,4 +1,4 @@
-"""Higher-order operators (`torch.cond`, FlexAttention), whose arguments are functions: run as PyTorch composes them.
+"""Runs higher-order operators, whose arguments are functions (`torch.cond`, FlexAttention), as PyTorch composes them.
 
 Private API of PyTorch, checked on 2.13.0: `HigherOrderOperator.py_kernels`, `_disable_current_modes`, and
 `torch._higher_order_ops.flex_attention.create_fw_bw_graph`, which traces the gradient of a score function with fake
@@ -21,10 +21,16 @@ _COMPOSED = (torch._C.DispatchKey.CompositeExplicitAutograd, torch._C.DispatchKe
 
 
 def composed(mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Run the operators that a higher-order operator is composed of, with the mode looking on.
+    """Run the operators that a higher-order operator is composed of, under the dispatch mode.
+
+    Args:
+        mode: The dispatch mode.
+        func: The higher-order operator.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
 
     Raises:
-        NotImplementedError: PyTorch has only a compiled version.
+        NotImplementedError: PyTorch has only a compiled version of the operator.
     """
     for key in _COMPOSED:
         if key in func.py_kernels:
@@ -34,13 +40,17 @@ def composed(mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: 
 
 
 def is_higher_order(func: Any) -> bool:
-    """Say whether an operator takes functions."""
+    """Return whether an operator takes functions as arguments.
+
+    Args:
+        func: The operator.
+    """
     return isinstance(func, HigherOrderOperator)
 
 
 @contextmanager
 def traced_outside_modes() -> Iterator[None]:
-    """Within the `with` block the score functions of FlexAttention are traced without a look at the training."""
+    """Trace the score functions of FlexAttention outside of dispatch modes within the `with` block."""
     flex_attention = import_module("torch._higher_order_ops.flex_attention")  # by name it is the operator
     trace = flex_attention.create_fw_bw_graph
 

@@ -1,7 +1,7 @@
-"""`torch.inference_mode` as `torch.no_grad`: the same memory.
+"""Replaces `torch.inference_mode` by `torch.no_grad`, which takes the same memory.
 
-Within inference mode a dispatch mode sees operators before PyTorch has taken them apart (`aten::linear`), and none of
-what a device does its own way.
+Within inference mode a dispatch mode sees operators before PyTorch has decomposed them (`aten::linear`), and it sees
+nothing of what a device does differently.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 @contextmanager
 def inference_without_grad() -> Iterator[None]:
-    """Within the `with` block inference mode records no gradients, and nothing more."""
+    """Make inference mode record no gradients, and do nothing else, within the `with` block."""
 
     def enter(self: Any) -> None:
         self._without = torch.no_grad() if self.mode else None

@@ -1,8 +1,8 @@
-"""Which tensors have values: real ones that nothing unknown was written to. And what an operator's schema says.
+"""Tells tensors with known values from fake ones, and reads the schemas of operators.
 
-Small integer and boolean tensors (masks, positions, token ids), and smaller floating-point ones that are made of
-known values, are real and computed with real kernels: what a model reads from them is what it would read in real
-training. Everything else is fake.
+Small integer and boolean tensors (masks, positions, token ids), and even smaller floating-point ones, are real if they
+are made of known values. Real kernels compute them, so a model reads the same values as in real training. All other
+tensors are fake.
 """
 
 from __future__ import annotations
@@ -19,26 +19,31 @@ from memprof.prediction.fake.tensors import Result
 
 aten = torch.ops.aten
 
-# Entries of a tensor whose values are kept: masks and positions of a batch, but not masks of length x length.
+# The largest number of entries of a tensor whose values are kept. It suffices for the masks and positions of a batch,
+# but not for masks of length x length.
 _LARGEST = {"integers": 2 << 20, "booleans": 1 << 20, "floats": 16 << 10}
 _OUT = getattr(torch.Tag, "out", None)  # not in 2.8
 _MARK = "_memprof_unknown"  # on the storage of a real tensor that was written with fake values
 _UNDECLARED_VIEWS = {aten._unsafe_view.default, aten._reshape_alias.default}
-# It leaves its flag at "no overflow", as in a training that goes well.
+# This operator leaves its flag at "no overflow", as in a training that goes well.
 _KEEPS_VALUES = {aten._amp_foreach_non_finite_check_and_unscale_.default}
-# Running statistics that these write although the schema does not say so.
+# These operators write running statistics at these places, although their schemas do not say so.
 _ALSO_WRITES = {aten.native_batch_norm.default: (3, 4), aten.cudnn_batch_norm.default: (3, 4)}
 
 
 def is_fake(tensor: Tensor) -> bool:
-    """Say whether the values of a tensor are unknown."""
+    """Return whether the values of a tensor are unknown.
+
+    Args:
+        tensor: Any tensor.
+    """
     if not is_dense(tensor):
         return any(map(is_fake, parts_of(tensor)))
     return tensor.data_ptr() >= FIRST_ADDRESS or hasattr(tensor.untyped_storage(), _MARK)
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Say whether a tensor is a view of one storage; a sparse one is made of several tensors."""
+    """Return whether a tensor is a view of one storage; a sparse one is made of several tensors."""
     return tensor.layout is torch.strided
 
 
@@ -55,28 +60,47 @@ def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def forget(func: Any, written: Iterable[Tensor]) -> None:
-    """From now on nobody knows the values of these tensors, nor those of their views."""
+    """Mark the values of tensors, and of their views, as unknown from now on.
+
+    Args:
+        func: The operator that writes to the tensors.
+        written: The tensors.
+    """
     for tensor in written if func not in _KEEPS_VALUES else ():
-        if not is_fake(tensor):
-            setattr(tensor.untyped_storage(), _MARK, True)
+        make_unknown(tensor)
+
+
+def make_unknown(tensor: Tensor) -> None:
+    """From now on nobody knows the values of a tensor, nor those of its views."""
+    if not is_fake(tensor):
+        setattr(tensor.untyped_storage(), _MARK, True)
 
 
 def is_worth_computing(result: Result) -> bool:
-    """Say whether outputs are small enough to be computed for real."""
+    """Return whether outputs are small enough to be computed with real kernels.
+
+    Args:
+        result: The result of the operator.
+    """
     return result.entries <= _LARGEST[result.kind]
 
 
 def also_written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
-    """Return the arguments that an operator writes to without saying so."""
+    """Return the arguments that an operator writes to although its schema does not say so.
+
+    Args:
+        func: The operator's overload.
+        args: Its arguments.
+    """
     return [args[place] for place in _ALSO_WRITES.get(func, ()) if args[place] is not None]
 
 
-# Of an operator's schema every question makes new objects, so each is asked once.
+# Every access to an operator's schema makes new objects, so the answers are cached.
 
 
 @cache
 def name_of(func: Any) -> str:
-    """Return an operator's name without its overload: `aten::add`."""
+    """Return an operator's name without its overload, as in `aten::add`."""
     schema = getattr(func, "_schema", None)  # a higher-order operator has none
     name: str = f"higher_order::{func.name()}" if schema is None else schema.name
     return name
@@ -90,26 +114,26 @@ def returns_of(func: Any) -> int:
 
 @cache
 def shape_depends_on_values(func: Any) -> bool:
-    """Say whether only values tell what an operator returns."""
+    """Return whether the shape of an operator's result depends on the values of its arguments."""
     return bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags))
 
 
 @cache
 def resizes_outputs(func: Any) -> bool:
-    """Say whether an operator writes to `out=` arguments, which it may give another size."""
+    """Return whether an operator writes to `out=` arguments, which it may resize."""
     return _OUT in func.tags
 
 
 @cache
 def written_places(func: Any) -> tuple[tuple[int, str], ...]:
-    """Return place and name of the arguments that an operator writes to."""
+    """Return the place and the name of each argument that an operator writes to."""
     arguments = enumerate(func._schema.arguments)
     return tuple((place, a.name) for place, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
 @cache
 def kind_of(func: Any) -> Literal["view", "write", "empty", "compute"]:
-    """Return what an operator does: looks at an argument, writes to some, makes room, or computes something new."""
+    """Return what an operator does: it views an argument, writes to some, makes an empty tensor, or computes one."""
     if func.is_view or func in _UNDECLARED_VIEWS or torch.Tag.inplace_view in func.tags:
         return "view"
     if written_places(func) and all(value.alias_info is not None for value in func._schema.returns):
@@ -118,7 +142,11 @@ def kind_of(func: Any) -> Literal["view", "write", "empty", "compute"]:
 
 
 def geometry_of(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Return what the geometry of an operator's result depends on, of its arguments."""
+    """Return a key of the arguments on which the geometry of an operator's result depends.
+
+    Args:
+        values: The arguments. Of tensors the shape, the strides and the type count.
+    """
     parts: list[Any] = []
     for value in values:
         kind = type(value)

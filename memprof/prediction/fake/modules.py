@@ -1,4 +1,4 @@
-"""Which module is running, in the forward pass and in the backward pass.
+"""Finds the module that is running, in the forward pass and in the backward pass.
 
 Private API (see `memprof.torch_private`): `torch._C._current_autograd_node`,
 `torch._C._autograd._get_sequence_nr`, `Node._sequence_nr`, `torch._C.DisableTorchFunction`, and the global module
@@ -16,21 +16,21 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 
 def unwatched() -> AbstractContextManager[None]:
-    """Within the `with` block no torch function mode sees what is asked of tensors.
+    """Return a context in which no torch function mode sees accesses to tensors.
 
-    For code that is no part of the training: a mode costs microseconds for every attribute that is read.
+    It is meant for code that is no part of the training, because a mode costs microseconds for every attribute read.
     """
     return torch._C.DisableTorchFunction()
 
 
 class RunningModules:
-    """Names the module that an operator runs for, without holding on to any tensor.
+    """Names the module for which an operator runs, without keeping any tensor alive.
 
-    In the forward pass that is the innermost one that is running. In the backward pass it is the one whose forward
-    made the autograd node: both know the node's sequence number.
+    In the forward pass it is the innermost module that runs. In the backward pass it is the module whose forward made
+    the autograd node, which is found by the node's sequence number.
 
     Args:
-        model: whose modules give the names; None where models are added as they are found.
+        model: The model whose modules give the names; None if models are added later.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
@@ -42,14 +42,19 @@ class RunningModules:
         self._module_of_node: dict[int, str] = {}
 
     def add(self, model: nn.Module, prefix: str = "") -> None:
-        """Take in the names of a model's modules, behind a prefix."""
+        """Add the names of a model's modules.
+
+        Args:
+            model: The model.
+            prefix: The prefix of the names.
+        """
         for name, module in model.named_modules(prefix=prefix):
             self._names[id(module)] = name
             self._owners.update({id(parameter): name for parameter in module.parameters(recurse=False)})
 
     @contextmanager
     def followed(self) -> Iterator[None]:
-        """Follow what modules run within the `with` block."""
+        """Follow the modules that run within the `with` block."""
         enter = register_module_forward_pre_hook(self._enter)
         leave = register_module_forward_hook(self._leave, always_call=True)
         try:
@@ -59,7 +64,12 @@ class RunningModules:
             leave.remove()
 
     def place(self) -> tuple[str, bool]:
-        """Return the module's dotted name, "" outside, and whether the backward pass is running its forward again."""
+        """Return where an operator runs.
+
+        Returns:
+            The dotted name of the module, "" outside of modules, and whether the backward pass is running the module's
+            forward again.
+        """
         node = torch._C._current_autograd_node()
         if self._stack:
             # The autograd node of this operator was made just before it was dispatched.
@@ -71,7 +81,7 @@ class RunningModules:
         if parameter is not None:
             return self._owners.get(id(parameter), ""), False
         module = self._module_of_node.get(node._sequence_nr(), "")
-        again = torch.is_grad_enabled()  # what builds a graph there is a forward pass run again
+        again = torch.is_grad_enabled()  # only a forward pass that is run again builds a graph there
         if again:
             self._module_of_node[torch._C._autograd._get_sequence_nr() - 1] = module
         return module, again

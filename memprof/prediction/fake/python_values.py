@@ -1,4 +1,4 @@
-"""What leaves a fake tensor for Python without an operator: numbers are made up, for there is no memory behind it."""
+"""Makes up values where Python reads a fake tensor without an operator, because no memory stands behind it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,14 @@ _LARGEST = 1 << 20  # entries that are made up as ones; more of them as zeros, w
 
 @contextmanager
 def readable_in_python(mode: FakeOperators) -> Iterator[None]:
-    """Within the `with` block `numpy()`, `tolist()`, printing and copying take fake tensors, too."""
+    """Make `numpy()`, `tolist()`, printing and copying accept fake tensors within the `with` block.
+
+    Args:
+        mode: Runs the operators.
+    """
 
     def made_up(tensor: Tensor, how: str) -> Tensor:
-        """Return a real tensor of the same shape, and note that somebody reads it."""
+        """Return a real tensor of the same shape, and note that its values were read."""
         size = tuple(tensor.shape)
         mode.reads.guess_here(mode.place()[0], f"reads values that depend on the data ({how}): they were taken to be 1")
         with torch.utils._python_dispatch._disable_current_modes(), torch._C.DisableTorchFunction():
@@ -52,7 +56,7 @@ def readable_in_python(mode: FakeOperators) -> Iterator[None]:
         return str(plain(tensor, **kwargs))
 
     def deep_copy(tensor: Tensor, memo: dict[int, Any]) -> Tensor:
-        """Copy a tensor by an operator: its storage cannot be read."""
+        """Copy a tensor by an operator, because its storage cannot be read."""
         if type(tensor) is not Tensor or not is_fake(tensor) or id(tensor) in memo or not tensor.is_leaf:
             original: Tensor = copied(tensor, memo)
             return original

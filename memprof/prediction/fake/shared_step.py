@@ -1,4 +1,4 @@
-"""Several optimizers over one model: each steps on the same gradients, and sees none of the others."""
+"""Trains several optimizers on one model. Each steps on the same gradients, and none sees the others."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from memprof.user_code import is_out_of_memory, raised
 
 
 class Contender:
-    """One of the optimizers: what it is made of, what it ran, and why it stopped, if it did.
+    """One of the optimizers that train together.
 
     Attributes:
-        number: its place; what it allocates belongs to it under this number.
-        optimizers: the optimizer under None, or with the step in the backward pass one for each parameter.
-        operators: names of the operators that its steps ran.
-        assumed: the reads that its steps made of unknown values, as in `Reads.assumed`.
-        failure: what went wrong, None while all is well.
+        number: Its number, under which the log keeps its allocations.
+        optimizers: The optimizer under the key None; with the step in the backward pass, one for each parameter.
+        operators: The names of the operators that its steps ran.
+        assumed: The reads of unknown values in its steps, as in `Reads.assumed`.
+        failure: Why it stopped; None if it has not.
     """
 
     def __init__(self, number: int) -> None:
@@ -36,10 +36,16 @@ class Contender:
         return next(iter(self.optimizers.values()))
 
     def attempt(self, mode: FakeOperators, action: Callable[[], Any], what: str) -> None:
-        """Do something in its name; an exception ends this optimizer and no other."""
+        """Run an action of this optimizer. An exception ends this optimizer and no other.
+
+        Args:
+            mode: Runs the operators.
+            action: The action.
+            what: The place of the training in words, for the sentence about a failure.
+        """
         outside, mode.operators_of = mode.operators_of, {}
         assumed, mode.reads.assumed = mode.reads.assumed, self.assumed
-        phase, mode.phase = mode.phase, "optimizer"  # also where the step is taken in the backward pass
+        phase, mode.phase = mode.phase, "optimizer"  # also if the step is taken in the backward pass
         try:
             with mode.log.owned_by(self.number):
                 action()
@@ -55,13 +61,13 @@ class Contender:
 
 
 class SharedStep:
-    """What the training step takes for its optimizer.
+    """All optimizers in the place of the one that a training step steps.
 
     Args:
-        contenders: the optimizers.
-        parameter: of which these are the optimizers, with the step in the backward pass; else None.
-        mode: runs the operators.
-        place: says where the training is, for the sentence about a failure.
+        contenders: The optimizers.
+        parameter: The parameter of these optimizers with the step in the backward pass; otherwise None.
+        mode: Runs the operators.
+        place: Returns the place of the training in words, for the sentence about a failure.
     """
 
     def __init__(
@@ -81,7 +87,7 @@ class SharedStep:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """The groups of the first: the gradient scaler reads the parameters from them."""
+        """The groups of the first optimizer, from which the gradient scaler reads the parameters."""
         groups: list[dict[str, Any]] = next(iter(self._optimizers().values())).param_groups
         return groups
 
@@ -91,6 +97,6 @@ class SharedStep:
             contender.attempt(self._mode, optimizer.step, self._place())
 
     def zero_grad(self) -> None:
-        """Drop the gradients, as each would."""
+        """Drop the gradients, as each optimizer would."""
         for optimizer in self._optimizers().values():
             optimizer.zero_grad()

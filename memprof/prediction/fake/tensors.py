@@ -1,9 +1,10 @@
-"""Tensors without memory: ordinary CPU tensors on an invented address, with nothing behind it.
+"""Tensors without memory: ordinary CPU tensors at an invented address with nothing behind it.
 
-To everything above the dispatcher they are what real training has (the same class, device, dispatch keys, autograd
-graph, reference counts), so PyTorch takes the same paths with them. Its own `FakeTensor` is a subclass that answers
-`.device` from Python, which autograd asks for several times per operator: an operator takes 80 us on one, 10 us on
-these (2.13.0). Only `memprof.prediction.fake.dispatch` may run operators on them: a kernel would fault.
+To everything above the dispatcher they look like the tensors of a real training (the same class, device, dispatch keys,
+autograd graph and reference counts), so PyTorch takes the same paths with them. PyTorch's own `FakeTensor` is a
+subclass that answers `.device` from Python, and autograd asks for it several times per operator. An operator takes
+80 us on a `FakeTensor` and 10 us on these (2.13.0). Only `memprof.prediction.fake.dispatch` may run operators on them,
+because a kernel would fault.
 
 Private API (see `memprof.torch_private`): `torch._C._construct_storage_from_data_pointer`.
 """
@@ -29,7 +30,15 @@ _make_storage: Callable[[int, torch.device, int], torch.UntypedStorage] = torch.
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """One output of an operator: its geometry, and which of the operator's new storages it looks into."""
+    """The geometry of one output of an operator.
+
+    Attributes:
+        size: The shape.
+        stride: The stride of each dimension, in entries.
+        dtype: The type of an entry.
+        offset: The offset in the storage, in entries.
+        storage: The index of its storage among the operator's new storages.
+    """
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -40,15 +49,16 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an operator returns for arguments of one geometry.
+    """The result of an operator for arguments of one geometry.
 
     Attributes:
-        storages: bytes of each storage that it makes.
-        shape: a `Layout`, a list or tuple of such shapes, or a value to hand out as it is.
-        aliases: an output looks into an argument although the schema does not say so.
-        resized: the new geometry of each argument that the operator resizes, by its place among the tensors.
-        entries: of its largest output.
-        kind: of the outputs: `floats` (complex too) if any is, else `integers` if any is, else `booleans`.
+        storages: The bytes of each storage that it makes.
+        shape: A `Layout`, a list or tuple of such shapes, or a value that is returned as it is.
+        aliases: Whether an output views an argument although the schema does not say so.
+        resized: The new geometry of each argument that the operator resizes, by its place among the tensors.
+        entries: The number of entries of the largest output.
+        kind: `floats` if any output is floating-point or complex, else `integers` if any is an integer, else
+            `booleans`.
     """
 
     storages: tuple[int, ...]
@@ -63,7 +73,11 @@ Correction = Callable[[tuple[Any, ...], Result], Result]
 
 
 def tensors_in(values: Iterable[Any]) -> list[Tensor]:
-    """Return the tensors among an operator's arguments or outputs, those in lists too."""
+    """Return the tensors among an operator's arguments or outputs, including those in lists.
+
+    Args:
+        values: The arguments or outputs.
+    """
     found: list[Tensor] = []
     for value in values:
         if isinstance(value, Tensor):
@@ -74,12 +88,12 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
 
 
 class FakeTensors:
-    """Makes fake tensors, and asks PyTorch's own meta kernels what an operator returns.
+    """Makes fake tensors, and finds by PyTorch's own meta kernels what an operator returns.
 
     Args:
-        log: told of every storage that is made.
-        corrections: by operator, what it returns on the device where that is not what its meta kernel returns.
-        results: by operator, what it returns where PyTorch has no meta kernel of it.
+        log: Notes every storage that is made.
+        corrections: For each operator that differs from its meta kernel, the function that corrects the result.
+        results: For each operator without a meta kernel, the function that returns its result.
     """
 
     def __init__(
@@ -94,7 +108,15 @@ class FakeTensors:
         self._fakes: TorchDispatchMode | None = None
 
     def build(self, result: Result, host: bool = False) -> tuple[Any, list[int]]:
-        """Return new tensors of that geometry, and the addresses of their storages, made in order."""
+        """Make the tensors of a result.
+
+        Args:
+            result: The result.
+            host: Whether they are in the host's memory.
+
+        Returns:
+            The tensors, and the addresses of their storages in order.
+        """
         storages, addresses = [], []
         for size in result.storages:
             address = self._log.new_address() if size else 0
@@ -117,13 +139,18 @@ class FakeTensors:
         return storage
 
     def evaluate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
-        """Return what the operator's meta kernel returns for tensors of that geometry.
+        """Return the result of an operator's meta kernel for tensors of the given geometry.
 
-        A meta tensor's device counts as an accelerator with PyTorch (`device_hint` in torch/_meta_registrations.py);
-        what a CPU does differently is a correction.
+        PyTorch treats the device of a meta tensor as an accelerator (`device_hint` in torch/_meta_registrations.py).
+        Corrections apply what a CPU does differently.
+
+        Args:
+            func: The operator's overload.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
 
         Raises:
-            Exception: what the kernel raises: wrong shapes, or an output that depends on values.
+            Exception: The kernel raised it, because shapes do not match or the output depends on values.
         """
         if func in self._own_results:
             return self._own_results[func](args)
@@ -137,7 +164,7 @@ class FakeTensors:
         return result if correction is None else correction(args, result)
 
     def _fake_mode(self) -> TorchDispatchMode:
-        """Return PyTorch's fake mode, which also takes operators apart that have no meta kernel; slow to import."""
+        """Return PyTorch's fake mode, which decomposes operators without a meta kernel. It is slow to import."""
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         self._fakes = self._fakes or FakeTensorMode(allow_non_fake_inputs=True)
@@ -145,7 +172,11 @@ class FakeTensors:
 
 
 def contiguous_result(output: tuple[Tensor, ...]) -> Result:
-    """Return the result of an operator whose outputs are as these meta tensors, each in a storage of its own."""
+    """Return the result of an operator whose outputs look like these tensors, each in a storage of its own.
+
+    Args:
+        output: The outputs as meta tensors.
+    """
     layouts = tuple(_layout(tensor, number) for number, tensor in enumerate(output))
     return Result(tuple(tensor.untyped_storage().nbytes() for tensor in output), layouts)
 
@@ -173,7 +204,7 @@ def _stand_in(value: Any, device: torch.device) -> Any:
 
 
 class _Description:
-    """Takes down what an operator returned."""
+    """Describes what an operator returned."""
 
     def __init__(self, given: list[Tensor]) -> None:
         self._known = {tensor.untyped_storage()._cdata for tensor in given}

@@ -1,4 +1,4 @@
-"""The training step on fake tensors: no weights, no data, no GPU; the events of an allocator all the same."""
+"""Trains on fake tensors. It needs no weights, no data and no GPU, and yields the events of an allocator."""
 
 from __future__ import annotations
 
@@ -37,24 +37,26 @@ from memprof.training.step import PerParameterOptimizers, TrainingStep, check_tr
 from memprof.user_code import describe
 from memprof.workloads.loader import load_workload
 
-STEPS = 2  # the first makes the state; from the second on a step allocates what every later one does
+STEPS = 2  # the first step makes the state, and from the second on every step makes the same allocations
 
 
 @dataclass(frozen=True)
 class FakeRun:
-    """What one optimizer's fake training did.
+    """The fake training of one optimizer.
 
     Attributes:
-        entries: every allocation, free and mark, from the build on; empty if it failed.
-        parameters: of the model.
-        state: what the optimizer holds after the last step.
-        implementation: of the optimizer that ran.
-        failure: why there is nothing, or None.
-        assumed: operators whose answer was assumed, with the phase.
-        guesses: sentences about what was predicted as something else than it is.
-        buckets: bytes of each of the buckets in which DDP exchanges gradients.
-        ranks: of the training; this was the first of them.
-        alike: every rank holds as much; else the first holds the most.
+        entries: Every allocation, free and mark from the build on; empty if the training failed.
+        parameters: The figures of the model's parameters; None if the training failed.
+        state: The optimizer's state after the last step; None if the training failed.
+        implementation: The implementation of the optimizer that ran.
+        failure: Why the training failed; None if it did not.
+        assumed: The operators whose answer was assumed, with the phase.
+        guesses: Sentences about what was predicted as something other than it is.
+        buckets: The bytes of each bucket in which DDP exchanges gradients.
+        ranks: The number of ranks.
+        rank: The rank whose training this is.
+        alike: Whether all ranks hold the same memory; if not, the first rank holds the most. None if nothing is known
+            of the other ranks.
     """
 
     entries: list[Entry]
@@ -66,7 +68,8 @@ class FakeRun:
     guesses: frozenset[str] = frozenset()
     buckets: tuple[int, ...] = ()
     ranks: int = 1
-    alike: bool = True
+    rank: int = 0
+    alike: bool | None = True
 
 
 def fake_runs(
@@ -80,16 +83,19 @@ def fake_runs(
     """Train a workload on fake tensors, once for all optimizers, and return what each would have done alone.
 
     Args:
-        workload: what to train; its model and batches are made within.
-        optimizers: each steps on the same gradients. One that ends a storage of the model or of the gradients in
-            its step, as by putting new parameters in place of the old, is trained by itself.
-        recipe: how to train; `warmup`, `steps` and the times that they stand for have no part in it.
-        batch_size: of each micro-batch.
-        semantics: what the target device does differently from a CPU.
-        steps: how many to take, two at least; more than two if the batches differ.
+        workload: The workload. Its model and its batches are made on fake tensors.
+        optimizers: The optimizers. Each steps on the same gradients. An optimizer whose step ends a storage of the
+            model or of the gradients, for example by replacing parameters, is trained by itself.
+        recipe: The recipe. Its `warmup` and `steps` are not used.
+        batch_size: The number of samples in a micro-batch.
+        semantics: The semantics of the device; those of a CPU if None.
+        steps: The number of steps, at least two; more than two if the batches differ.
+
+    Returns:
+        The training of each optimizer, in order.
 
     Raises:
-        UsageError: the workload or the recipe is at fault, or the model decides by values that depend on the data.
+        UsageError: The workload or the recipe is at fault, or the model decides by values that depend on the data.
     """
 
     def train(chosen: Sequence[OptimizerSpec]) -> tuple[list[FakeRun], set[int]]:
@@ -106,7 +112,7 @@ def fake_runs(
 
 
 class _FakeTraining:
-    """One model, its optimizers, and the steps they take."""
+    """A fake training of one model with several optimizers."""
 
     def __init__(
         self,
@@ -133,7 +139,7 @@ class _FakeTraining:
         self.meddlers: set[int] = set()
 
     def run(self) -> list[FakeRun]:
-        """Build, train and return each optimizer's part."""
+        """Build the model, train it, and return the training of each optimizer."""
         with ExitStack() as stack:
             stack.enter_context(no_garbage_collection())
             stack.enter_context(self._semantics.applied(self._mode))
@@ -150,7 +156,7 @@ class _FakeTraining:
 
     def _join_ranks(self, stack: ExitStack) -> None:
         if self._recipe.strategy != "single":
-            from memprof.prediction.ranks.ranks import fake_ranks  # half a second, for those who need it
+            from memprof.prediction.ranks.fake_ranks import fake_ranks  # half a second, for those who need it
 
             stack.enter_context(fake_ranks(self._mode, self._recipe))
 
@@ -165,7 +171,7 @@ class _FakeTraining:
         if recipe.checkpoint_activations:
             checkpoint_blocks(self._model)
         own = self._distribute(recipe)
-        self._labels = Labeller(own)
+        labels = Labeller(own)
         self._follow_modules(stack, own)
         self._step = TrainingStep(
             self._semantics.workload(workload, self._mode, recipe),
@@ -176,10 +182,10 @@ class _FakeTraining:
             self._batch_size,
             self._session.begin_phase,
         )
-        self._session.built(self._labels, self._mark_states, self._step)
+        self._session.built(lambda: labels, self._mark_states, self._step)
 
     def _distribute(self, recipe: Recipe) -> nn.Module:
-        """Have the ranks share the training, and return the user's own module."""
+        """Share the training among the ranks, and return the user's own module."""
         if recipe.strategy != "single":
             from memprof.training.strategies import distribute
 
@@ -217,15 +223,15 @@ class _FakeTraining:
         self._mode.phase = phase
         self._log.mark(PhaseMark(step, phase))
 
-    def _mark_states(self) -> None:
+    def _mark_states(self, labels: Labeller) -> None:
         for contender in self._contenders:
             if contender.failure is None and contender.optimizers:
                 with self._log.owned_by(contender.number):
-                    self._log.mark(self._labels.optimizer_state(contender))
+                    self._log.mark(labels.optimizer_state(contender))
 
     def _train_step(self) -> None:
         if self._session.number == self._steps:
-            gc.collect()  # cycles that a real training would have lost sooner or later
+            gc.collect()  # frees reference cycles, which a real training would lose sooner or later
         self._session.follow()
         try:
             self._step.run()
@@ -249,7 +255,7 @@ class _FakeTraining:
             failure=None,
             assumed=assumed,
             guesses=frozenset({*self._reads.guesses, *self._mode.doubts}),
-            buckets=tuple(bucket_sizes(self._model, self._recipe)),
+            buckets=tuple(bucket_sizes(self._model)),
             ranks=self._recipe.world_size,
             alike=self._recipe.strategy != "fsdp" or all(len(p) % self._recipe.world_size == 0 for p in parameters),
         )

@@ -1,9 +1,8 @@
-"""What a fake training answers when the code asks for a value that depends on fake data.
+"""Answers the code of a fake training when it reads a value that depends on fake data.
 
-A value that only leaves to Python (a logged loss, a metric, a NaN guard) changes no memory, so nothing is refused: a
-number is 1, those that are read one after the other each a little less, as a loss that falls; of a condition the answer
-is the one that keeps the training going. Each place is noted once, and where the program branches there the note says
-so.
+Most such values (a logged loss, a metric, a NaN guard) change no memory, so no read is refused. A number is 1, and
+numbers read one after another fall a little each time, as a loss does. A condition gets the answer that keeps the
+training going. Each place is noted once, and the note says whether the program branches there.
 """
 
 from __future__ import annotations
@@ -20,29 +19,30 @@ from memprof.scripts.places import caller, decides, place_of
 
 Value = bool | int | float | complex
 
-# Reads here scale an update or ask whether to draw again; they are named by their operators, not by their places.
+# Reads in these phases scale an update or ask whether to draw again. Notes name their operators, not their places.
 _INSIDE = ("build", "clip", "optimizer")
 _FALL = 2.0**-20
-_MOST_READS = 100_000  # Adafactor reads three for each parameter and step
+MOST_READS = 100_000  # Adafactor reads three for each parameter and step
 # Exceptions of torch/_subclasses/fake_tensor.py, which is slow to import.
 _DEPENDS_ON_DATA = ("DataDependentOutputException", "DynamicOutputShapeException")
+_OF_CUSTOM_OP = "no fake impl registered for <CustomOpDef"  # a RuntimeError of `torch.library.custom_op`
 _HAS_NO_KERNEL = ("UnsupportedOperatorException", "NotImplementedError")
 
 
 class Reads:
     """Answers reads of unknown values.
 
-    Optimizers read norms and step counts to scale an update, which moves no memory: numbers are assumed to be 1,
-    conditions to hold. Initialisers ask whether anything has to be drawn again (`trunc_normal_`): it does not. Anywhere
-    else a condition is taken to be false, unless it follows from numbers that are 1.
+    Optimizers read norms and step counts to scale an update, which changes no memory. There numbers are assumed to be 1
+    and conditions to hold. Initialisers ask whether to draw numbers again (`trunc_normal_`), and the answer is no.
+    Anywhere else a condition is assumed to be false, unless it follows from numbers that are 1.
 
     Args:
-        answers: what the user says of places, `train.py:12`, in place of these.
+        answers: The user's answers by place (`train.py:12`), which take precedence.
 
     Attributes:
-        assumed: the operators whose answer was assumed, with the phase.
-        guesses: sentences about what was predicted as something else than it is.
-        unused: places for which there is an answer and that have not asked.
+        assumed: The operators whose answer was assumed, with the phase.
+        guesses: Sentences about what was predicted as something other than it is.
+        unused: The places of answers that were not used.
     """
 
     def __init__(self, answers: Mapping[str, Value] | None = None) -> None:
@@ -59,14 +59,14 @@ class Reads:
         """Return a value for a tensor of one element.
 
         Args:
-            dtype: of the tensor.
-            operator: that reads it.
-            module: that runs, "" outside the model.
-            phase: of the training step.
-            expected: what follows from the numbers that it was computed from, if anything does.
+            dtype: The type of the tensor.
+            operator: The operator that reads it.
+            module: The module that runs; "" outside of the model.
+            phase: The phase of the training step.
+            expected: The value that follows from the numbers from which the tensor was computed; None if none follows.
 
         Raises:
-            UsageError: the code seems to go on until it likes the answer.
+            UsageError: The code reads so often that it seems to wait for another answer.
         """
         default = _default(dtype, phase, expected)
         if phase in _INSIDE and not self._answers:
@@ -89,13 +89,13 @@ class Reads:
         return default
 
     def _falling(self) -> float:
-        """Return a little less than the last time, as a loss that falls: what is done for the best so far is done."""
+        """Return a little less than the last time, as a loss that falls, so that code for a new best value runs."""
         self._last_float = max(0.5, self._last_float - _FALL)
         return self._last_float
 
     def _count(self, place: str, module: str) -> None:
         self._counts[place] += 1
-        if self._counts[place] > _MOST_READS:
+        if self._counts[place] > MOST_READS:
             where = f"{place} reads" if place else f"{_place(module)} reads"
             hint = f"say what it is with --assume {place}=VALUE" if place else "measure it with --device cpu or cuda"
             raise UsageError(f"{where} values that depend on the data again and again, so it may never end: {hint}")
@@ -108,26 +108,40 @@ class Reads:
         return None
 
     def guess(self, module: str, what: str) -> None:
-        """Note that a module, "" for the training step, `what`."""
+        """Note a guess about a module.
+
+        Args:
+            module: The module; "" for the training step.
+            what: The rest of the sentence after the module's name.
+        """
         place = _place(module)
         self.guesses.add(f"{place[0].upper()}{place[1:]} {what}.")
 
     def guess_here(self, module: str, what: str) -> None:
-        """Note that the line of the user's code that runs `what`."""
+        """Note a guess about the line of the user's code that runs.
+
+        Args:
+            module: The module to name if the line is not known; "" for the training step.
+            what: The rest of the sentence after the place.
+        """
         place = place_of(caller(sys._getframe(1))) or _place(module)
         self.guesses.add(f"{place} {what}.")
 
     @contextmanager
     def explained(self, operator: str, module: str) -> Iterator[None]:
-        """Say in one sentence why an operator cannot be predicted.
+        """Turn an error within the `with` block into one sentence that says why an operator cannot be predicted.
+
+        Args:
+            operator: The name of the operator.
+            module: The module that runs; "" for the training step.
 
         Raises:
-            UsageError: its output depends on values, or it has no fake kernel.
+            UsageError: The operator's output depends on values, or it has no fake kernel.
         """
         try:
             yield
         except Exception as error:
-            if type(error).__name__ in _HAS_NO_KERNEL:
+            if type(error).__name__ in _HAS_NO_KERNEL or _OF_CUSTOM_OP in str(error):
                 what = f"runs {operator}, which has no fake kernel (torch.library.register_fake gives it one)"
             elif type(error).__name__ in _DEPENDS_ON_DATA:
                 what = f"runs {operator}, whose output depends on the data"

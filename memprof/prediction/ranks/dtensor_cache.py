@@ -1,8 +1,9 @@
-"""DTensor's question what an operator does with shards: asked outside the dispatch mode, and of lists once per kind.
+"""Runs DTensor's sharding propagation outside of the dispatch mode, and for lists only once for each kind of entry.
 
-PyTorch answers it with meta tensors, which are no tensors of the training. For operators on lists (`_foreach_add_`,
-`_fused_adam_`) it answers for every entry of the list by itself, in a time that grows with the square of the list's
-length. Entries of one geometry have one answer (`tests/benchmarks/test_prediction_benchmark.py` prints what it saves).
+PyTorch computes what an operator does with shards on meta tensors, which are no tensors of the training. For operators
+on lists (`_foreach_add_`, `_fused_adam_`) it does so for every entry, in a time that grows with the square of the
+list's length. Entries of the same geometry have the same answer
+(`tests/benchmarks/test_prediction_benchmark.py` prints the time that this saves).
 
 Private API (see `memprof.torch_private`): `ShardingPropagator`, `OpSchema`, `OutputSharding`,
 `DTensorSpec` and `_disable_current_modes`.
@@ -15,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
+import torch
 from torch.distributed.tensor._dtensor_spec import DTensorSpec
 from torch.distributed.tensor._op_schema import OpSchema, OutputSharding
 from torch.distributed.tensor._sharding_prop import ShardingPropagator
@@ -26,25 +28,25 @@ _ENTRY_BY_ENTRY = ("aten::_foreach_", "aten::_fused_")
 
 @contextmanager
 def dtensors_outside_modes() -> Iterator[None]:
-    """Within the `with` block DTensor does not ask the dispatch mode what its operators do."""
+    """Keep DTensor's sharding propagation away from the dispatch mode within the `with` block."""
     with ExitStack() as stack:
         for name in _METHODS:
             plain = _outside_modes(getattr(ShardingPropagator, name))
-            method = _once_per_kind(plain) if name == _METHODS[0] else plain
+            method = once_per_kind(plain) if name == _METHODS[0] else plain
             stack.enter_context(patch.object(ShardingPropagator, name, method))
         yield
 
 
 def _outside_modes(method: Callable[..., Any]) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
-        with _disable_current_modes():
+        with _disable_current_modes(), torch._C.DisableTorchFunction():
             return method(*args, **kwargs)
 
     return run
 
 
-def _once_per_kind(propagate: Callable[..., Any]) -> Callable[..., Any]:
-    """Ask about one entry of each kind; of all entries only where any has to be distributed anew first."""
+def once_per_kind(propagate: Callable[..., Any]) -> Callable[..., Any]:
+    """Ask about one entry of each kind, and about all entries only if any must be redistributed first."""
 
     def run(propagator: Any, schema: OpSchema) -> Any:
         kinds = _kinds(schema)
@@ -64,7 +66,7 @@ def _once_per_kind(propagate: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _kinds(schema: OpSchema) -> list[tuple[Any, ...]] | None:
-    """Return what the answer for each entry depends on; None where it is no operator on lists, or all differ."""
+    """Return what the answer for each entry depends on; None if the operator takes no lists or all entries differ."""
     lists = _lists(schema)
     if not lists or not schema.op._schema.name.startswith(_ENTRY_BY_ENTRY):
         return None
@@ -73,7 +75,7 @@ def _kinds(schema: OpSchema) -> list[tuple[Any, ...]] | None:
 
 
 def _lists(schema: OpSchema) -> list[Any]:
-    """Return the arguments that are as long as the first, if that is a list of shards."""
+    """Return the arguments that are as long as the first argument, if that is a list of shards."""
     first = schema.args_schema[0] if schema.args_schema else None
     if not isinstance(first, (list, tuple)) or not first or not isinstance(first[0], DTensorSpec):
         return []

@@ -1,7 +1,10 @@
-"""A process group with one real member: its collectives are over at once and exchange nothing.
+"""A process group with one real member: its collectives are over at once, and what the others send is imagined.
 
 PyTorch's own fake process group cannot serve DDP, whose reducer wants its buffers back from an all-reduce. Nothing of a
-fake tensor is read or written here. What NCCL or gloo would allocate for themselves belongs to the process.
+fake tensor is read or written here. Where values are known, every other rank is taken to send what this one has; what
+only another rank can know (a broadcast from it) is unknown afterwards. What NCCL or gloo would allocate for themselves
+belongs to the process; what PyTorch allocates to call NCCL (`ProcessGroupNCCL.cpp`) is allocated here, too: the flat
+buffer of a list of tensors, and the number that a barrier reduces.
 
 Private API (see `memprof.torch_private`): `torch._C._distributed_c10d._create_work_from_future`, and
 the names of the collectives that a Python process group overrides.
@@ -10,10 +13,11 @@ the names of the collectives that a Python process group overrides.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import (  # type: ignore[attr-defined]
@@ -21,67 +25,230 @@ from torch._C._distributed_c10d import (  # type: ignore[attr-defined]
     _create_work_from_future,
 )
 from torch.futures import Future
+from torch.utils._python_dispatch import _disable_current_modes
 
 from memprof.errors import UsageError
-from memprof.prediction.fake.known_values import is_fake
+from memprof.prediction.fake.known_values import is_fake, make_unknown
 
 BACKEND = "memprof"
-_IN_PLACE = ("allreduce", "allreduce_coalesced", "broadcast", "reduce", "barrier")
-_INTO_OTHERS = (
-    *("gather", "scatter", "reduce_scatter", "alltoall", "alltoall_base", "_reduce_scatter_base"),
-    *("reduce_scatter_tensor_coalesced", "allgather_into_tensor_coalesced"),
-    *("all_to_all_single", "reduce_scatter_single"),  # the names since 2.13
-    *("reduce_scatter_single_coalesced", "all_gather_single_coalesced"),
-)
+_CPU, _CUDA = torch.device("cpu"), torch.device("cuda")
+_GROWS: Mapping[Any, Callable[[Tensor, int], Tensor]] = {
+    dist.ReduceOp.SUM: lambda value, size: value * size,
+    dist.ReduceOp.PRODUCT: lambda value, size: value**size,
+}
 
 
-class LoneGroup(dist.ProcessGroup):
+_ProcessGroup: Any = dist.ProcessGroup  # whose stubs have two signatures of each collective
+
+
+class LoneGroup(_ProcessGroup):  # type: ignore[misc]
     """The group as one of its ranks sees it.
 
     Args:
         rank: of this process.
         size: ranks in the group.
+
+    Attributes:
+        on_nccl: the group is NCCL's, as far as the training knows.
+        on_gloo: the group is gloo's, or has it for tensors on the host.
     """
 
+    on_nccl = False
+    on_gloo = True
+    _name = BACKEND
+
     def __init__(self, rank: int, size: int) -> None:
-        super().__init__(rank, size)  # type: ignore[call-arg]  # another overload
+        super().__init__(rank, size)
+
+    def is_asked_for(self, backend: str) -> None:
+        """Be what the training asked for: `nccl`, `gloo`, `cpu:gloo,cuda:nccl`, or `undefined`, which is the latter."""
+        undefined = backend == dist.Backend.UNDEFINED
+        self._name = backend
+        self.on_nccl = torch.cuda.is_available() and (undefined or "nccl" in backend)
+        self.on_gloo = not self.on_nccl or undefined or "gloo" in backend
 
     def getBackendName(self) -> str:  # noqa: N802
-        """Return the name that `init_process_group` knows."""
+        """Return the name that DDP's logger, written in C++, hears: it would look for gloo's or NCCL's own classes."""
         return BACKEND
+
+    def _get_backend_name(self) -> str:
+        """Return the name that Python hears: of what the training asked for."""
+        return self._name
 
     @property
     def group_name(self) -> Any:
         """The name under which functional collectives find the group."""
         return dist.distributed_c10d._world.pg_names[self]
 
-    def allgather(self, outputs: Any, inputs: Any, *options: Any) -> dist.Work:
-        """Find that all others have the same, where values are known."""
+    @property
+    def _device_types(self) -> list[torch.device]:
+        return [*([_CPU] if self.on_gloo else []), *([_CUDA] if self.on_nccl else [])]
+
+    def _get_backend(self, device: torch.device) -> LoneGroup:
+        return self
+
+    supports_splitting = False
+
+    # Collectives, as the classes of `torch.distributed` call them
+
+    def allgather(self, outputs: Any, inputs: Any, *options: Any, **named: Any) -> dist.Work:
+        """Find that all others have the same."""
         for received, sent in zip(outputs, inputs, strict=True):
+            self._flatten(received)
             for tensor in received:
-                _repeat(tensor, sent)
+                _receive(tensor, sent)
         return _done(outputs[0])
 
     def _allgather_base(self, output: Tensor, input: Tensor, *options: Any, **named: Any) -> dist.Work:
-        for part in output.chunk(self.size()):
-            _repeat(part, input)
+        if not is_fake(output):
+            for part in output.chunk(self.size()):
+                _receive(part, input)
         return _done([output])
 
     all_gather_single: Any = _allgather_base  # the name since 2.13
 
+    def allgather_into_tensor_coalesced(self, outputs: Any, inputs: Any, *options: Any, **named: Any) -> dist.Work:
+        """Find that all others have the same, tensor by tensor."""
+        for output, sent in zip(outputs, inputs, strict=True):
+            self._allgather_base(output, sent)
+        return _done(list(outputs))
 
-def _over(self: LoneGroup, received: Any = (), *arguments: Any, **named: Any) -> dist.Work:
-    """Leave everything as it is."""
-    return _done(received if isinstance(received, list) else [received] if isinstance(received, Tensor) else [])
+    all_gather_single_coalesced: Any = allgather_into_tensor_coalesced
+
+    def allreduce(self, tensors: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
+        """Reduce what all have alike."""
+        for tensor in tensors:
+            self._reduce(tensor, options or named.get("opts"))
+        return _done(list(tensors))
+
+    allreduce_coalesced: Any = allreduce
+
+    def reduce(self, tensors: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
+        """Reduce on one rank; the others keep what they have."""
+        options = options or named.get("opts")
+        if options is not None and options.rootRank == self.rank():
+            return self.allreduce(tensors, options)
+        return _done(list(tensors))
+
+    def broadcast(self, tensors: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
+        """Receive what only the sender knows, or send."""
+        options = options or named.get("opts")
+        if options is not None and options.rootRank != self.rank():
+            for tensor in tensors:
+                make_unknown(tensor)
+        return _done(list(tensors))
+
+    def gather(self, outputs: Any, inputs: Any, *options: Any, **named: Any) -> dist.Work:
+        """Receive what this rank has from all."""
+        for received, sent in zip(outputs, inputs, strict=False):
+            for tensor in received:
+                _receive(tensor, sent)
+        return _done(list(outputs[0]) if outputs else [])
+
+    def scatter(self, outputs: Any, inputs: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
+        """Receive a part, which only the sender knows."""
+        for number, output in enumerate(outputs):
+            _receive(output, inputs[number][self.rank()] if inputs else None)
+        return _done(list(outputs))
+
+    def reduce_scatter(self, outputs: Any, inputs: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
+        """Receive the reduced part of this rank."""
+        for output, given in zip(outputs, inputs, strict=True):
+            self._flatten(given)
+            _receive(output, given[self.rank()])
+            self._reduce(output, options or named.get("opts"))
+        return _done(list(outputs))
+
+    def _reduce_scatter_base(
+        self, output: Tensor, input: Tensor, options: Any = None, *more: Any, **named: Any
+    ) -> dist.Work:
+        if not is_fake(output):
+            _receive(output, input.chunk(self.size())[self.rank()])
+            self._reduce(output, options or named.get("opts"))
+        return _done([output])
+
+    reduce_scatter_single: Any = _reduce_scatter_base
+
+    def reduce_scatter_tensor_coalesced(
+        self, outputs: Any, inputs: Any, options: Any = None, *more: Any, **named: Any
+    ) -> dist.Work:
+        """Receive the reduced part of this rank, tensor by tensor."""
+        for output, given in zip(outputs, inputs, strict=True):
+            self._reduce_scatter_base(output, given, options or named.get("opts"))
+        return _done(list(outputs))
+
+    reduce_scatter_single_coalesced: Any = reduce_scatter_tensor_coalesced
+
+    def alltoall(self, outputs: Any, inputs: Any, *options: Any, **named: Any) -> dist.Work:
+        """Receive from each what it has for this rank: as much as this rank has for itself."""
+        for output in outputs:
+            _receive(output, inputs[self.rank()])
+        return _done(list(outputs))
+
+    def alltoall_base(self, output: Tensor, input: Tensor, *options: Any, **named: Any) -> dist.Work:
+        """Receive from each what it has for this rank, in one tensor."""
+        _receive(output, input)
+        return _done([output])
+
+    all_to_all_single: Any = alltoall_base
+
+    def barrier(self, options: Any = None, *more: Any, **named: Any) -> dist.Work:
+        """Wait for nobody; NCCL reduces a number for it."""
+        device = getattr(options or named.get("opts"), "device", None)
+        if self.on_nccl and device is not None and device.type == "cuda":
+            torch.zeros(1, device=device)
+        return _done([])
+
+    def monitored_barrier(self, *arguments: Any, **named: Any) -> None:
+        """Wait for nobody."""
+
+    def send(self, tensors: Any, *arguments: Any, **named: Any) -> dist.Work:
+        """Send to nobody."""
+        return _done(list(tensors))
+
+    def recv(self, tensors: Any, *arguments: Any, **named: Any) -> dist.Work:
+        """Receive what only the sender knows."""
+        for tensor in tensors:
+            make_unknown(tensor)
+        return _done(list(tensors))
+
+    recv_anysource: Any = recv
+
+    def _start_coalescing(self, device: torch.device) -> None:
+        """Do what comes one by one."""
+
+    def _end_coalescing(self, device: torch.device) -> dist.Work:
+        return _done([])
+
+    def _flatten(self, tensors: Sequence[Tensor]) -> None:
+        """Allocate the flat buffer by which NCCL takes a list (`newLikeFlat`)."""
+        if self.on_nccl and tensors and all(tensor.numel() == tensors[0].numel() for tensor in tensors):
+            tensors[0].new_empty((len(tensors), *tensors[0].shape))
+
+    def _reduce(self, tensor: Tensor, options: Any) -> None:
+        operation = getattr(options, "reduceOp", None)
+        grown = next((grow for kind, grow in _GROWS.items() if operation == kind), None)
+        if grown is not None and not is_fake(tensor):
+            with _aside():
+                tensor.copy_(grown(tensor, self.size()))
 
 
-for _name in (*_IN_PLACE, *_INTO_OTHERS):
-    setattr(LoneGroup, _name, _over)
+@contextmanager
+def _aside() -> Iterator[None]:
+    """What is done within the `with` block is no part of the training."""
+    with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
+        yield
 
 
-def _repeat(output: Tensor, tensor: Tensor) -> None:
-    if not is_fake(output) and not is_fake(tensor):
-        output.view(-1).copy_(tensor.reshape(-1))
+def _receive(output: Tensor, sent: Tensor | None) -> None:
+    """Take over what is sent, as far as its values are known; None stands for what nobody here knows."""
+    if is_fake(output):
+        return
+    if sent is None or is_fake(sent) or sent.numel() != output.numel():
+        make_unknown(output)
+        return
+    with _aside():
+        output.copy_(sent.reshape(output.shape))
 
 
 def _done(received: list[Any]) -> dist.Work:
@@ -92,15 +259,19 @@ def _done(received: list[Any]) -> dist.Work:
 
 @contextmanager
 def lone_group(rank: int, size: int) -> Iterator[None]:
-    """Within the `with` block the default process group is a lone one.
+    """Make a `LoneGroup` the default process group within the `with` block.
+
+    Args:
+        rank: The rank of this process.
+        size: The number of ranks.
 
     Raises:
-        UsageError: this process is in a group already.
+        UsageError: This process is in a process group already.
     """
     if dist.is_initialized():
         raise UsageError("this process is in a process group already: predict ranks in another, as the CLI does")
     excepthook = sys.excepthook  # `init_process_group` puts the rank before tracebacks
-    dist.Backend.register_backend(BACKEND, _make, devices=["cpu"])
+    dist.Backend.register_backend(BACKEND, make_lone_group, devices=["cpu"])
     try:
         dist.init_process_group(BACKEND, store=HashStore(), rank=rank, world_size=size)
         yield
@@ -110,5 +281,6 @@ def lone_group(rank: int, size: int) -> Iterator[None]:
             dist.destroy_process_group()
 
 
-def _make(store: Any, rank: int, size: int, timeout: Any) -> LoneGroup:
+def make_lone_group(store: Any, rank: int, size: int, timeout: Any) -> LoneGroup:
+    """Return a group for PyTorch, which calls a backend's maker so."""
     return LoneGroup(rank, size)

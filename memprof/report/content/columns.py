@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from memprof.documents.comparison import Comparison, FitAnswer, Run
+from memprof.documents.vary import BATCH
 from memprof.report.text_table import MINOR, Table
 from memprof.units import ABSENT, format_count, format_loss, format_seconds, format_share, format_size
 
@@ -82,6 +83,17 @@ def step_seconds(run: Run) -> float | None:
 def is_open(answer: FitAnswer) -> bool:
     """Return whether the largest value of the range still fits, so that the true answer may be larger."""
     return bool(answer.value) and answer.next_value is None
+
+
+def largest(knob: str) -> str:
+    """Return the name of a largest value: `largest batch`, `largest n_layers`."""
+    return "largest batch" if knob == BATCH else f"largest {knob}"
+
+
+def varied_knob(comparison: Comparison) -> str:
+    """Return what the largest batch is called: `batch_size` of a workload, the placeholder of a script."""
+    fits = (run.fit.batch_size for run in comparison.runs if run.fit is not None)
+    return next((answer.knob for answer in fits if answer is not None), BATCH)
 
 
 def fit_text(answer: FitAnswer | None) -> str:
@@ -222,7 +234,7 @@ def _fit_columns(comparison: Comparison) -> list[Column]:
 
     knob = next((answer.knob for answer in map(model, comparison.runs) if answer), _scale(comparison))
     return [
-        _fit_column("largest_batch_size", "largest batch", 6, batch),
+        _fit_column("largest_batch_size", largest(varied_knob(comparison)), 6, batch),
         _fit_column("largest_model", f"largest {knob}", 7, model),
     ]
 

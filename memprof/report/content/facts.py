@@ -6,7 +6,7 @@ from memprof.documents.comparison import Comparison, Environment
 from memprof.documents.recipe import Recipe
 from memprof.documents.wording import processor_words
 from memprof.report.content import sections
-from memprof.report.content.ranks import batch_words
+from memprof.report.content.ranks import batch_words, strategy_words
 from memprof.units import format_size
 
 
@@ -49,7 +49,7 @@ def _subject(comparison: Comparison) -> dict[str, str]:
     workload, script = comparison.workload, comparison.script
     if workload is None or comparison.recipe is None:
         steps = str(script.steps) if script is not None and script.steps is not None else ""
-        return {"Script": comparison.subject, "Steps": steps}
+        return {"Script": comparison.subject, "Steps": steps, "Ranks": strategy_words(comparison)}
     knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items())
     return {
         "Model": f"{workload.model}, {batch_words(comparison)}{f', {knobs}' if knobs else ''}",

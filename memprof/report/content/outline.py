@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from memprof.documents.comparison import Comparison
-from memprof.report.blocks import Block, Bullets, Command, Figure, Folded, Paragraph
+from memprof.report.blocks import Block, Bullets, Command, FigureReference, Folded, Paragraph
 from memprof.report.content import sections, validation
 from memprof.report.content.facts import caveats, facts
 from memprof.report.content.levers import levers
@@ -61,7 +61,7 @@ def outline(comparison: Comparison) -> list[Section]:
     return [
         Section(title, blocks)
         for title, blocks in filled.items()
-        if any(not isinstance(block, Figure) for block in blocks)
+        if any(not isinstance(block, FigureReference) for block in blocks)
     ]
 
 
@@ -74,14 +74,16 @@ def _holders(comparison: Comparison) -> list[Block]:
         return []
     modules = sections.module_table(comparison)
     named: list[Block] = [Paragraph("The modules that hold most of it:"), modules] if modules.rows else []
-    return [Figure("peak"), sections.category_table(comparison), *named]
+    return [FigureReference("peak"), sections.category_table(comparison), *named]
 
 
 def _phases(comparison: Comparison) -> list[Block]:
     table = sections.phase_table(comparison)
-    return [Figure("timeline"), table, Paragraph("* the phase that sets the peak of the step.")] if table.rows else []
+    if not table.rows:
+        return []
+    return [FigureReference("timeline"), table, Paragraph("* the phase that sets the peak of the step.")]
 
 
 def _fits(comparison: Comparison) -> list[Block]:
     remark = sections.fit_remark(comparison)
-    return [Figure("batch"), Paragraph(remark), fit_table(comparison)] if remark else []
+    return [FigureReference("batch"), Paragraph(remark), fit_table(comparison)] if remark else []

@@ -21,7 +21,9 @@ def batch_words(comparison: Comparison) -> str:
 
 def strategy_words(comparison: Comparison) -> str:
     """Return how many ranks share the training, and how: `fsdp over 4 ranks`; empty for a single one."""
-    return f"{comparison.strategy} over {comparison.world_size} ranks" if comparison.world_size > 1 else ""
+    if comparison.world_size == 1:
+        return ""
+    return f"{f'{comparison.strategy} over ' if comparison.strategy else ''}{comparison.world_size} ranks"
 
 
 def devices(comparison: Comparison) -> list[str]:
@@ -47,9 +49,9 @@ def rank_remark(comparison: Comparison) -> str:
     """Return the sentence that says which rank the other figures belong to; empty for single ranks."""
     if not any(run.ranks for run in comparison.runs):
         return ""
-    return (
-        "Every figure is of one rank, that with the highest peak (*), but for losses (mean) and step times (slowest)."
-    )
+    asked = comparison.script.rank if comparison.script is not None else None
+    whose = "that with the highest peak (*)" if asked is None else f"rank {asked} (*), which was asked for"
+    return f"Every figure is of one rank, {whose}, but for losses (mean) and step times (slowest)."
 
 
 def _rows(run: Run) -> Iterator[tuple[str, ...]]:

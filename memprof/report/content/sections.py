@@ -20,7 +20,8 @@ def heading(comparison: Comparison) -> str:
     """Return one line that names the workload, the device and the recipe."""
     recipe, workload = comparison.recipe, comparison.workload
     if recipe is None or workload is None:
-        return " · ".join([comparison.subject, ", ".join(devices(comparison))])
+        parts = [comparison.subject, at_knobs(comparison), *devices(comparison), strategy_words(comparison)]
+        return " · ".join(part for part in parts if part)
     knobs = ", ".join(f"{key}={value}" for key, value in workload.knobs.items() if key != "batch_size")
     parts = [
         workload.name,
@@ -32,6 +33,12 @@ def heading(comparison: Comparison) -> str:
         *_options(recipe),
     ]
     return " · ".join(part for part in parts if part)
+
+
+def at_knobs(comparison: Comparison) -> str:
+    """Return the values that a script's figures are of, `batch=52`; nothing for a workload, which has a batch size."""
+    script = comparison.script
+    return ", ".join(f"{name}={value}" for name, value in script.knobs.items()) if script is not None else ""
 
 
 def sources(comparison: Comparison) -> str:

@@ -6,13 +6,15 @@ from statistics import median
 
 from memprof.documents.comparison import Comparison, FitAnswer, Peak, Run, State
 from memprof.documents.wording import category_title, phase_words
-from memprof.report.content.columns import is_open
+from memprof.report.content.columns import is_open, largest
 from memprof.report.content.sections import sources
 from memprof.units import format_seconds, format_share, format_size
 
 CLOSE = 0.02
 _TIE = 0.01
 _ENOUGH_STEPS = 5
+_BESIDE_TRAINING = ("evaluation", "save")
+_TRAINING = ("forward", "backward", "clip", "optimizer", "zero_grad")
 
 
 class _Finished:
@@ -46,6 +48,8 @@ def summarize(comparison: Comparison) -> list[str]:
         reference = _reference(finished, comparison)
         best = _best([found for found in finished if found is not reference])
         sentences = _against(best, reference, finished, comparison)
+    if comparison.script is not None:
+        sentences += _beside_training(finished)
     return [*sentences, *_unfinished(comparison)]
 
 
@@ -127,16 +131,16 @@ def _fits(best: _Finished, reference: _Finished, comparison: Comparison) -> list
     ours, theirs = best.run.fit, reference.run.fit
     if ours is None or theirs is None:
         return []
-    pairs = [(ours.batch_size, theirs.batch_size, "largest batch"), (ours.model, theirs.model, "")]
-    clauses = [_fit_clause(mine, other, title) for mine, other, title in pairs if mine and other]
+    pairs = [(ours.batch_size, theirs.batch_size), (ours.model, theirs.model)]
+    clauses = [_fit_clause(mine, other) for mine, other in pairs if mine and other]
     return _fit_sentence([clause for clause in clauses if clause], comparison)
 
 
-def _fit_clause(mine: FitAnswer, other: FitAnswer, title: str) -> str:
+def _fit_clause(mine: FitAnswer, other: FitAnswer) -> str:
     if mine.value is None or other.value is None:
         return ""
     values = "with both" if mine.value == other.value else f"instead of {_least(other)}"
-    return f"{title or f'largest {mine.knob}'} {_least(mine)} {values}{_label(mine, other)}"
+    return f"{largest(mine.knob)} {_least(mine)} {values}{_label(mine, other)}"
 
 
 def _least(answer: FitAnswer) -> str:
@@ -145,10 +149,9 @@ def _least(answer: FitAnswer) -> str:
 
 def _fit_of_one(only: _Finished, comparison: Comparison) -> list[str]:
     fit = only.run.fit
-    pairs = [(fit.batch_size, "largest batch"), (fit.model, "")] if fit is not None else []
     found = [
-        f"{title or f'largest {answer.knob}'} {_least(answer)}{_label(answer)}"
-        for answer, title in pairs
+        f"{largest(answer.knob)} {_least(answer)}{_label(answer)}"
+        for answer in ((fit.batch_size, fit.model) if fit is not None else ())
         if answer is not None and answer.value is not None
     ]
     return _fit_sentence(found, comparison)
@@ -161,6 +164,33 @@ def _fit_sentence(clauses: list[str], comparison: Comparison) -> list[str]:
 
 def _label(*answers: FitAnswer) -> str:
     return " (extrapolated)" if any(answer.method == "extrapolated" and answer.value for answer in answers) else ""
+
+
+def _beside_training(finished: list[_Finished]) -> list[str]:
+    """Return whether evaluation or saving sets a script's peak; nothing if the script has done neither."""
+    highest = [found for found in finished if found.phase in _BESIDE_TRAINING]
+    if highest:
+        needs = (f"{phase_words(one.phase)} sets the peak{_of(one, finished)}, {_training(one)}" for one in highest)
+        return [f"{sentence[0].upper()}{sentence[1:]}." for sentence in needs]
+    peaks = {
+        phase: max(one.run.phases[phase].allocated_bytes for one in finished if phase in one.run.phases)
+        for phase in _BESIDE_TRAINING
+        if any(phase in one.run.phases for one in finished)
+    }
+    if not peaks:
+        return []
+    sizes = [f"{phase_words(phase)} (up to {format_size(size)})" for phase, size in peaks.items()]
+    what = " and ".join(sizes)
+    return [f"{what[0].upper()}{what[1:]} {'do' if len(sizes) > 1 else 'does'} not set the peak."]
+
+
+def _of(one: _Finished, finished: list[_Finished]) -> str:
+    return f" of {one.name}" if len(finished) > 1 else ""
+
+
+def _training(one: _Finished) -> str:
+    peaks = [peak.allocated_bytes for phase, peak in one.run.phases.items() if phase in _TRAINING]
+    return f"{format_size(one.peak)}; the training steps need {format_size(max(peaks, default=0))}"
 
 
 def _speed(best: _Finished, reference: _Finished) -> list[str]:

@@ -12,7 +12,7 @@ from memprof.report.figures.timeline import draw_steps
 
 
 @dataclass(frozen=True)
-class Figure:
+class SvgFigure:
     """A figure that can be written to a file.
 
     Attributes:
@@ -30,9 +30,9 @@ _DRAWERS = {"peak": draw_peaks, "timeline": draw_steps, "batch": draw_batches}
 NAMES = tuple(_DRAWERS)
 
 
-def draw_figures(comparison: Comparison) -> Iterator[Figure]:
+def draw_figures(comparison: Comparison) -> Iterator[SvgFigure]:
     """Yield the figures that a comparison has numbers for. The same comparison always gives the same bytes."""
     for name, draw in _DRAWERS.items():
         drawn = draw(comparison)
         if drawn is not None:
-            yield Figure(name, *drawn)
+            yield SvgFigure(name, *drawn)

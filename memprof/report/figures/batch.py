@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from memprof.documents.comparison import Comparison, FitAnswer
+from memprof.documents.vary import BATCH
 from memprof.report.figures.svg import DASHES, INKS, MARKS, WIDTH, Drawing, byte_ticks, clip
 from memprof.units import format_size, tick_size
 
@@ -33,27 +34,29 @@ def draw_batches(comparison: Comparison) -> tuple[str, str] | None:
     Returns:
         The description of the figure and its SVG; None if no largest batch size was searched for.
     """
-    shown = [
-        _series(run.optimizer.spec, run.fit.batch_size)
+    answers = [
+        (run.optimizer.spec, run.fit.batch_size)
         for run in comparison.runs
         if run.fit is not None and run.fit.batch_size is not None
     ]
+    shown = [_series(spec, answer) for spec, answer in answers]
     shown = [series for series in shown if series.points or series.failed]
     if not any(len(series.points) > 1 or series.failed for series in shown):
         return None
-    return _Batches(comparison, shown).drawn()
+    return _Batches(comparison, answers[0][1].knob, shown).drawn()
 
 
 class _Batches:
     """Draws the figure step by step."""
 
-    def __init__(self, comparison: Comparison, shown: list[_Series]) -> None:
+    def __init__(self, comparison: Comparison, knob: str, shown: list[_Series]) -> None:
         self._shown, self._capacity = shown, comparison.capacity.bytes
         peaks = [size for series in shown for _, size, _ in series.points]
         self._ticks = byte_ticks(max([*peaks, self._capacity]))
         values = [value for series in shown for value, _, _ in series.points]
         self._last = max([*values, *(value for series in shown for value in series.failed), 1])
-        title = f"Peak against batch size: {comparison.name}"
+        self._knob = "batch size" if knob == BATCH else knob
+        title = f"Peak against {self._knob}: {comparison.name}"
         self._text = f"{title}, capacity {format_size(self._capacity)}. {' '.join(_words(series) for series in shown)}"
         self._drawing = Drawing(title, self._text)
 
@@ -82,7 +85,7 @@ class _Batches:
         for value in _steps(self._last):
             drawing.line(self._x(value), floor, self._x(value), floor + 5, "axis")
             drawing.text(self._x(value), floor + 18, str(value), "muted", "middle")
-        drawing.text((_LEFT + WIDTH - _RIGHT) / 2, floor + 36, "batch size", "muted", "middle")
+        drawing.text((_LEFT + WIDTH - _RIGHT) / 2, floor + 36, self._knob, "muted", "middle")
 
     def _line(self, series: _Series, number: int) -> None:
         drawing, ink = self._drawing, INKS[number % len(INKS)]

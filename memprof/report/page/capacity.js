@@ -68,7 +68,6 @@ function setUpCapacity() {
     capacity.bytes = data.capacity;
     showCapacity();
   });
-  document.getElementById("fits-now").textContent = `batch ${data.batchSize} fits`;
   document.getElementById("capacity-note").hidden = data.runs.every((run) => run.points.length < 2);
   document.getElementById("capacity").hidden = data.runs.length === 0;
   showCapacity();

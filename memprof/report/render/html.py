@@ -16,9 +16,9 @@ from typing import Any
 
 from memprof.documents.comparison import CATEGORIES, Comparison, FitAnswer, Run
 from memprof.documents.timeline import Timeline
-from memprof.report.blocks import Block, Bullets, Command, Figure, Folded
+from memprof.report.blocks import Block, Bullets, Command, FigureReference, Folded
 from memprof.report.content import sections
-from memprof.report.content.columns import fit_text, main_table
+from memprof.report.content.columns import fit_text, largest, main_table, varied_knob
 from memprof.report.content.outline import Section, outline
 from memprof.report.content.summary import summarize
 from memprof.report.figures.peak import COLOURS
@@ -37,11 +37,20 @@ def to_page(comparison: Comparison) -> str:
         headline=escape(" ".join(summarize(comparison))),
         heading="<br>".join(map(escape, about)),
         table=_table(main_table(comparison)),
+        now=escape(_now(comparison)),
+        largest=escape(largest(varied_knob(comparison))),
         problems=_list(sections.problems(comparison), "problem"),
         sections="\n".join(map(_section, outline(comparison))),
         data=_data(comparison),
         script="\n".join(map(_read, _SCRIPTS)),
     )
+
+
+def _now(comparison: Comparison) -> str:
+    """Return the heading of the column that says what fits of the training that was run."""
+    if comparison.workload is not None:
+        return f"batch {comparison.workload.batch_size} fits"
+    return f"{sections.at_knobs(comparison) or 'it'} fits"
 
 
 def _read(name: str) -> str:
@@ -58,7 +67,7 @@ def _block(block: Block) -> str:
         return _table(block)
     if isinstance(block, Bullets):
         return _list(block.lines)
-    if isinstance(block, Figure):
+    if isinstance(block, FigureReference):
         return ""
     if isinstance(block, Folded):
         return f"<details><summary>{block.summary}</summary>{_table(block.table)}</details>"
@@ -90,7 +99,6 @@ def _data(comparison: Comparison) -> str:
     """Return the JSON data for the scripts. `<` is escaped, so that no text can close the element around the data."""
     document = {
         "capacity": comparison.capacity.bytes,
-        "batchSize": comparison.workload.batch_size if comparison.workload is not None else None,
         "categories": [{"name": name, "colour": COLOURS[name]} for name in CATEGORIES],
         "runs": [_run(run) for run in comparison.runs],
     }

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 from memprof.documents.comparison import Comparison
-from memprof.report.blocks import Block, Bullets, Command, Figure, Folded
+from memprof.report.blocks import Block, Bullets, Command, FigureReference, Folded
 from memprof.report.content import sections
 from memprof.report.content.columns import main_table
 from memprof.report.content.outline import Section, outline
@@ -91,7 +91,7 @@ def _block(block: Block, drawn: dict[str, str]) -> str:
         return render_table(block)
     if isinstance(block, Bullets):
         return _list(block.lines)
-    if isinstance(block, Figure):
+    if isinstance(block, FigureReference):
         return drawn.get(block.name, "")
     if isinstance(block, Folded):
         return f"<details><summary>{block.summary}</summary>\n\n{render_table(block.table)}\n\n</details>"

@@ -19,7 +19,7 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.errors import UsageError
 from memprof.user_code import guard
 from memprof.workloads.huggingface.batches import HEADS, NEXT_SENTENCE, Batch, Head
-from memprof.workloads.huggingface.config import (
+from memprof.workloads.huggingface.pretrained_config import (
     change,
     integers,
     make_config,

@@ -80,7 +80,7 @@ def convolutions_take(rule: Rule) -> Iterator[None]:
 
     def noting(name: str) -> Callable[..., Any]:
         def run(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            geometry[:] = [[table._each(values, args[1]) for values in args[_GEOMETRY[name]]]]
+            geometry[:] = [[table.per_dimension(values, args[1]) for values in args[_GEOMETRY[name]]]]
             return before[name](target, args, kwargs)
 
         return run
@@ -90,7 +90,7 @@ def convolutions_take(rule: Rule) -> Iterator[None]:
     ) -> list[tuple[int, SizeLimits]]:
         stride, padding, dilation = (tuple(values) for values in geometry[0])
         shapes = tuple(image.shape), tuple(weight.shape), tuple(output)
-        last = table._is_channels_last(image)
+        last = table.is_channels_last(image)
         by_table = sum(size for size, _ in before["_workspace"](target, which, image, weight, output, groups))
         size = max(1, rule(Convolution(which, *shapes, padding, stride, dilation, groups, last), target, by_table))
         return [(size, SizeLimits(0, size, table.SOURCE))]

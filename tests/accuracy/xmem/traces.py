@@ -10,7 +10,7 @@ import gzip
 import json
 
 from memprof.allocator.caching import CachingAllocator, Handle
-from memprof.allocator.driver import Memory
+from memprof.allocator.driver import SimulatedDriver
 from memprof.devices.catalog import find_device
 from memprof.devices.resolve import target_of
 from memprof.prediction.cuda.semantics import CudaSemantics
@@ -37,7 +37,7 @@ def reserved_bytes(events: list[int], falling: bool) -> int:
         events: bytes of an allocation, or `-1 - number` to free the allocation of that number.
         falling: whether the driver's newer segments lie below older ones.
     """
-    allocator = CachingAllocator(driver=Memory(None, falling))
+    allocator = CachingAllocator(driver=SimulatedDriver(None, falling))
     handles: list[Handle] = []
     for event in events:
         if event < 0:

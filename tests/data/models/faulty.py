@@ -97,6 +97,20 @@ def sparse() -> Workload:
     )
 
 
+class Parricide(torch.optim.SGD):
+    """Ends the process that started this one, and with `both` itself."""
+
+    def __init__(self, params: Any, lr: float = 0.1, both: bool = False) -> None:
+        super().__init__(params, lr)
+        self.both = both
+
+    def step(self, closure: Any = None) -> Any:
+        os.kill(os.getppid(), signal.SIGKILL)
+        if self.both:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(closure)
+
+
 class Fatal(torch.optim.SGD):
     """Kills its own process in the second step."""
 

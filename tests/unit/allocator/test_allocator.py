@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
-from memprof.allocator.driver import Memory
+from memprof.allocator.driver import SimulatedDriver
 from memprof.allocator.replay_events import AllocatorTimeline, replay
 from memprof.allocator.settings import AllocatorSettings
 from memprof.trace.events import Block, Event, Trace
@@ -59,7 +59,7 @@ def test_a_cublas_workspace_opens_a_segment_of_20_mib() -> None:
 
 
 def test_the_best_fit_is_the_smallest_then_the_lowest() -> None:
-    allocator = CachingAllocator(driver=Memory(None, falling=False))
+    allocator = CachingAllocator(driver=SimulatedDriver(None, falling=False))
     blocks = [allocator.allocate(size * MIB) for size in (40, 20, 20)]
     for block in blocks:
         allocator.free(block)

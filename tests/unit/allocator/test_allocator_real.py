@@ -12,7 +12,7 @@ import pytest
 
 from memprof.allocator.block_pools import AllocatorBlock
 from memprof.allocator.caching import CachingAllocator, OutOfMemory
-from memprof.allocator.driver import Memory
+from memprof.allocator.driver import SimulatedDriver
 from memprof.allocator.replay_history import HistoryReport, replay_history
 from memprof.allocator.settings import AllocatorSettings, parse_alloc_conf
 from tests.data.allocator.programs import CAPACITY, CONFS, HERE, cuda_python, random_operations, real_allocator
@@ -69,7 +69,7 @@ def test_the_recordings_cover_what_can_happen() -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_with_the_capacity_given_the_model_runs_out_of_memory_on_its_own(name: str) -> None:
     program = PROGRAMS[name]
-    allocator = CachingAllocator(CAPACITY, settings_of(program), driver=Memory(CAPACITY, falling=False))
+    allocator = CachingAllocator(CAPACITY, settings_of(program), driver=SimulatedDriver(CAPACITY, falling=False))
     history = [unpack(event) for event in program["events"]]
     live: dict[int, AllocatorBlock] = {}
     for index, event in enumerate(history):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from memprof.devices.catalog import OWN_DEVICES, _names, catalog, device_here, find_device
+from memprof.devices.catalog import OWN_DEVICES, catalog, device_here, devices_by_name, find_device
 from memprof.errors import UsageError
 
 MIB, GIB = 2**20, 2**30
@@ -106,7 +106,7 @@ def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
     def forget() -> None:
         catalog.cache_clear()
-        _names.cache_clear()
+        devices_by_name.cache_clear()
 
     yield write
     monkeypatch.undo()

@@ -88,7 +88,7 @@ def test_allocator_conf_prefers_the_new_name(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(("number", "dotted"), [(91002, "9.10.2"), (8907, "8.9.7"), (90100, "9.1.0"), (None, None)])
 def test_cudnn_versions(number: int | None, dotted: str | None) -> None:
-    assert machine._dotted_cudnn(number) == dotted
+    assert machine.dotted_cudnn(number) == dotted
 
 
 def fake_pynvml(*, starts: bool) -> types.ModuleType:

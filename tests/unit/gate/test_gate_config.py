@@ -56,6 +56,35 @@ def test_an_entry_may_train_over_several_ranks() -> None:
     assert (budget.recipe.strategy, budget.recipe.world_size) == ("fsdp", 4)
 
 
+def test_a_script_takes_of_the_defaults_what_describes_no_model() -> None:
+    config = config_of(
+        """
+        [defaults]
+        model = "gpt2"
+        batch_size = 4
+        precision = "bf16"
+        device = "rtx-4090"
+        max_batch_size = 8
+        peak_allocated_bytes = "20 GiB"
+        [budgets.model]
+        [budgets.script]
+        script = "train.py --name='my run' --batch_size=12"
+        steps = 5
+        [budgets.module]
+        script = "-m package.train 7"
+        optimizers = ["as-is", "sm3@1"]
+        """
+    )
+    model, script, module = config.budgets
+    assert (model.script, model.settings.batch_size, model.recipe.precision, len(model.limits)) == (None, 4, "bf16", 2)
+    assert (script.script.path, script.script.arguments) == ("train.py", ("--name=my run", "--batch_size=12"))
+    assert (script.steps, script.optimizers, script.settings.device) == (5, ("as-is",), "rtx-4090")
+    assert [limit.metric.name for limit in script.limits] == ["peak_allocated_bytes"]
+    assert not script.needs_fit
+    assert (module.script.path, module.script.module, module.script.arguments) == (None, "package.train", ("7",))
+    assert (module.steps, module.optimizers) == (None, ("as-is", "sm3@1"))
+
+
 def test_limits_at_level_off_are_left_out_and_entries_at_level_off_are_not_run() -> None:
     config = config_of(
         f'{ENTRY}state_bytes = {{ limit = "1 GiB", level = "off" }}\n[budgets.other]\nmodel = "mlp"\nlevel = "off"\n'
@@ -92,7 +121,21 @@ def test_the_capacity_is_a_size() -> None:
         ),
         ("[defaults]\nbatchsize = 3", "memprof.toml:2: [defaults] has no key 'batchsize'; did you mean 'batch_size'?"),
         ("[budget.small]\nmodel = 'x'", "there is no key 'budget'; did you mean 'budgets'?"),
-        ("[budgets.small]", "memprof.toml:1: [budgets.small] lacks 'model'"),
+        ("[budgets.small]", "memprof.toml:1: [budgets.small] lacks 'model' or 'script'"),
+        (
+            '[budgets.small]\nmodel = "gpt2"\nscript = "train.py"',
+            "memprof.toml:3: [budgets.small] has a 'model' and a 'script'; keep one",
+        ),
+        (
+            '[budgets.small]\nscript = "train.py"\nbatch_size = 3',
+            "memprof.toml:3: [budgets.small] has the key 'batch_size', which describes a model",
+        ),
+        (
+            '[budgets.small]\nscript = "train.py \'x"',
+            'memprof.toml:2: [budgets.small] "train.py \'x" is no command line',
+        ),
+        ('[budgets.small]\nscript = "-m"', "memprof.toml:2: [budgets.small] '-m' names no module"),
+        ('[budgets.small]\nscript = ""', "memprof.toml:2: [budgets.small] it names no script"),
         (f"{ENTRY}batch_size = '8'", "memprof.toml:3: [budgets.small] batch_size = '8': it should be a valid integer"),
         (f"{ENTRY}batch_size = 0", "should be greater than or equal to 1"),
         (f"{ENTRY}precision = 'fp8'", "memprof.toml:3: [budgets.small] precision = 'fp8'"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from memprof.measurement.record.event_tree import _is_composition, name_modules
+from memprof.measurement.record.event_tree import is_composition, name_modules
 from memprof.measurement.record.profiler import ProfilerRecorder
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import (
@@ -84,9 +84,9 @@ def test_every_block_of_both_passes_is_named_after_its_module(checkpointed: bool
 def test_composite_operators_are_looked_into():
     compositions = ["linear", "matmul", "conv2d", "layer_norm", "scaled_dot_product_attention", "to", "einsum"]
     operators = ["addmm", "convolution", "native_layer_norm", "empty", "_foreach_add_", "_fused_adam_", "slice"]
-    assert all(_is_composition(f"aten::{name}") for name in compositions)
-    assert not any(_is_composition(f"aten::{name}") for name in operators)
-    assert _is_composition("my own range")
+    assert all(is_composition(f"aten::{name}") for name in compositions)
+    assert not any(is_composition(f"aten::{name}") for name in operators)
+    assert is_composition("my own range")
 
 
 def test_module_of_a_backward_operator_is_its_nodes():

@@ -38,15 +38,16 @@ def message(text: str, model: nn.Module | None = None) -> str:
 # The table
 
 
-def test_table_is_torch_optim_and_sm3() -> None:
+def test_table_has_all_of_torch_optim_and_sm3() -> None:
     classes = {
         name: value
         for name, value in vars(torch.optim).items()
         if inspect.isclass(value) and issubclass(value, torch.optim.Optimizer) and name != "Optimizer"
     }
-    known = {path.split(":")[1] for path in (k.class_path for k in KNOWN_OPTIMIZERS.values()) if "torch" in path}
+    paths = [known.class_path for known in KNOWN_OPTIMIZERS.values()]
+    known = {path.split(":")[1] for path in paths if path.startswith("torch.optim:")}
     assert known == set(classes) | ({"Muon"} if not hasattr(torch.optim, "Muon") else set())
-    assert set(KNOWN_OPTIMIZERS) == {name.lower() for name in known} | {"sm3"}
+    assert set(KNOWN_OPTIMIZERS) >= {name.lower() for name in known} | {"sm3"}
 
 
 @pytest.mark.parametrize("name", [name for name, known in KNOWN_OPTIMIZERS.items() if not known.refusal])

@@ -23,7 +23,7 @@ from memprof.prediction.fake.training import FakeRun, fake_runs
 from memprof.prediction.fake.value_reads import Reads
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import OperatorBegin, PhaseMark
-from tests.accuracy.test_contract import SMALL
+from tests.small_workloads import SMALL
 
 HERE = parse_torch_version(torch.__version__)
 AMPERE = Target(name="a100", kind="cuda", capability=(8, 0), torch_version=min(HERE, (2, 13)))

@@ -277,7 +277,8 @@ def test_the_user_may_say_what_a_value_is() -> None:
         assert mode.reads.unused == {"elsewhere.py:1"}
 
 
-def test_a_loop_that_waits_for_a_value_is_ended() -> None:
+def test_a_loop_that_waits_for_a_value_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memprof.prediction.fake.value_reads.MOST_READS", 1000)
     with fakes():
         x = made(8)
 
@@ -322,7 +323,7 @@ def test_initialisers_end(initialiser: Callable[[Tensor], object]) -> None:
 
 
 def test_code_that_waits_for_a_value_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memprof.prediction.fake.value_reads._MOST_READS", 100)
+    monkeypatch.setattr("memprof.prediction.fake.value_reads.MOST_READS", 100)
 
     def wait() -> None:
         while not (made(8) > 0).any():

@@ -60,7 +60,7 @@ def test_one_answer_for_each_kind_is_the_answer_for_all(shapes: list[tuple[int, 
         propagator = DTensor._op_dispatcher.sharding_propagator
         plain = ShardingPropagator.propagate_op_sharding_non_cached
         slow = plain(propagator, schema)
-        fast = fake_dtensors._once_per_kind(plain)(propagator, schema)
+        fast = fake_dtensors.once_per_kind(plain)(propagator, schema)
     assert fast.needs_redistribute == slow.needs_redistribute
     assert (fast.output_spec is None) == (slow.output_spec is None)
     assert list(fast.output_spec or ()) == list(slow.output_spec or ())
@@ -77,9 +77,9 @@ def test_lists_are_asked_about_once_per_kind() -> None:
         mesh = init_device_mesh("cpu", (2,))
         spec = DTensor.from_local(torch.zeros(2), mesh, [Shard(0)])._spec
         schema = OpSchema(aten._foreach_add_.Scalar, ([spec] * 50, 1.0), {})
-        fake_dtensors._once_per_kind(propagate)(None, schema)
+        fake_dtensors.once_per_kind(propagate)(None, schema)
         other = OpSchema(aten.add.Tensor, (spec, spec), {})
-        fake_dtensors._once_per_kind(lambda propagator, schema: asked.append(0))(None, other)
+        fake_dtensors.once_per_kind(lambda propagator, schema: asked.append(0))(None, other)
     assert asked == [1, 0]
 
 

@@ -12,7 +12,7 @@ from memprof.documents.workload_spec import WorkloadSpec
 from memprof.prediction.fake.training import STEPS, FakeRun, fake_runs
 from memprof.trace.attribution import build_trace
 from memprof.trace.events import Event, Trace
-from tests.accuracy.test_contract import SMALL
+from tests.small_workloads import SMALL
 
 OPTIMIZERS = (*DEFAULT_OPTIMIZERS, "adam,foreach=true", "rmsprop,momentum=0.9", "sm3,variant=I")
 

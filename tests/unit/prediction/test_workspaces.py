@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from memprof.devices.target import Target
-from memprof.prediction.cuda.kernels.convolution import _tensor_core_bytes
+from memprof.prediction.cuda.kernels.convolution import tensor_core_bytes
 from memprof.prediction.cuda.kernels.reductions import reduction_buffers, threads_per_multiprocessor
 from memprof.trace.events import Allocation
 from tests.unit.prediction.test_cuda_semantics import AMPERE, TURING, cuda
@@ -49,9 +49,9 @@ def test_the_tensor_cores_plan_as_cudnn_has_it() -> None:
     stem = torch.empty(200, 3, 86, 86, device="meta"), torch.empty(32, 3, 3, 3, device="meta"), (200, 32, 43, 43)
     expand = torch.empty(300, 16, 43, 43, device="meta"), torch.empty(48, 16, 1, 1, device="meta"), (300, 48, 43, 43)
     depthwise = torch.empty(200, 96, 21, 21, device="meta"), torch.empty(96, 1, 7, 7, device="meta"), (200, 96, 21, 21)
-    assert _tensor_core_bytes("forward", *stem, groups=1) == pytest.approx(71_006_224, rel=0.01)
-    assert _tensor_core_bytes("input gradient", *expand, groups=1) == pytest.approx(1.354 * 300 * 2**20, rel=0.01)
-    assert _tensor_core_bytes("forward", *depthwise, groups=96) == pytest.approx(258.69 * 2**20, rel=0.01)
+    assert tensor_core_bytes("forward", *stem, groups=1) == pytest.approx(71_006_224, rel=0.01)
+    assert tensor_core_bytes("input gradient", *expand, groups=1) == pytest.approx(1.354 * 300 * 2**20, rel=0.01)
+    assert tensor_core_bytes("forward", *depthwise, groups=96) == pytest.approx(258.69 * 2**20, rel=0.01)
 
 
 def test_channels_last_in_single_precision_lays_out_the_operands_that_it_reads() -> None:

@@ -10,7 +10,7 @@ from memprof.documents.fit import Evaluations, FitCell, FitDevice, FitReport
 from memprof.documents.recipe import Recipe
 from memprof.documents.timeline import Owner, PhaseStart, Timeline
 from memprof.documents.vary import Vary
-from memprof.report.figures import Figure, draw_figures
+from memprof.report.figures import SvgFigure, draw_figures
 from memprof.report.figures.matrix import draw_matrix
 from memprof.report.figures.svg import Drawing, byte_ticks, clip
 from memprof.units import format_size
@@ -42,11 +42,11 @@ def make_timeline(peak: int, reserved: int | None = None) -> Timeline:
     )
 
 
-def drawn(comparison: Comparison) -> dict[str, Figure]:
+def drawn(comparison: Comparison) -> dict[str, SvgFigure]:
     return {figure.name: figure for figure in draw_figures(comparison)}
 
 
-def texts(figure: Figure) -> list[str]:
+def texts(figure: SvgFigure) -> list[str]:
     return [element.text or "" for element in ElementTree.fromstring(figure.svg).iter(f"{SVG}text")]
 
 

@@ -10,7 +10,7 @@ import pytest
 from memprof.documents.comparison import Comparison, Fit, Run
 from memprof.errors import UsageError
 from memprof.reproduce.agreement import agreement
-from memprof.reproduce.published import Published, _root, choose, find_published, replace
+from memprof.reproduce.published import Published, choose, command_folder, find_published, replace
 from tests.comparisons import COUNT, GIB, make_answer, make_comparison, make_environment, make_run
 from tests.unit.search.test_fit_report import answer, make_report
 
@@ -110,9 +110,9 @@ def test_arguments_without_outputs() -> None:
 
 def test_a_command_runs_where_it_was_given(tmp_path: Path) -> None:
     inside = str(tmp_path / "reports" / "x.json")
-    assert _root(published("memprof fit gpt2 --export-json reports/x.json", inside)) == tmp_path
-    assert _root(published("memprof fit gpt2 --export-json x.json", inside)) == tmp_path / "reports"
-    assert _root(published("memprof fit gpt2 --export-json y.json", inside)) == Path.cwd()
+    assert command_folder(published("memprof fit gpt2 --export-json reports/x.json", inside)) == tmp_path
+    assert command_folder(published("memprof fit gpt2 --export-json x.json", inside)) == tmp_path / "reports"
+    assert command_folder(published("memprof fit gpt2 --export-json y.json", inside)) == Path.cwd()
 
 
 def test_results_are_found_and_replaced_with_their_command(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from sm3 import SM3
-from sm3.kernels import compiler, inner, launch
+from sm3.kernels import compiler, inner
+from sm3.kernels import launch_grid as grid
 from tests import children
 
 triton = pytest.importorskip("triton")
@@ -47,7 +48,7 @@ def _interpreted(check: Callable[..., None], width: int, arguments: tuple[Any, .
     """Run a check as on a GPU: Triton's tiles of that width, and a sum of squares rounded as there."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inner, "rounding", lambda: "unknown")
-        patch.setattr(launch, "WIDTH", width)
+        patch.setattr(grid, "WIDTH", width)
         check(*arguments, **options)
 
 
@@ -104,13 +105,13 @@ def test_interpreted_equals_chunked(interpret, shape, options) -> None:
 @pytest.mark.parametrize("variant", ["I", "II"])
 @pytest.mark.parametrize("shape", [(17, 257), (130, 129)], ids=str)
 def test_interpreted_tiles_of_full_width_equal_chunked(interpret, shape, variant) -> None:
-    interpret(equals, "chunked", shape, width=launch.WIDTH, steps=2, momentum=0.9, weight_decay=0.1, variant=variant)
+    interpret(equals, "chunked", shape, width=grid.WIDTH, steps=2, momentum=0.9, weight_decay=0.1, variant=variant)
 
 
 def sharing_changes_nothing(shape, variant: str) -> None:
     param, state, _ = run("triton", shape, steps=2, momentum=0.9, variant=variant)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "PROGRAMS", 1)
+        patch.setattr(grid, "PROGRAMS", 1)
         same, kept, _ = run("triton", shape, steps=2, momentum=0.9, variant=variant)
     assert torch.equal(param, same)
     assert all(torch.equal(state[key], kept[key]) for key in state)
@@ -275,7 +276,7 @@ def has_exact_root(ptx: str) -> bool:
 def matrix_kernel(capability=90, **flags):
     from sm3.kernels import triton_kernels
 
-    sizes = {"height": launch.HEIGHT, "width": launch.WIDTH}
+    sizes = {"height": grid.HEIGHT, "width": grid.WIDTH}
     return compiled(triton_kernels.matrix_kernel, capability, **{**sizes, **flags})
 
 

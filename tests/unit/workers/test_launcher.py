@@ -45,6 +45,18 @@ def test_jobs_run_one_after_the_other_in_processes_of_their_own(launcher: Launch
     assert [(step.stage, step.step) for step in steps] == [("build", 0)] + [("step", n) for n in (1, 2, 3, 4)]
 
 
+def test_another_server_takes_the_place_of_one_that_was_killed():
+    with Launcher() as launcher:
+        lives = launcher.run(trial(optimizer=f"{FAULTY}:Parricide"))
+        assert isinstance(lives, Outcome)  # the worker has the answer, and needs no server any more
+        assert lives.run.status == "ok"
+        with pytest.raises(WorkerDiedError, match="ended from outside"):
+            launcher.run(trial(optimizer=f"{FAULTY}:Parricide,both=True"))
+        after = launcher.run(trial())
+        assert isinstance(after, Outcome)
+        assert after.run.status == "ok"
+
+
 def test_output_of_the_users_code_goes_to_stderr(capfd: pytest.CaptureFixture[str]):
     with Launcher() as launcher:
         launcher.run(trial("chatty"))

@@ -16,31 +16,7 @@ from memprof.workloads.builtin import BUILTINS
 from memprof.workloads.builtin.llama_sizes import LLAMA_PARAMETERS, LLAMA_SIZES
 from memprof.workloads.loader import LoadedWorkload, load_workload
 from tests import children
-
-TINY: dict[str, dict[str, Any]] = {
-    "mlp": {"n_layers": 2, "d_model": 16, "n_inputs": 12},
-    "gpt2": {"n_layers": 2, "d_model": 16, "n_heads": 2, "seq_len": 8, "vocab_size": 50},
-    "bert-large": {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_ff": 32, "seq_len": 8, "vocab_size": 50},
-    "transformer-big": {
-        "n_layers": 2,
-        "d_model": 16,
-        "n_heads": 2,
-        "d_ff": 32,
-        "seq_len": 8,
-        "vocab_size": 50,
-    },
-    "resnet50": {"n_blocks": 1, "image_size": 32, "n_classes": 10},
-    "vit-b16": {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_ff": 32, "image_size": 32, "n_classes": 10},
-    "llama": {
-        "n_layers": 2,
-        "d_model": 16,
-        "n_heads": 4,
-        "n_kv_heads": 2,
-        "d_ff": 32,
-        "seq_len": 8,
-        "vocab_size": 50,
-    },
-}
+from tests.small_workloads import SMALL
 
 
 def load(name: str, **knobs: Any) -> LoadedWorkload:
@@ -92,7 +68,7 @@ def test_the_table_is_read_without_torch() -> None:
 @pytest.mark.parametrize("name", BUILTINS)
 def test_a_step_gives_a_finite_loss_and_every_gradient(name: str) -> None:
     torch.manual_seed(0)
-    workload = load(name, **TINY[name]).workload
+    workload = load(name, **SMALL[name]).workload
     model = workload.model()
     loss = workload.loss(model, workload.batch(3))
     assert loss.shape == ()
@@ -104,7 +80,7 @@ def test_a_step_gives_a_finite_loss_and_every_gradient(name: str) -> None:
 @pytest.mark.parametrize("name", BUILTINS)
 def test_a_step_reads_no_tensor_values(name: str) -> None:
     with FakeTensorMode():
-        workload = load(name, **TINY[name]).workload
+        workload = load(name, **SMALL[name]).workload
         model = workload.model()
         loss = workload.loss(model, workload.batch(3))
         loss.backward()
@@ -113,23 +89,21 @@ def test_a_step_reads_no_tensor_values(name: str) -> None:
 
 @pytest.mark.parametrize("name", BUILTINS)
 def test_scale_makes_the_model_linearly_larger(name: str) -> None:
-    tiny, scale = TINY[name], BUILTINS[name].scale
-    one, two, three = (count(load(name, **{**tiny, scale: n})) for n in (1, 2, 3))
-    if name == "mlp":  # its first layer has another input width
-        one, two, three = (count(load(name, **{**tiny, scale: n})) for n in (2, 3, 4))
+    small, scale = SMALL[name], BUILTINS[name].scale
+    one, two, three = (count(load(name, **{**small, scale: n})) for n in (2, 3, 4))  # the first layer may be smaller
     assert three - two == two - one > 0
 
 
 def test_tied_tables_are_one_parameter() -> None:
-    model = load("llama", **TINY["llama"]).workload.model()
-    untied = load("llama", **TINY["llama"], tie_embeddings=False).workload.model()
+    model = load("llama", **SMALL["llama"]).workload.model()
+    untied = load("llama", **SMALL["llama"], tie_embeddings=False).workload.model()
     extra = sum(p.numel() for p in untied.parameters()) - sum(p.numel() for p in model.parameters())
-    assert extra == 50 * 16
+    assert extra == 512 * 64
 
 
 def test_causal_models_do_not_look_ahead() -> None:
     for name in ("gpt2", "llama"):
-        model = load(name, **TINY[name]).workload.model().eval()
+        model = load(name, **SMALL[name]).workload.model().eval()
         ids = torch.zeros(1, 8, dtype=torch.long)
         changed = ids.clone()
         changed[0, 5] = 7
@@ -165,7 +139,7 @@ def test_cross_attention_equals_pytorchs_own() -> None:
 def test_a_vit_block_equals_pytorchs_own() -> None:
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(16, 4, 24, 0, "gelu", 1e-6, batch_first=True, norm_first=True)
-    ours: Any = load("vit-b16", **{**TINY["vit-b16"], "n_heads": 4, "d_ff": 24}).workload.model()
+    ours: Any = load("vit-b16", **{**SMALL["vit-b16"], "d_model": 16, "d_ff": 24}).workload.model()
     block = ours.blocks[0]
     mine = (block.attention.qkv, block.attention.out, block.up, block.down, block.ln_1, block.ln_2)
     their_attention: Any = layer.self_attn

@@ -13,10 +13,10 @@
 | FSDP's copies | `fsdp` | |
 | everything else | `pointwise` | |
 
-What cuDNN takes for convolutions is decided by its own heuristics and only known within limits
+The workspaces that cuDNN takes for convolutions depend on its own heuristics and are only known within limits
 (`convolution`).
 
-Everything but that, and attention through cuDNN, is compared with what PyTorch's own CUDA code allocates, recorded for
+Everything else, except attention through cuDNN, is compared with the recorded allocations of PyTorch's own CUDA code in
 2.6 and 2.15 (`tests/data/allocator/operators.json`).
 """
 
@@ -47,7 +47,7 @@ _PRODUCTS = (
     *(aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.mv.default),
     *(aten.addmv.default, aten.dot.default, aten._addmm_activation.default),
 )
-# With the bytes of a partial result, where that is not a number of the result's type.
+# The bytes of a partial result; None if it has the type of the result.
 _REDUCTIONS: Mapping[Any, int | None] = {
     aten.sum.default: None,
     aten.sum.dim_IntList: None,
@@ -67,10 +67,10 @@ _WITH_ORDER = (aten.linalg_vector_norm.default,)  # their dimensions come third
 
 
 class Workspaces:
-    """What the operators of one training take, beside what they return.
+    """The memory that the operators of one training take on a CUDA device, beside their outputs.
 
     Args:
-        target: the device and its PyTorch.
+        target: The device and its PyTorch version.
     """
 
     def __init__(self, target: Target) -> None:
@@ -87,20 +87,36 @@ class Workspaces:
         }
 
     def takes(self, func: Any) -> bool:
-        """Say whether an operator may take something."""
+        """Return whether an operator may take memory for itself.
+
+        Args:
+            func: The operator's overload.
+        """
         return func in self._scratch
 
     @property
     def doubts(self) -> list[str]:
-        """None: what is not known of a kernel is in the upper bound (`memprof.prediction.bounds`)."""
+        """No sentences, because uncertain sizes are part of the upper bound (`memprof.prediction.bounds`)."""
         return []
 
     def scratch(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], made: int = 0) -> Steps:
-        """Return what an operator takes and gives back, in order; `made` are the bytes of what it returns."""
+        """Return the blocks that an operator takes and gives back, in order.
+
+        Args:
+            func: The operator's overload.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+            made: The bytes of its outputs.
+        """
         return self._scratch[func](args, kwargs)
 
     def kept(self, func: Any, backward: bool) -> int:
-        """Return the bytes that an operator takes for good: the workspace of its thread, the first time."""
+        """Return the bytes that cuBLAS allocates for an operator and keeps: the workspace of its thread, once.
+
+        Args:
+            func: The operator's overload.
+            backward: Whether it runs in the thread of the backward pass.
+        """
         persistent = self._target.torch_version < (2, 15) or os.environ.get("TORCH_CUBLAS_WORKSPACE_CACHE") == "1"
         if func not in _PRODUCTS or not persistent or backward in self._kept_by:
             return 0
@@ -108,7 +124,7 @@ class Workspaces:
         return self._target.cublas_workspace_bytes
 
     def forget_kept(self) -> None:
-        """Take workspaces anew: the threads' own were given back (`torch._C._cuda_clearCublasWorkspaces`)."""
+        """Forget the workspaces of all threads, which were freed (`torch._C._cuda_clearCublasWorkspaces`)."""
         self._kept_by.clear()
 
     def _product(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:

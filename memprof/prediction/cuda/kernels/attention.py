@@ -1,4 +1,4 @@
-"""What attention kernels take for themselves: partial results of split keys, float32 gradients, copies.
+"""The memory that attention kernels take for themselves: partial results of split keys, float32 gradients, copies.
 
 Sources, read for 2.13 (`aten/src/ATen/native/transformers/cuda/`): `flash_attn/flash_api.cpp` (`set_params_splitkv`,
 `num_splits_heuristic`, `mha_bwd`), `attention_backward.cu`, `mem_eff_attention/kernel_backward.h`
@@ -24,7 +24,11 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def attention_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]]:
-    """Return, by operator, what it takes."""
+    """Return, for each operator of attention, the function that returns its steps.
+
+    Args:
+        target: The device and its PyTorch version.
+    """
     return {
         aten._scaled_dot_product_flash_attention.default: partial(_flash_forward, target),
         aten._scaled_dot_product_flash_attention_backward.default: partial(_flash_backward, target),
@@ -35,7 +39,12 @@ def attention_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...],
 
 
 def round_up(number: int, multiple: int) -> int:
-    """Return the next multiple."""
+    """Return the smallest multiple that is not below a number.
+
+    Args:
+        number: The number.
+        multiple: The divisor of the result.
+    """
     return -(-number // multiple) * multiple
 
 

@@ -1,4 +1,4 @@
-"""What cuDNN takes for a convolution: decided by its heuristics, known here within limits.
+"""The workspaces that cuDNN takes for convolutions. Its heuristics decide, so they are known only within limits.
 
 PyTorch takes the first plan of the heuristics whose workspace can be had (`aten/src/ATen/native/cudnn/Conv_v8.cpp`,
 `try_configs`), and a smaller one if memory is short. Which plan comes first needs cuDNN itself: since 9.8 it can be
@@ -44,7 +44,11 @@ _TILE = 128  # channels that a tile of the input gradient's kernel writes
 
 
 def convolution_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]]:
-    """Return, by operator, what it takes."""
+    """Return, for each operator of convolutions, the function that returns its steps.
+
+    Args:
+        target: The device and its PyTorch version.
+    """
     return {
         aten.convolution.default: partial(_forward, target),
         aten.convolution_backward.default: partial(_backward, target),
@@ -56,7 +60,7 @@ def _forward(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> S
     stride, padding, dilation, transposed, _, groups = args[3:9]
     if _is_native_depthwise(image, weight, groups) or transposed:
         return []
-    each = [_each(values, image) for values in (stride, padding, dilation)]
+    each = [per_dimension(values, image) for values in (stride, padding, dilation)]
     size = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, k, s, p, d in zip(image.shape[2:], weight.shape[2:], *each, strict=True)
@@ -91,10 +95,10 @@ def _workspace(
     target: Target, which: Pass, image: Tensor, weight: Tensor, output: Sequence[int], groups: int
 ) -> list[tuple[int, SizeLimits]]:
     depthwise = groups > 1 and groups == image.shape[1]
-    last = _is_channels_last(image)
+    last = is_channels_last(image)
     if target.capability < (8, 0) or (last and not depthwise and image.dtype is not torch.float32):
         return []
-    high = _tensor_core_bytes(which, image, weight, output, groups)
+    high = tensor_core_bytes(which, image, weight, output, groups)
     point = 0
     if last and depthwise:
         point = high if _lays_out_depthwise(target, which, image) else 0
@@ -106,12 +110,12 @@ def _workspace(
 def _weight_copy(image: Tensor, weight: Tensor) -> list[int]:
     """The weight as the input lies (`cudnn_convolution_forward` in ConvShared.cpp)."""
     last = torch.channels_last
-    return [_bytes(weight)] if _is_channels_last(image) and not weight.is_contiguous(memory_format=last) else []
+    return [_bytes(weight)] if is_channels_last(image) and not weight.is_contiguous(memory_format=last) else []
 
 
 def _gradient_copy(image: Tensor, gradient: Tensor) -> list[int]:
     """The output's gradient as the input lies (`cudnn_convolution_backward` in ConvShared.cpp)."""
-    wanted = torch.channels_last if _is_channels_last(image) else torch.contiguous_format
+    wanted = torch.channels_last if is_channels_last(image) else torch.contiguous_format
     return [] if gradient.is_contiguous(memory_format=wanted) else [_bytes(gradient)]
 
 
@@ -120,8 +124,16 @@ def _lays_out_depthwise(target: Target, which: Pass, image: Tensor) -> bool:
     return old and which == "forward" and image.dtype is torch.float32
 
 
-def _tensor_core_bytes(which: Pass, image: Tensor, weight: Tensor, output: Sequence[int], groups: int) -> int:
-    """Return what the tensor cores' plan takes where it lays out everything anew."""
+def tensor_core_bytes(which: Pass, image: Tensor, weight: Tensor, output: Sequence[int], groups: int) -> int:
+    """Return the workspace in bytes of the tensor cores' plan if it lays out everything anew.
+
+    Args:
+        which: The pass.
+        image: The input, [batch, channels, *sizes].
+        weight: The weight, [output channels, channels per group, *sizes].
+        output: The shape of the output.
+        groups: The number of groups of channels.
+    """
     padded = _padded(image.shape[1], groups)
     size = math.prod(image.shape) // image.shape[1] * padded
     size += math.prod(output) // output[1] * _padded(output[1], groups)
@@ -145,10 +157,11 @@ def _operand_bytes(which: Pass, image: Tensor, weight: Tensor, output: Sequence[
 def _is_native_depthwise(image: Tensor, weight: Tensor, groups: int) -> bool:
     """PyTorch's own kernel takes nothing (`use_cudnn_depthwise` in Convolution.cpp)."""
     depthwise = groups > 1 and groups == image.shape[1] and weight.shape[0] % groups == 0
-    return depthwise and image.dtype is torch.float32 and not _is_channels_last(image)
+    return depthwise and image.dtype is torch.float32 and not is_channels_last(image)
 
 
-def _is_channels_last(tensor: Tensor) -> bool:
+def is_channels_last(tensor: Tensor) -> bool:
+    """Return whether a tensor [batch, channels, height, width] lies in the channels-last format and no other."""
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
@@ -156,5 +169,6 @@ def _bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _each(values: list[int], image: Tensor) -> list[int]:
+def per_dimension(values: list[int], image: Tensor) -> list[int]:
+    """Return one value for each spatial dimension of an image, as a stride or a padding may be given once for all."""
     return list(values) * (image.dim() - 2) if len(values) == 1 else list(values)

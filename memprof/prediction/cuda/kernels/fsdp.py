@@ -1,4 +1,4 @@
-"""What FSDP's copies take for themselves: tables for the kernel that says which of its blocks copies what.
+"""The memory that FSDP's copies take for themselves: tables by which each block of a kernel finds what it copies.
 
 `pack_vecs`, `split_with_sizes_copy_out_cuda_contiguous_no_cast` and `get_chunk_cat_metadata` in
 aten/src/ATen/native/cuda/TensorShape.cu; `_pad_chunk` in aten/src/ATen/native/TensorShape.cpp.
@@ -25,7 +25,11 @@ _TILE = 16 * _THREADS  # bytes that a block copies at once
 
 
 def sharding_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]]:
-    """Return what the copies out of a gathered buffer and into one to be scattered take on a GPU, by operator."""
+    """Return, for each operator that copies out of a gathered or into a scattered buffer, the function for its steps.
+
+    Args:
+        target: The device.
+    """
     return {aten.split_with_sizes_copy.out: _Splits(target), aten._chunk_cat.out: _concatenation}
 
 
@@ -70,7 +74,11 @@ def _concatenation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
 
 
 def padded_copies(args: tuple[Any, ...]) -> Steps:
-    """Return the copies of tensors that cannot be divided evenly, as every device but a GPU makes them."""
+    """Return the copies of tensors that cannot be divided evenly, as every device but a GPU makes them.
+
+    Args:
+        args: The arguments of `aten::_chunk_cat.out`: the tensors, the dimension and the number of chunks.
+    """
     tensors, dim, count = args
     uneven = [tensor for tensor in tensors if tensor.shape[dim] % count]
     return [

@@ -1,10 +1,10 @@
-"""What layer norm and RMS norm take: copies of what is not contiguous, and partial sums over many rows.
+"""The memory that layer norm and RMS norm take: copies of non-contiguous tensors, and partial sums over many rows.
 
-Layer norm copies an input that is not contiguous before it makes its output, and again in the backward pass, where it
-copies such a gradient, too (`expect_contiguous` and `contiguous` in the file below).
+Layer norm copies a non-contiguous input before it makes its output, and again in the backward pass, where it also
+copies a non-contiguous gradient (`expect_contiguous` and `contiguous` in the file below).
 
-With more than 65,536 rows and few columns the gradient of weight and bias is summed in tiles of 32 rows, one row of
-partial sums each, and those are summed by an ordinary reduction. Source: `LaunchGammaBetaBackwardCUDAKernel` in
+With more than 65,536 rows and few columns, the gradients of weight and bias are summed in tiles of 32 rows with one row
+of partial sums each, and an ordinary reduction sums these. Source: `LaunchGammaBetaBackwardCUDAKernel` in
 `aten/src/ATen/native/cuda/layer_norm_kernel.cu`; in recordings of 2.8 and 2.15, not of 2.6.
 """
 
@@ -26,7 +26,11 @@ _MANY_ROWS, _TILE, _WARP = 64 * 1024, 32, 32
 
 
 def norm_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]]:
-    """Return, by operator, what it takes."""
+    """Return, for each operator of norms, the function that returns its steps.
+
+    Args:
+        target: The device and its PyTorch version.
+    """
     found: dict[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]] = {
         aten.native_layer_norm.default: _layer_norm,
         aten.native_layer_norm_backward.default: partial(_layer_norm_backward, target),

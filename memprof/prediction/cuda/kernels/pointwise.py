@@ -1,4 +1,4 @@
-"""What other CUDA kernels take for themselves: sorted indices, partial sums, unreduced losses.
+"""The memory that other CUDA kernels take for themselves: sorted indices, partial sums, unreduced losses.
 
 | operator | takes | source (aten/src/ATen/native/, read for 2.13) |
 |---|---|---|

@@ -1,8 +1,8 @@
-"""What sums over a tensor take on a GPU when several blocks of threads work on one output.
+"""The memory that sums over a tensor take on a GPU when several blocks of threads work on one output.
 
-Each block leaves its part in a buffer, which is larger than it need be where the fastest dimension stays (the count
-of outputs is multiplied by the threads that share it already): the gradient of a bias of 3,072 entries over 8,192
-rows takes 108 MiB on an A100. Source: `setReduceConfig`, `global_memory_size` and `semaphore_size` in
+Each block leaves its part in a buffer. If the fastest dimension is kept, the buffer is larger than necessary, because
+the count of outputs is multiplied by the threads that share it already. The gradient of a bias of 3,072 entries over
+8,192 rows takes 108 MiB on an A100. Source: `setReduceConfig`, `global_memory_size` and `semaphore_size` in
 `aten/src/ATen/native/cuda/Reduce.cuh`, the same in 2.6 and 2.15.
 """
 
@@ -23,7 +23,11 @@ _FEW = 2**31
 
 
 def threads_per_multiprocessor(capability: tuple[int, int]) -> int:
-    """Return how many threads a multiprocessor holds (CUDA C++ programming guide, compute capabilities)."""
+    """Return how many threads a multiprocessor holds (CUDA C++ programming guide, compute capabilities).
+
+    Args:
+        capability: The compute capability, major and minor.
+    """
     major, minor = capability
     if (major, minor) == (7, 5):
         return 1024
@@ -31,45 +35,45 @@ def threads_per_multiprocessor(capability: tuple[int, int]) -> int:
 
 
 def reduction_buffers(target: Target, tensor: Tensor, dims: Sequence[int] | None, part: int = 4) -> list[int]:
-    """Return the bytes of the buffer and of the semaphores; nothing if one block does each output.
+    """Return the bytes of the buffer and of the semaphores; nothing if a single block computes each output.
 
     Args:
-        target: the device.
-        tensor: what is reduced.
-        dims: over which dimensions; all if None or empty.
-        part: bytes of a partial result.
+        target: The device.
+        tensor: The tensor that is reduced.
+        dims: The dimensions that are reduced; all of them if None or empty.
+        part: The bytes of a partial result.
     """
     if not 0 < tensor.numel() < _FEW:
         return []
     axes = _axes(tensor, dims)
-    return _Launch(axes, part).buffers(target)
+    return _ReduceConfig(axes, part).buffers(target)
 
 
 @dataclass(frozen=True)
-class _Axis:
+class _Dimension:
     size: int
     stride: int
     reduced: bool
 
 
-def _axes(tensor: Tensor, dims: Sequence[int] | None) -> list[_Axis]:
-    """The tensor's dimensions, fastest first, joined where they lie one after the other."""
+def _axes(tensor: Tensor, dims: Sequence[int] | None) -> list[_Dimension]:
+    """Return the tensor's dimensions, fastest first, with adjacent ones joined."""
     over = {dim % tensor.dim() for dim in dims} if dims and tensor.dim() else set(range(tensor.dim()))
-    plain = [_Axis(n, s, d in over) for d, (n, s) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))]
-    joined: list[_Axis] = []
+    plain = [_Dimension(n, s, d in over) for d, (n, s) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))]
+    joined: list[_Dimension] = []
     for axis in sorted((axis for axis in reversed(plain) if axis.size > 1), key=lambda axis: axis.stride):
         last = joined[-1] if joined else None
         if last and last.reduced == axis.reduced and last.size * last.stride == axis.stride:
-            joined[-1] = _Axis(last.size * axis.size, last.stride, last.reduced)
+            joined[-1] = _Dimension(last.size * axis.size, last.stride, last.reduced)
         else:
             joined.append(axis)
     return joined
 
 
-class _Launch:
-    """How `setReduceConfig` divides the work."""
+class _ReduceConfig:
+    """Divides the work among threads as `setReduceConfig` does."""
 
-    def __init__(self, axes: list[_Axis], part: int) -> None:
+    def __init__(self, axes: list[_Dimension], part: int) -> None:
         self._part = part
         self._outputs = _product(axis.size for axis in axes if not axis.reduced)
         self._inputs = _product(axis.size for axis in axes if axis.reduced)
@@ -124,5 +128,9 @@ def _last_power(number: int) -> int:
 
 
 def part_bytes(dtype: torch.dtype) -> int:
-    """Return the bytes of a partial sum: float32 for halves."""
+    """Return the bytes of a partial sum, which is float32 for halves.
+
+    Args:
+        dtype: The type of the entries.
+    """
     return max(dtype.itemsize, 4)

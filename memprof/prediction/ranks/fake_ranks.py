@@ -1,12 +1,11 @@
-"""One rank of many on fake tensors: PyTorch's own DDP and FSDP2, in a process group with nobody else in it.
+"""Runs one rank of many on fake tensors: PyTorch's own DDP and FSDP in a process group without other members.
 
-What they do runs as it is, with these exceptions, for what a fake tensor cannot do:
+Their code runs unchanged, except for what fake tensors cannot do:
 
 | what | here |
 |---|---|
 | collectives | nothing is exchanged (`process_group`) |
 | operators of `fsdp::`, kernels written in Python | run, so that the operators within are seen |
-| FSDP's parameters, whose storages shrink to nothing and grow again | the log is told |
 | DTensor, which asks meta tensors what an operator returns | asks outside the dispatch mode (`dtensor_cache`) |
 | DDP's check that all ranks have the same parameters | allocates what it does; there is nothing to compare |
 | DDP's reducer, which writes the order of its buckets into integers | has real ones |
@@ -18,28 +17,37 @@ Private API (see `memprof.torch_private`): the names in `_FSDP` and `_DDP`, and
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.distributed as dist
 import torch.distributed.fsdp  # defines the operators of fsdp::
 from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed import distributed_c10d as c10d
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.utils._python_dispatch import _disable_current_modes
 
 from memprof.documents.recipe import Recipe
 from memprof.prediction.cuda.host_and_device import copy_to
+from memprof.prediction.fake.checkpoints import ShapePickler, ShapeUnpickler
 from memprof.prediction.fake.dispatch import FakeOperators, Plan
+from memprof.prediction.fake.known_values import is_fake
 from memprof.prediction.ranks.dtensor_cache import dtensors_outside_modes
-from memprof.prediction.ranks.process_group import lone_group
+from memprof.prediction.ranks.process_group import BACKEND, LoneGroup, lone_group, make_lone_group
+from memprof.scripts.torchrun import ProcessGroups, ranks_of_a_machine, torchrun, torchrun_environment
 from memprof.trace.events import RangeMark
 
 aten = torch.ops.aten
 _FSDP = "torch.distributed.fsdp._fully_shard"
-_STORAGE_USERS = (f"{_FSDP}._fsdp_param", f"{_FSDP}._fsdp_param_group")  # the latter since 2.9
 _DDP = "torch.nn.parallel.distributed._verify_param_shape_across_processes"
 _MOVERS = (f"{_FSDP}._fsdp_init", f"{_FSDP}._fully_shard")  # the latter to 2.12
 _MESH = "memprof.training.strategies.init_device_mesh"
@@ -47,39 +55,124 @@ _COMPOSED = ("all_gather_copy_in", "split_with_sizes_copy", "chunk_cat")
 _COMPILED = "chunk_cat_mixed_dtype"  # since 2.15; for gradients of one type the same as aten's
 _INTEGERS = (torch.int32, torch.int64)
 _MOST_BUCKETS = 1 << 16
+_PORT = 29500  # torchrun's own; nobody listens
+_NCCL_TIMEOUT = timedelta(minutes=10)  # torch.distributed's own; a build without NCCL has none
+_TORCH_DISTRIBUTED = str(Path(c10d.__file__).parent)
 
 
 @contextmanager
 def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[None]:
-    """Within the `with` block this is one of the recipe's ranks, and runs its operators on the mode.
+    """Make this process one of the recipe's ranks within the `with` block.
+
+    Args:
+        mode: Runs the operators.
+        recipe: The recipe with the strategy and the world size.
+        rank: The rank.
 
     Raises:
-        UsageError: this process is in a process group already.
+        UsageError: This process is in a process group already.
     """
     with ExitStack() as stack:
         stack.enter_context(lone_group(rank, recipe.world_size))
+        stack.enter_context(_operators(mode, recipe.world_size, ddp=recipe.strategy == "ddp"))
+        stack.enter_context(patch(_MESH, _mesh(mode)))
+        yield
+
+
+@contextmanager
+def fake_torchrun(mode: FakeOperators, world_size: int, rank: int) -> Iterator[ProcessGroups]:
+    """Within the `with` block a script is one of torchrun's ranks, and runs its operators on the mode.
+
+    Args:
+        mode: runs the operators.
+        world_size: ranks in all.
+        rank: that the script is.
+
+    Yields:
+        the process groups that the script makes.
+    """
+    environment = torchrun_environment(rank, world_size, ranks_of_a_machine(world_size), _PORT)
+    adapt: Callable[[Any, str], None] = LoneGroup.is_asked_for
+    with ExitStack() as stack:
+        groups = stack.enter_context(torchrun(environment, BACKEND, make_lone_group, adapt))
+        stack.enter_context(_operators(mode, world_size, ddp=True))
+        for module in (dist, import_module("torch.distributed.rendezvous")):
+            stack.enter_context(patch.object(module, "TCPStore", _LoneStore))
+        stack.enter_context(_objects(mode))
+        if mode.own_host:
+            stack.enter_context(_nccl_is_here())
+        yield groups
+
+
+@contextmanager
+def _operators(mode: FakeOperators, world_size: int, *, ddp: bool) -> Iterator[None]:
+    """Have the mode run what DDP and FSDP call."""
+    with ExitStack() as stack:
         mode.add_plans({getattr(torch.ops.fsdp, name).default: _composed(mode) for name in _COMPOSED})
         if hasattr(torch.ops.fsdp, _COMPILED):
             mode.add_plans({getattr(torch.ops.fsdp, _COMPILED).default: _instead(mode, aten._chunk_cat.out)})
         mode.add_plans(_ranges(mode))
-        stack.enter_context(patch(_MESH, _mesh(mode)))
         stack.enter_context(dtensors_outside_modes())
-        for module in _STORAGE_USERS:
-            stack.enter_context(_replaced(module, _storages(mode)))
-        if recipe.strategy == "ddp":
+        if ddp:
             mode.add_plans({aten.empty.memory_format: _real_integers(mode)})
             stack.enter_context(patch(_DDP, _verify(mode)))
         if mode.own_host:
             for module in _MOVERS:
                 stack.enter_context(_replaced(module, {"_move_states_to_device": _mover(mode)}))
         else:
-            stack.enter_context(_share_of_threads(recipe.world_size))
+            stack.enter_context(_share_of_threads(world_size))
+        yield
+
+
+class _LoneStore(HashStore):
+    """A store of one process, in the place of one that waits for others to come."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__()
+
+
+@contextmanager
+def _nccl_is_here() -> Iterator[None]:
+    """Say that NCCL is there, as in every build with CUDA, and take its options."""
+
+    class NcclOptions(SimpleNamespace):
+        pass
+
+    nccl = SimpleNamespace(Options=NcclOptions)
+    with ExitStack() as stack:
+        for module in (dist, c10d):
+            stack.enter_context(patch.object(module, "is_nccl_available", lambda: True))
+            stack.enter_context(patch.object(module, "ProcessGroupNCCL", nccl, create=True))
+        stack.enter_context(patch.object(c10d, "default_pg_nccl_timeout", _NCCL_TIMEOUT, create=True))
+        yield
+
+
+@contextmanager
+def _objects(mode: FakeOperators) -> Iterator[None]:
+    """Exchange Python objects as real bytes, the tensors in them without their memory."""
+    read: Callable[..., Any] = c10d._tensor_to_object
+
+    def received(tensor: Tensor, size: Any, group: Any) -> Any:
+        if not is_fake(tensor):
+            return read(tensor, size, group)
+        mode.reads.guess_here(mode.place()[0], "receives an object that only another rank has: it was taken to be None")
+        return None
+
+    class Sent(ShapePickler):
+        def persistent_id(self, obj: Any) -> Any:
+            found = super().persistent_id(obj)
+            if found is not None:
+                what = "sends a tensor within a Python object, whose bytes are not counted where they are gathered"
+                mode.reads.guess_here(mode.place()[0], what)
+            return found
+
+    with patch.multiple(c10d, _tensor_to_object=received, _pickler=Sent, _unpickler=ShapeUnpickler):
         yield
 
 
 @contextmanager
 def _share_of_threads(world_size: int) -> Iterator[None]:
-    """Ask kernels with as many threads as a rank has when all of them share this machine's cores."""
+    """Run kernels with as many threads as each rank has when all ranks share this machine's cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // world_size))
     try:
@@ -99,7 +192,7 @@ def _replaced(module: str, functions: Mapping[str, Callable[..., None]]) -> Iter
 
 
 def _composed(mode: FakeOperators) -> Plan:
-    """Run the kernel, with the mode looking on."""
+    """Run the kernel under the dispatch mode."""
 
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with mode:
@@ -109,7 +202,7 @@ def _composed(mode: FakeOperators) -> Plan:
 
 
 def _ranges(mode: FakeOperators) -> dict[Any, Plan]:
-    """Note the named ranges of FSDP's own work."""
+    """Note the named ranges of FSDP in the log."""
     running: list[str] = []
 
     def enter(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -143,30 +236,27 @@ def _instead(mode: FakeOperators, operator: Any) -> Plan:
     return run
 
 
-def _storages(mode: FakeOperators) -> Mapping[str, Callable[[Tensor], None]]:
-    """Give the storage of a gathered parameter its memory, or take it away (`Storage.resize_`)."""
-
-    def alloc_storage(tensor: Tensor) -> None:
-        mode.log.resized(tensor.untyped_storage().data_ptr(), tensor.numel() * tensor.itemsize)
-
-    def free_storage(tensor: Tensor) -> None:
-        mode.log.resized(tensor.untyped_storage().data_ptr(), 0)
-
-    return {"alloc_storage": alloc_storage, "free_storage": free_storage}
-
-
 def _real_integers(mode: FakeOperators) -> Plan:
-    """Let the reducer write and read the order of its buckets, which it does without operators."""
+    """Let the reducer write and read the order of its buckets without operators, and objects their bytes."""
 
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         real = kwargs.get("dtype") in _INTEGERS and len(args[0]) == 1 and args[0][0] < _MOST_BUCKETS
+        real = real or (kwargs.get("dtype") is torch.uint8 and _is_for_objects())
         return (mode.run_real if real else mode.run_fake)(func, args, kwargs)
 
     return run
 
 
+def _is_for_objects() -> bool:
+    """Say whether bytes are made for a collective of Python objects."""
+    frame = sys._getframe(2)
+    while frame.f_back is not None and not frame.f_code.co_filename.startswith(_TORCH_DISTRIBUTED):
+        frame = frame.f_back
+    return frame.f_code.co_filename == c10d.__file__
+
+
 def _verify(mode: FakeOperators) -> Callable[..., None]:
-    """Allocate what `verify_params_across_processes` does (torch/csrc/distributed/c10d/reducer.cpp)."""
+    """Allocate the same as `verify_params_across_processes` (torch/csrc/distributed/c10d/reducer.cpp)."""
 
     def integers(count: int, host: bool) -> Tensor:
         with mode.made_on(host=host):
@@ -183,7 +273,7 @@ def _verify(mode: FakeOperators) -> Callable[..., None]:
 
 
 def _mesh(mode: FakeOperators) -> Callable[..., DeviceMesh]:
-    """Make the mesh, whose ranks are real numbers on the host, and note only what it keeps."""
+    """Make the device mesh with real numbers on the host, and note only the memory that it keeps."""
 
     def make(*args: Any, **kwargs: Any) -> DeviceMesh:
         with _disable_current_modes():
@@ -196,7 +286,7 @@ def _mesh(mode: FakeOperators) -> Callable[..., DeviceMesh]:
 
 
 def _mover(mode: FakeOperators) -> Callable[..., None]:
-    """Move what is on the host to the device, tensor by tensor."""
+    """Move tensors from the host to the device one by one."""
 
     def move(parameters: list[nn.Parameter], buffers: list[Tensor], device: torch.device) -> None:
         for tensor in (*parameters, *buffers):

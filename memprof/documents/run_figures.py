@@ -179,7 +179,7 @@ class FitAnswer(Document):
     """The largest value of a knob whose peak stays within the capacity.
 
     Attributes:
-        knob: `batch_size`, or the workload's scale knob.
+        knob: `batch_size`, the workload's scale knob, or the name of a script's placeholder.
         value: The answer. 0 if not even the smallest value fits; null if the knob does not change the peak.
         parameters: The number of parameters of the model at `value`, for a scale knob.
         accumulate: The number of micro-batches of an optimizer step at `value`, for a batch size.
@@ -213,7 +213,8 @@ class Fit(Document):
     """The largest batch and the largest model within the capacity.
 
     Attributes:
-        batch_size: The answer for the batch size; null if it was not asked for or could not be found.
+        batch_size: The answer for the batch size, or for the placeholder of a script; null if it was not asked for or
+            could not be found.
         model: The answer for the workload's scale knob; null if it was not asked for or could not be found.
     """
 
