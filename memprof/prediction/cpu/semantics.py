@@ -22,6 +22,7 @@ from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.python_values import readable_in_python
 from memprof.prediction.fake.resized_storages import resizable_storages
 from memprof.prediction.fake.tensors import Correction, Result
+from memprof.prediction.fake.threads import threads_within
 from memprof.workloads.workload import Workload
 
 aten = torch.ops.aten
@@ -66,6 +67,7 @@ class CpuSemantics(PlainDevice):
             resizable_storages(mode.log),
             _eager(mode),
             _random_states(mode),
+            threads_within(lambda: mode),
         ):
             yield
 

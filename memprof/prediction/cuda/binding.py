@@ -20,7 +20,7 @@ from memprof.devices.context import threads_per_sm
 from memprof.devices.target import Target
 from memprof.prediction.cuda.device_memory import DeviceMemory
 from memprof.prediction.cuda.kernels import Workspaces
-from memprof.prediction.cuda.refusals import Refusal, refuse
+from memprof.prediction.cuda.refusals import PEERS, Refusal, refuse
 from memprof.prediction.cuda.streams import Streams
 from memprof.prediction.fake.dispatch import FakeOperators
 
@@ -44,7 +44,7 @@ _SHARED = {
     (12, 0): (101376, 102400),
 }
 _UNKNOWN_NAMES = ("_cuda_", "_nccl_", "_gds_", "_cudnn")
-_UNKNOWN_IN_CPU_BUILDS = ("_broadcast", "_broadcast_out", "_broadcast_coalesced", "_scatter", "_scatter_out", "_gather")
+_UNKNOWN_IN_CPU_BUILDS = ("_broadcast_out", "_scatter_out", "_gather_out")
 
 
 def cuda_version(torch_version: tuple[int, int]) -> str:
@@ -166,8 +166,38 @@ class Binding:
             "_nccl_version": lambda: _NCCL_VERSION[0] << 32 | _NCCL_VERSION[1] << 16 | _NCCL_VERSION[2],
             "_nccl_version_suffix": lambda: b"",
             "_get_accelerator": lambda check=None: torch.device("cuda"),
+            **self._copies(),
             **self._accelerator(),
         }
+
+    def _copies(self) -> dict[str, Callable[..., Any]]:
+        """Return what `torch.nn.DataParallel` calls to copy between GPUs; there is one (`torch/csrc/cuda/comm.cpp`)."""
+
+        def scatter(tensor: Any, devices: Any, sizes: Any = None, dim: int = 0, streams: Any = None) -> list[Any]:
+            self._check_alone("scatter", devices)
+            return [tensor.to("cuda")]
+
+        def gather(tensors: Any, dim: int, destination: int | None = None) -> Any:
+            return torch.cat(list(tensors), dim).to("cpu" if destination == -1 else "cuda")
+
+        def broadcast(tensor: Any, devices: Any) -> list[Any]:
+            self._check_alone("broadcast", devices)
+            return [tensor.to("cuda")]
+
+        def broadcast_coalesced(tensors: Any, devices: Any, buffer_size: int = 0) -> list[Any]:
+            self._check_alone("broadcast_coalesced", devices)
+            return [list(tensors)]
+
+        return {
+            "_scatter": scatter,
+            "_gather": gather,
+            "_broadcast": broadcast,
+            "_broadcast_coalesced": broadcast_coalesced,
+        }
+
+    def _check_alone(self, name: str, devices: Any) -> None:
+        if len(devices) > 1:
+            refuse(f"torch.cuda.comm.{name}()", PEERS)
 
     def _accelerator(self) -> dict[str, Callable[..., Any]]:
         memory = self._memory

@@ -8,6 +8,7 @@
 | `.cpu()`, `.to("cpu")` | a copy on the host if the tensor is on the device |
 | `.device`, `.is_cuda`, `.is_cpu`, `.get_device()`, `.type()` | `cuda:0` and its like for what is on the device |
 | `.pin_memory()`, `pin_memory=True` | on the host |
+| `torch.device(0)` | `cuda:0` |
 | `torch.autocast("cuda")` | that of the fake tensors, with CUDA's lists and its float16 |
 
 PyTorch turns a function mode off within every function that it handles, so Python code of PyTorch's own functions

@@ -12,7 +12,7 @@ _POOLS = "memory pools and allocators other than PyTorch's own are not modelled"
 _RECORDED = "there is no recorded history to take; memprof writes the trace of a prediction itself (`--export-trace`)"
 _NO_READING = "a simulated GPU has no sensors and no load to read"
 _BESIDE = "memory taken beside PyTorch's tensors is not modelled"
-_PEERS = "only one GPU is simulated in each process"
+PEERS = "only one GPU is simulated in each process"
 
 # By name, in `torch.cuda` unless a module is given.
 REFUSED: dict[str, str] = {

@@ -6,19 +6,19 @@
 | memory | the caching allocator, replayed live (`memprof.prediction.cuda.device_memory`) |
 | streams and events | PyTorch's own classes (`memprof.prediction.cuda.streams`) |
 | where a tensor is, and where it goes | a function mode (`memprof.prediction.cuda.host_and_device`) |
+| Triton | launches without kernels (`memprof.prediction.cuda.triton_launches`) |
 | what is not modelled | a sentence (`memprof.prediction.cuda.refusals`) |
 
 A GPU has no time here: events measure the host's, and nothing is ever waited for.
 
 Private API of PyTorch, checked on 2.13.0: `torch.cuda._initialized` and its neighbours, `torch._C._has_cuda`,
 `torch._C._has_cudnn`, `torch._C._nn._parse_to`, `torch.cuda.nvtx._nvtx`, `torch.backends.cudnn._init`,
-`torch._C._can_use_flash_attention` and its like, `threading.Thread.run`.
+`torch._C._can_use_flash_attention` and its like.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -50,8 +50,10 @@ from memprof.prediction.cuda.refusals import (
     refusal_of,
 )
 from memprof.prediction.cuda.streams import Streams
+from memprof.prediction.cuda.triton_launches import triton_without_kernels
 from memprof.prediction.fake.dispatch import FakeOperators
 from memprof.prediction.fake.higher_order import traced_outside_modes
+from memprof.prediction.fake.threads import threads_within
 
 
 @contextmanager
@@ -81,7 +83,8 @@ def simulated_cuda(
             stack.enter_context(part)
         for part in (cuda_autocast(), cuda_groups(cuda), cuda_in_backward(cuda), cuda_in_hooks(cuda)):
             stack.enter_context(part)
-        stack.enter_context(_threads(mode, cuda))
+        stack.enter_context(triton_without_kernels(binding))
+        stack.enter_context(threads_within(lambda: cuda))
         stack.enter_context(traced_outside_modes())
         stack.enter_context(cuda)
         yield cuda
@@ -228,23 +231,4 @@ def _refusing() -> Iterator[None]:
             here = {name: why for name, why in names.items() if hasattr(module, name)}
             found = {name: refusal_of(f"{prefix}.{name}", getattr(module, name), why) for name, why in here.items()}
             stack.enter_context(patch.multiple(module, **found))
-        yield
-
-
-@contextmanager
-def _threads(mode: FakeOperators, cuda: CudaIsHere) -> Iterator[None]:
-    """Run the program's threads under the modes, which are each thread's own."""
-    start = threading.Thread.start
-
-    def start_within(thread: threading.Thread) -> None:
-        run = thread.run
-
-        def within() -> None:
-            with cuda, mode:
-                run()
-
-        thread.run = within  # type: ignore[method-assign]
-        start(thread)
-
-    with patch.object(threading.Thread, "start", start_within):
         yield

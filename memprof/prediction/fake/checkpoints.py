@@ -1,7 +1,8 @@
 """`torch.save` and `torch.load` for tensors without memory. The file keeps their shapes and the storages they share.
 
 Files from other programs are read without their numbers too: they are mapped into memory, and their tensors are
-replaced by fake ones.
+replaced by fake ones. Of a safetensors file only the header is read: what lies in it takes no memory of PyTorch's,
+neither here nor in real training, which maps the file.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import wraps
 from typing import TYPE_CHECKING, Any, BinaryIO
 from unittest.mock import patch
 
@@ -26,6 +28,21 @@ if TYPE_CHECKING:
 
 _FEW = 1 << 12  # entries whose values are kept, as those of a step counter
 _HEAD = b"memprof tensors without memory\n"
+_SAFE_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 @contextmanager
@@ -60,24 +77,121 @@ def checkpoints_without_memory(mode: FakeOperators) -> Iterator[None]:
             value = read()
         return _without_memory(value, {})
 
-    def change_safetensors(module: Any) -> None:
-        load_file = module.load_file
+    def change_safe_open(module: Any) -> None:
+        original: Any = module.safe_open
+        if hasattr(original, "__wrapped__"):
+            return
 
+        @wraps(original)
+        def safe_open(filename: Any, framework: Any = "pt", device: Any = "cpu", **kwargs: Any) -> Any:
+            if str(framework) not in ("pt", "torch", "pytorch"):
+                return original(filename, framework, device, **kwargs)
+            return _SafeFile(original, filename, device, mode)
+
+        module.safe_open = safe_open
+
+    def change_safetensors(module: Any) -> None:
         def save_file(tensors: dict[str, Tensor], filename: Any, metadata: Any = None) -> None:
             save(dict(tensors), filename)
 
-        def read_file(filename: Any, device: Any = "cpu") -> dict[str, Tensor]:
-            with open(filename, "rb") as file:
-                if _is_ours(file):
-                    return _moved(ShapeUnpickler(file).load(), str(device))  # type: ignore[no-any-return]
-            return _moved(_real(lambda: load_file(filename)), str(device))  # type: ignore[no-any-return]
-
-        module.save_file, module.load_file = save_file, read_file
+        module.save_file = save_file
         module.save = lambda tensors, metadata=None: _HEAD
+        change_safe_open(module)
 
-    changes = after_import({"safetensors.torch": change_safetensors})
+    changes = after_import({"safetensors": change_safe_open, "safetensors.torch": change_safetensors})
     with patch.object(torch, "save", save), patch.object(torch, "load", load), changes:
         yield
+
+
+class _SafeFile:
+    """What `safetensors.safe_open` returns, of tensors without memory.
+
+    Args:
+        open_real: opens a file that others have written.
+        filename: of the file.
+        device: where its tensors are wanted.
+        mode: makes them.
+    """
+
+    def __init__(self, open_real: Any, filename: Any, device: Any, mode: FakeOperators) -> None:
+        self._device = torch.device("cuda", device) if isinstance(device, int) else device
+        self._mode = mode
+        self._ours: dict[str, Tensor] | None = None
+        with open(filename, "rb") as file:
+            if _is_ours(file):
+                self._ours = ShapeUnpickler(file).load()
+                return
+        self._file = open_real(filename, "pt", "cpu")
+        self._mapped = mode.map_file(os.path.getsize(filename))
+
+    def __enter__(self) -> _SafeFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._ours is None:
+            self._file.__exit__(*error)
+
+    def keys(self) -> list[str]:
+        """Return the names of the tensors."""
+        return list(self._file.keys() if self._ours is None else self._ours)
+
+    def offset_keys(self) -> list[str]:
+        """Return the names in the order in which the tensors lie in the file."""
+        return list(self._file.offset_keys()) if self._ours is None else self.keys()
+
+    def metadata(self) -> dict[str, str] | None:
+        """Return what the header says beside the tensors."""
+        return self._file.metadata() if self._ours is None else {"format": "pt"}
+
+    def get_tensor(self, name: str) -> Tensor:
+        """Return a tensor."""
+        return self.part(name, ...)
+
+    def get_tensors(self, names: list[str] | None = None) -> dict[str, Tensor]:
+        """Return several tensors, or all of them."""
+        return {name: self.get_tensor(name) for name in (self.keys() if names is None else names)}
+
+    def get_slice(self, name: str) -> _SafeSlice:
+        """Return what reads parts of a tensor."""
+        return _SafeSlice(self, name, *self.header_of(name))
+
+    def header_of(self, name: str) -> tuple[list[int], str]:
+        """Return the shape of a tensor, and the name of its type."""
+        if self._ours is not None:
+            tensor = self._ours[name]
+            return list(tensor.shape), next(key for key, dtype in _SAFE_DTYPES.items() if dtype is tensor.dtype)
+        header = self._file.get_slice(name)
+        return header.get_shape(), header.get_dtype()
+
+    def part(self, name: str, key: Any) -> Tensor:
+        """Return the part of a tensor that an index selects."""
+        if self._ours is not None:
+            return _moved(self._ours[name][key], self._device)  # type: ignore[no-any-return]
+        shape, code = self.header_of(name)
+        dtype = _SAFE_DTYPES.get(code)
+        whole = torch.empty(shape, dtype=dtype, device="meta")
+        if dtype is None or (not dtype.is_floating_point and whole.numel() <= _FEW):
+            with _disable_current_modes():
+                return _moved(self._file.get_slice(name)[key], self._device)  # type: ignore[no-any-return]
+        return _moved(self._mode.from_file(self._mapped, whole[key].shape, dtype), self._device)  # type: ignore[no-any-return]
+
+
+class _SafeSlice:
+    """What `get_slice` returns: it reads a part when it is indexed."""
+
+    def __init__(self, file: _SafeFile, name: str, shape: list[int], code: str) -> None:
+        self._file, self._name, self._shape, self._code = file, name, shape, code
+
+    def get_shape(self) -> list[int]:
+        """Return the shape of the whole tensor."""
+        return self._shape
+
+    def get_dtype(self) -> str:
+        """Return the type's name in the file."""
+        return self._code
+
+    def __getitem__(self, key: Any) -> Tensor:
+        return self._file.part(self._name, key)
 
 
 def _mapped(load_real: Any, file: Any, kwargs: dict[str, Any]) -> Any:

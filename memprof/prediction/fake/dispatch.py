@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -9,9 +10,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from memprof.errors import MemprofError
+from memprof.errors import MemprofError, UsageError
 from memprof.prediction.fake.accumulation import IN_PLACE, Accumulation, in_place_twin
 from memprof.prediction.fake.assumed_values import expect, expected_of
 from memprof.prediction.fake.data_sizes import LARGEST
@@ -26,12 +27,13 @@ from memprof.prediction.fake.known_values import (
     is_worth_computing,
     kind_of,
     name_of,
+    parts_of,
     resizes_outputs,
     returns_of,
     shape_depends_on_values,
     written_places,
 )
-from memprof.prediction.fake.tensors import HOST_MARK, FakeTensors, Layout, Result, tensors_in
+from memprof.prediction.fake.tensors import HOST_MARK, FakeTensors, Layout, Result, contiguous_result, tensors_in
 from memprof.prediction.fake.value_reads import Reads
 from memprof.trace.events import OperatorBegin, OperatorEnd
 
@@ -43,7 +45,16 @@ _T = TypeVar("_T")
 
 _PLAIN = frozenset((Tensor, nn.Parameter))
 _CPU = torch.device("cpu")
+_MOST_DATA = 256 << 20
+_KNOWN_FACTORIES = {aten.arange.default, aten.arange.start, aten.arange.start_step, aten.eye.default, aten.eye.m}
+_FILE_MARK = "_memprof_file"  # on a storage that lies in a mapped file: the file's
 _HERE = (None, _CPU)
+
+
+class _Where(threading.local):
+    """Where what a thread makes now is made: on the host or not; None where it belongs."""
+
+    host: bool | None = None
 
 
 class FakeOperators(TorchDispatchMode):
@@ -71,7 +82,8 @@ class FakeOperators(TorchDispatchMode):
         self.reads = reads
         self.own_host = log.strangers_on_host = device.own_host
         self.phase = "build"
-        self._host: bool | None = None  # where what is made now is made; None: where it belongs
+        self._where = _Where()
+        self._lock = threading.RLock()  # one operator at a time, whichever thread runs it
         self.place: Callable[[], tuple[str, bool]] = lambda: ("", False)
         self.operators_of: dict[str, set[str]] = {}
         self.refusal: MemprofError | None = None
@@ -96,7 +108,8 @@ class FakeOperators(TorchDispatchMode):
             plan = self._plans[func] = self._choose(func)
         self.operators_of.setdefault(self.phase, set()).add(name_of(func))
         try:
-            return plan(func, args, kwargs or {})
+            with self._lock:
+                return plan(func, args, kwargs or {})
         except MemprofError as error:
             self.refusal = self.refusal or error
             raise
@@ -111,11 +124,11 @@ class FakeOperators(TorchDispatchMode):
     @contextmanager
     def made_on(self, *, host: bool) -> Iterator[None]:
         """What is made within the `with` block is made in the memory of the host, or of the device."""
-        before, self._host = self._host, host and self.own_host
+        before, self._where.host = self._where.host, host and self.own_host
         try:
             yield
         finally:
-            self._host = before
+            self._where.host = before
 
     def on_host(self, tensor: Tensor) -> bool:
         """Say whether a tensor is in the memory of the host, where the device has one of its own."""
@@ -183,6 +196,18 @@ class FakeOperators(TorchDispatchMode):
         with self.made_on(host=False):
             return self.__torch_dispatch__(func, (), args, {**kwargs, "device": _CPU})
 
+    def map_file(self, size: int) -> torch.UntypedStorage:
+        """Return the storage of a file that is mapped into the host's memory."""
+        return self._tensors.map_file(size, self.own_host)
+
+    def from_file(self, file: torch.UntypedStorage, size: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return a tensor whose values lie in a mapped file, which lives as long as the tensor does."""
+        plain = torch.empty(size, dtype=dtype, device="meta")
+        with torch._C.DisableTorchFunction(), _disable_current_modes():
+            (made,), _ = self._tensors.build(contiguous_result((plain,)), True)
+        setattr(made.untyped_storage(), _FILE_MARK, file)
+        return made  # type: ignore[no-any-return]
+
     # How operators run
 
     def _view(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -246,11 +271,34 @@ class FakeOperators(TorchDispatchMode):
         return self._compute_known(func, args, kwargs, tensors)
 
     def _compute_known(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
-        if not shape_depends_on_values(func):
+        if shape_depends_on_values(func) or self._is_computed(func, args, kwargs, tensors):
+            return self._run(func, args, kwargs, tensors)
+        return self._make(func, args, kwargs)
+
+    def _is_computed(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> bool:
+        """Say whether an operator is run for real, all of whose tensors are known."""
+        data = self._prepares_data(func, tensors)
+        try:
             result = self._result(func, args, kwargs)
-            if not is_worth_computing(result):
-                return self._make(func, args, kwargs)
-        return self._run(func, args, kwargs, tensors)
+        except UsageError:
+            if self.own_host and not data:
+                raise
+            if not self.own_host:
+                what = f"runs {name_of(func)} on known values: what it takes for itself meanwhile is not counted"
+                self.reads.guess_here(self.place()[0], what)
+            return True
+        return is_worth_computing(result) or (data and sum(result.storages) <= _MOST_DATA)
+
+    def _prepares_data(self, func: Any, tensors: list[Tensor]) -> bool:
+        """Say whether data are prepared on the host, which goes on there as it would: it is the GPU that is predicted.
+
+        Weights are not: they are made of nothing, by `empty`, or at random.
+        """
+        if not self.own_host or self._where.host is False:
+            return False
+        if not tensors:
+            return bool(self._where.host) and func in _KNOWN_FACTORIES
+        return self._on_host(tensors)
 
     def _item(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
         """Read a value: the real one, or what `reads` says."""
@@ -304,8 +352,8 @@ class FakeOperators(TorchDispatchMode):
     def _run(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
         """Run the real kernel, on known values."""
         output = func(*args, **kwargs)
-        fresh = [tensor for tensor in tensors_in((output,)) if self._is_new(tensor)]
-        host = self._on_host(tensors) if self._host is None else self._host
+        fresh = [part for tensor in tensors_in((output,)) for part in parts_of(tensor) if self._is_new(part)]
+        host = self._on_host(tensors) if self._where.host is None else self._where.host
 
         def watch() -> None:
             for tensor in fresh:
@@ -324,7 +372,7 @@ class FakeOperators(TorchDispatchMode):
 
     def _made(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
         self._begin(func)
-        host = self._on_host(tensors_in(args)) if self._host is None else self._host
+        host = self._on_host(tensors_in(args)) if self._where.host is None else self._where.host
         if host:
             output, addresses = self._tensors.build(result, host)
         else:
@@ -364,7 +412,7 @@ class FakeOperators(TorchDispatchMode):
         """Give a tensor a new storage of its own."""
         plain = torch.empty_strided(layout.size, layout.stride, dtype=layout.dtype, device="meta")
         one = Layout(layout.size, layout.stride, layout.dtype, 0, 0)
-        (other,), _ = self._tensors.build(Result((plain.untyped_storage().nbytes(),), (one,)), bool(self._host))
+        (other,), _ = self._tensors.build(Result((plain.untyped_storage().nbytes(),), (one,)), bool(self._where.host))
         tensor.set_(other)
 
     def _is_new(self, tensor: Tensor) -> bool:
@@ -378,7 +426,7 @@ class FakeOperators(TorchDispatchMode):
 
     def _on_host(self, tensors: list[Tensor]) -> bool:
         for tensor in tensors:
-            if tensor.layout is not torch.strided or not self.on_host(tensor):
+            if not all(map(self.on_host, parts_of(tensor))):
                 return False
         return bool(tensors)
 

@@ -37,9 +37,26 @@ def is_fake(tensor: Tensor) -> bool:
     Args:
         tensor: Any tensor.
     """
-    if tensor.layout is not torch.strided or tensor.data_ptr() >= FIRST_ADDRESS:
-        return True
-    return hasattr(tensor.untyped_storage(), _MARK)
+    if not is_dense(tensor):
+        return any(map(is_fake, parts_of(tensor)))
+    return tensor.data_ptr() >= FIRST_ADDRESS or hasattr(tensor.untyped_storage(), _MARK)
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Return whether a tensor is a view of one storage; a sparse one is made of several tensors."""
+    return tensor.layout is torch.strided
+
+
+def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors that a sparse one is made of; a dense one is one by itself."""
+    if is_dense(tensor):
+        return (tensor,)
+    if tensor.layout is torch.sparse_coo:
+        return tensor._indices(), tensor._values()
+    by_row = tensor.layout in (torch.sparse_csr, torch.sparse_bsr)
+    if by_row:
+        return tensor.crow_indices(), tensor.col_indices(), tensor.values()
+    return tensor.ccol_indices(), tensor.row_indices(), tensor.values()
 
 
 def forget(func: Any, written: Iterable[Tensor]) -> None:

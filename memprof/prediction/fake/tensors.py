@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from memprof.errors import UsageError
 from memprof.prediction.fake.event_log import EventLog
+from memprof.trace.events import LabelMark
 
 HOST_MARK = "_memprof_host"  # on a storage without memory that is the host's; the others are known by address
 _CPU = torch.device("cpu")
@@ -127,6 +128,15 @@ class FakeTensors:
                 setattr(storage, HOST_MARK, True)
             storages.append(storage)
         return _assemble(result.shape, storages), addresses
+
+    def map_file(self, size: int, host: bool) -> torch.UntypedStorage:
+        """Return the storage of a file; the CPU's profiler counts what `UntypedStorage.from_file` maps."""
+        address = self._log.new_address()
+        storage = _make_storage(address, _CPU, size)
+        self._log.allocated(storage, address, size, host)
+        if not host:
+            self._log.mark(LabelMark("workspace", {address: ""}))
+        return storage
 
     def evaluate(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
         """Return the result of an operator's meta kernel for tensors of the given geometry.
