@@ -23,8 +23,8 @@ def seed_weights(seed: int) -> None:
 def seed_batch(seed: int, rank: int, number: int) -> None:
     """Set the random state in which a batch is made and trained on.
 
-    It depends on nothing that was drawn before. So a prediction, which makes no weights and draws no dropout masks, sees
-    the batches that a measured training sees.
+    It depends on nothing that was drawn before. So a prediction, which makes no weights and no dropout masks, sees the
+    batches that a measured training sees.
 
     Args:
         seed: The seed of the recipe.
