@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     NamedParameter: TypeAlias = tuple[str, nn.Parameter]
 
 
+class ClosureError(UsageError):
+    """An optimizer evaluates the loss itself, several times per step. Other optimizers can still be compared."""
+
+
 @dataclass(frozen=True)
 class KnownOptimizer:
     """An optimizer that has a short name.
@@ -90,7 +94,7 @@ def find_known(spec: OptimizerSpec) -> KnownOptimizer | None:
         hint = did_you_mean(spec.name, list(KNOWN_OPTIMIZERS))
         raise UsageError(f"unknown optimizer {spec.name!r} (a class of your own is pkg.mod:Class){hint}")
     if known.refusal:
-        raise UsageError(known.refusal)
+        raise ClosureError(known.refusal)
     return known
 
 
@@ -201,7 +205,7 @@ def _refuse_class(factory: object, spec: OptimizerSpec) -> None:
     if not issubclass(factory, Optimizer):
         raise UsageError(f"optimizer {spec.text!r}: {factory.__name__} is not a subclass of torch.optim.Optimizer")
     if issubclass(factory, LBFGS):
-        raise UsageError(_CLOSURE)
+        raise ClosureError(_CLOSURE)
 
 
 def _refuse_shapes(factory: object, spec: OptimizerSpec, named: list[NamedParameter]) -> None:

@@ -12,7 +12,7 @@ from memprof.devices.resolve import resolve
 from memprof.documents.jobs import Findings, Inquiry, ScriptFindings, ScriptInquiry
 from memprof.documents.optimizer_spec import OptimizerSpec
 from memprof.errors import UsageError
-from memprof.optimizers.registry import build_optimizer, check_options, find_known
+from memprof.optimizers.registry import ClosureError, build_optimizer, check_options, find_known
 from memprof.scripts.program import check_program
 from memprof.workloads.loader import load_workload
 
@@ -31,8 +31,14 @@ def inquire(inquiry: Inquiry, send: Callable[[BaseModel], None]) -> Findings:
     """
     devices = [resolve(name, inquiry.world_size) for name in inquiry.devices]
     loaded = load_workload(inquiry.workload)
+    refused = []
     for optimizer in inquiry.optimizers:
-        _check_optimizer(optimizer)
+        try:
+            _check_optimizer(optimizer)
+        except ClosureError as error:
+            refused.append(error)
+    if refused and len(refused) == len(inquiry.optimizers):  # else it is a failed row, and the others finish
+        raise refused[0]
     return Findings(
         environment=describe_environment(inquiry.command, "cpu" if devices[0].simulated else devices[0].name),
         devices=devices,

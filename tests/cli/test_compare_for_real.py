@@ -75,11 +75,12 @@ def test_the_fit_fills_the_budget(memprof: Command) -> None:
 def test_faulty_optimizers_are_rows_and_the_others_finish(memprof: Command, tmp_path: Path) -> None:
     (tmp_path / "faulty.py").write_text(FAULTY)
     specs = [word for name in ("Killer", "Raiser") for word in ("-o", f"faulty.py:{name},lr=0.1")]
-    done = memprof(*SMALL, *specs, "-o", "sgd", "--no-fit", "--json")
+    done = memprof(*SMALL, *specs, "-o", "lbfgs", "-o", "sgd", "--no-fit", "--json")
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
     runs = json.loads(done.stdout)["runs"]
-    assert [run["status"] for run in runs] == ["failed", "failed", "ok"]
+    assert [run["status"] for run in runs] == ["failed", "failed", "failed", "ok"]
+    assert "through a closure" in runs[2]["reason"]
     assert "SIGKILL" in runs[0]["reason"]
     assert "bad [step]" in runs[1]["reason"]
 
