@@ -26,6 +26,7 @@ from memprof.trace.modules import compiled_graphs, followed_modules
 from memprof.training.build import bucket_sizes, build_model, own_module
 from memprof.training.counts import count_parameters, state_figures
 from memprof.training.labels import Labeller
+from memprof.training.seeds import seed_weights
 from memprof.training.session import Session
 from memprof.training.step import PerParameterOptimizers, TrainingStep
 from memprof.user_code import describe, is_lost_rank, is_out_of_memory, raised
@@ -100,13 +101,11 @@ class _Training:
 
     def _build(self) -> None:
         recipe = self.trial.recipe
-        torch.manual_seed(recipe.seed)
+        seed_weights(recipe.seed)
         workload = load_workload(self.trial.workload).workload
         self.model = build_model(workload, recipe, self.device)
         self._own = own_module(self.model, recipe)
         labels = Labeller(self._own)
-        if recipe.world_size > 1:
-            torch.manual_seed(recipe.seed + self._rank)  # all ranks have the same weights but different batches
         try:
             self.optimizer: Any = self._build_optimizer()
         except UsageError as error:  # this optimizer does not take the model's parameters, but another may

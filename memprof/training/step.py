@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from memprof.documents.recipe import Recipe
 from memprof.errors import UsageError
+from memprof.training.seeds import seed_batch
 from memprof.workloads.workload import Workload
 
 PHASES = ("batch", "forward", "backward", "clip", "optimizer", "zero_grad")
@@ -61,6 +62,7 @@ class TrainingStep:
         self.batch: Any = None
         self.loss: Tensor | None = None
         self._on_phase = on_phase
+        self._batches = 0
         self._scaler: Any = None
         if recipe.precision == "amp-fp16":
             self._scaler = torch.amp.GradScaler(device.type)
@@ -96,6 +98,9 @@ class TrainingStep:
         return [value for value in vars(self._scaler or object).values() if isinstance(value, Tensor)]
 
     def _make_batch(self) -> Any:
+        self._batches += 1
+        rank = torch.distributed.get_rank() if self.recipe.world_size > 1 else 0
+        seed_batch(self.recipe.seed, rank, self._batches)
         batch = self.workload.batch(self.batch_size)
         dtype = torch.bfloat16 if self.recipe.precision == "bf16" else None
         return move_batch(batch, self.device, dtype)

@@ -136,6 +136,8 @@ def _put_first(folder: Path) -> None:
 
 def _run(source: str, name: str, load: Callable[[], ModuleType], file: str | None = None) -> ModuleType:
     """Import a module, and turn every error into a UsageError of one sentence."""
+    arguments = list(sys.argv)
+    sys.argv[:] = [source]  # a file that reads its arguments when it is imported finds none
     try:
         module: ModuleType = load()
     except MemprofError:
@@ -153,4 +155,6 @@ def _run(source: str, name: str, load: Callable[[], ModuleType], file: str | Non
         ) from error
     except Exception as error:
         raise UsageError(f"importing {source} raised {describe(error, file)}") from error
+    finally:
+        sys.argv[:] = arguments
     return module

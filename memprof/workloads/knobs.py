@@ -130,11 +130,20 @@ def bind_knobs(owner: str, factory: Callable[..., Any], given: Mapping[str, Knob
     filled = {name: parameters[name].default for name in known} | dict(given)
     missing = [name for name, value in filled.items() if value is inspect.Parameter.empty]
     if missing:
-        raise UsageError(f"{owner} needs a value for {missing[0]}: add --set {missing[0]}=VALUE")
+        raise UsageError(f"{owner} needs a value for {missing[0]}: {_how_to_give(missing[0], kinds)}")
     return {
         name: coerce(owner, name, value, kinds.get(name, object)) if name in given else value
         for name, value in filled.items()
     }
+
+
+def _how_to_give(name: str, kinds: Mapping[str, type]) -> str:
+    """Return what to do about a keyword without a default: `--set` gives numbers, words and lists, but no objects."""
+    function = f"write a function that builds the model, with its {name}, and name that"
+    if kinds.get(name, object) in (int, float, bool, str, list, tuple, dict):
+        return f"add --set {name}=VALUE"
+    unannotated = kinds.get(name) is type
+    return f"add --set {name}=VALUE, or {function}" if unannotated else function
 
 
 def _parameters(owner: str, factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:

@@ -40,6 +40,8 @@ def plain_workload(
         UsageError: There are neither inputs nor `make_batch`, or one of the functions is not a function.
     """
     loss = found.beside("loss")
+    if not callable(loss):  # a script that trains when it is imported leaves its last loss there
+        loss = None
     if loss is not None and not inspect.isroutine(loss):
         raise UsageError(f"loss beside {spec.model} must be a function loss(model, batch), not {kind(loss)}")
     loss = loss or partial(default_loss, classes=_classes(spec))
@@ -102,7 +104,8 @@ def default_loss(model: nn.Module, batch: Any, classes: int | None = None) -> Te
 
     The batch comes from `input_batch` or from `make_batch`. The latter gives a tensor, a dict of the model's keywords
     that may also hold the `target`, or a pair of inputs and target. The loss is the output's `.loss` or `["loss"]`, the
-    output itself if it is a scalar, and otherwise `compare(output, target)`.
+    output itself if it is a scalar, the only scalar of a tuple such as `(logits, loss)`, and otherwise
+    `compare(output, target)`.
 
     Args:
         model: A plain module.
@@ -120,6 +123,10 @@ def default_loss(model: nn.Module, batch: Any, classes: int | None = None) -> Te
     loss = output.get("loss") if isinstance(output, dict) else getattr(output, "loss", None)
     if isinstance(loss, Tensor):
         return loss
+    if isinstance(output, (tuple, list)):
+        scalars = [one for one in output if isinstance(one, Tensor) and one.dim() == 0 and one.requires_grad]
+        if len(scalars) == 1:
+            return scalars[0]
     output = _logits(output)
     if output.dim() == 0:
         return output

@@ -90,6 +90,14 @@ def test_other_ways_of_sharing(launcher: Launcher, how: str) -> None:
     assert not any("ZeroRedundancyOptimizer" in note for note in own.notes)
 
 
+def test_batch_norm_over_all_ranks(launcher: Launcher) -> None:
+    (found,) = run(launcher, "sharded.py", "syncbn", world_size=4).runs
+    whole = 4 * (3 * (64 * 256 + 256 + 256 * 64 + 64) + 2 * 64)
+    assert (found.status, found.parameters.bytes) == ("ok", whole)
+    assert found.state.bytes == 2 * whole + 4 * 14
+    assert found.breakdown.by_category["buffers"] > 0
+
+
 @pytest.mark.parametrize(("rank", "heard"), [(0, True), (3, False)])
 def test_what_others_send_is_what_this_one_has(launcher: Launcher, tmp_path: Path, rank: int, heard: bool) -> None:
     said = tmp_path / "said.txt"

@@ -32,6 +32,7 @@ from memprof.training.build import bucket_sizes, own_module
 from memprof.training.checkpointing import checkpoint_blocks
 from memprof.training.counts import count_parameters
 from memprof.training.labels import Labeller
+from memprof.training.seeds import seed_weights
 from memprof.training.session import Session
 from memprof.training.step import PerParameterOptimizers, TrainingStep, check_trainable
 from memprof.user_code import describe
@@ -162,7 +163,7 @@ class _FakeTraining:
 
     def _build(self, stack: ExitStack) -> None:
         recipe = self._recipe
-        torch.manual_seed(recipe.seed)
+        seed_weights(recipe.seed)
         workload = load_workload(self._workload).workload
         self._model = self._semantics.built(workload, self._mode, recipe).train()
         check_trainable(self._model)

@@ -33,6 +33,8 @@ elif how == "fsdp1":
 else:
     if kind == "cuda":
         dist.init_process_group("nccl", init_method="env://", rank=int(os.environ["RANK"]), world_size=world_size)
+    if how == "syncbn":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(model, nn.BatchNorm1d(64))).to(device)
     model = nn.parallel.DistributedDataParallel(model)
 if how == "zero":
     optimizer = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.Adam, lr=1e-3)

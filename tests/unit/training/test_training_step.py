@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +12,7 @@ from torch import nn
 from memprof.documents.recipe import Recipe
 from memprof.errors import UsageError
 from memprof.training.checkpointing import checkpoint_blocks
+from memprof.training.seeds import seed_batch
 from memprof.training.step import PerParameterOptimizers, TrainingStep, move_batch
 from memprof.workloads.workload import Workload
 
@@ -32,7 +36,6 @@ def train(recipe: Recipe, steps: int = 3) -> tuple[nn.Module, TrainingStep, list
     workload, model, phases = make_workload(), make_model(), []
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     step = TrainingStep(workload, model, optimizer, recipe, CPU, 4, phases.append)
-    torch.manual_seed(1)
     for _ in range(steps):
         step.run()
     return model, step, phases
@@ -64,9 +67,9 @@ def test_one_step_equals_the_loop_written_out():
     trained, _, _ = train(Recipe(clip_grad=0.1, accumulate=2), steps=2)
     workload, model = make_workload(), make_model()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    torch.manual_seed(1)
-    for _ in range(2):
-        for _ in range(2):
+    for step in range(2):
+        for micro_batch in range(2):
+            seed_batch(0, 0, 2 * step + micro_batch + 1)
             (workload.loss(model, workload.batch(4)) / 2).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
@@ -155,3 +158,14 @@ def test_checkpointing_takes_the_outermost_repeated_blocks_and_keeps_the_gradien
 def test_checkpointing_without_repeated_blocks_is_refused():
     with pytest.raises(UsageError, match="no repeated blocks"):
         checkpoint_blocks(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+
+
+def test_a_batch_depends_on_its_number_and_rank_and_on_nothing_drawn_before():
+    def draw(*place: int) -> tuple[float, float, float]:
+        torch.rand(7), random.random(), np.random.random()
+        seed_batch(*place)
+        return torch.rand(1).item(), random.random(), float(np.random.random())
+
+    assert draw(0, 0, 1) == draw(0, 0, 1)
+    for others in zip(draw(0, 0, 1), draw(0, 0, 2), draw(0, 1, 1), draw(1, 0, 1), draw(-1, 0, 1), strict=True):
+        assert len(set(others)) == 5

@@ -219,6 +219,7 @@ def test_the_working_folder_is_on_the_path(write: Write) -> None:
         ("train.py:CONFIG", "train.py:CONFIG is a dict; name a Workload"),
         ("train.py:batched", "train.py:batched takes batch_size, which is not a knob"),
         ("train.py:needs", "train.py:needs needs a value for depth: add --set depth=VALUE"),
+        ("train.py:configured", "needs a value for config: write a function that builds the model, with its config"),
         ("train.py:position", "train.py:position takes width by position only"),
         (
             "train.py:gives_dict",
@@ -240,6 +241,8 @@ def test_faults_are_one_sentence(write: Write, model: str, message: str) -> None
         def build(width=4): return workload(width)
         def batched(batch_size): return workload(4)
         def needs(depth): return workload(4)
+        class Config: pass
+        def configured(config: Config): return workload(4)
         def position(width, /): return workload(4)
         def gives_dict(): return {}
         def raises(): raise ValueError("too\\nwide")

@@ -169,11 +169,25 @@ class Gives(nn.Module):
         lambda x: x.mean(),
         lambda x: {"loss": x.mean(), "logits": x},
         lambda x: SimpleNamespace(loss=x.mean(), logits=x),
+        lambda x: (x, x.mean()),
+        lambda x: (x.mean(), x, None),
     ],
 )
 def test_a_loss_in_the_output_is_taken(wrap: Callable[[Tensor], Any]) -> None:
-    x = torch.randn(4, 3)
+    x = torch.randn(4, 3, requires_grad=True)
     assert torch.equal(default_loss(Gives(wrap), x), x.mean())
+
+
+def test_a_loss_that_is_left_over_from_training_at_import_is_no_loss_function(write: Write) -> None:
+    write("loss = Net()(torch.randn(2, 4)).mean()")
+    train(load(inputs=("float32[B,4]",), target="int64[B]<3"))
+
+
+def test_a_file_that_reads_arguments_when_it_is_imported_finds_none(write: Write) -> None:
+    before = list(sys.argv)
+    write("import sys; assert sys.argv == ['plain_net.py'], sys.argv")
+    load(inputs=("float32[B,4]",), target="int64[B]<3")
+    assert sys.argv == before
 
 
 @pytest.mark.parametrize(
