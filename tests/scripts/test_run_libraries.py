@@ -166,6 +166,7 @@ from torch.cuda import comm
 
 WIDTH = 256
 assert torch.device(0) == torch.device("cuda", 0)
+assert torch.distributed.is_nccl_available() and torch.cuda.nccl.version() >= (2, 10)
 model = nn.DataParallel(nn.Linear(WIDTH, WIDTH)).cuda()
 (part,) = comm.scatter(torch.ones(8, WIDTH), [0])
 assert part.device.type == "cuda"

@@ -180,7 +180,7 @@ def _made_as(original: type[Any], wanted: type[Any]) -> type[Any]:
 
 @contextmanager
 def _libraries(target: Target) -> Iterator[None]:
-    """Say of cuDNN, NVTX and the attention kernels that they are there."""
+    """Say of cuDNN, NCCL, NVTX and the attention kernels that they are there."""
     depth = itertools.count()
     ranges = SimpleNamespace(
         rangePushA=lambda message: 0,
@@ -209,6 +209,7 @@ def _libraries(target: Target) -> Iterator[None]:
         patch.object(torch.cuda.nvtx, "_nvtx", ranges),
         patch.multiple(torch.backends.cudnn, _init=lambda: True, version=lambda: CUDNN_VERSION),
         patch.multiple(torch._C, create=True, **attention),
+        patch.object(torch.distributed, "is_nccl_available", lambda: True),
     ):
         yield
 
