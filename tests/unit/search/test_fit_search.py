@@ -162,7 +162,7 @@ def test_prediction_that_nothing_fits_is_tried_too():
 
 
 def test_training_that_fails_ends_the_search_with_what_is_known():
-    class Failing(Machine):
+    class MachineWithFailure(Machine):
         def run(self, trial: Trial, purpose: str, label: str) -> Outcome:
             outcome = super().run(trial, purpose, label)
             if trial.batch_size < 129:
@@ -170,7 +170,7 @@ def test_training_that_fails_ends_the_search_with_what_is_known():
             run = outcome.run.model_copy(update={"status": "failed", "reason": "the loss is nan"})
             return Outcome(run=run)
 
-    answer = Failing(linear, 1000 * MIB).check(8, 4, 128).confirm()
+    answer = MachineWithFailure(linear, 1000 * MIB).check(8, 4, 128).confirm()
     assert (answer.value, answer.method) == (128, "extrapolated")
     assert answer.notes == ["batch_size=129 could not be trained: the loss is nan"]
 
