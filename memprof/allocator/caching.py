@@ -62,7 +62,7 @@ class CachingAllocator:
         requested_bytes: the sum of the bytes requested for blocks that are in use or waiting for another stream.
         peak_allocated_bytes: the largest `allocated_bytes` so far.
         peak_requested_bytes: the largest `requested_bytes` so far.
-        small_pool: the free blocks for requests of at most 1 MiB.
+        small_pool: the free blocks for requests of at most `SMALL_LIMIT` bytes.
         large_pool: the free blocks for larger requests.
     """
 
