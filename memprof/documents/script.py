@@ -1,4 +1,4 @@
-"""Describes the run of a training script: the program, its arguments, and the optimizer that replaces its own."""
+"""A training script as a user runs it: the program, its arguments, and the optimizer that replaces its own."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ScriptSpec(BaseModel):
     Attributes:
         path: The path of the file; None for a module.
         module: The module that `python -m` would run; None for a file.
-        arguments: The arguments that follow the file or module on the command line.
+        arguments: The arguments of the program on the command line.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,16 +34,16 @@ class ScriptSpec(BaseModel):
 
     @property
     def name(self) -> str:
-        """The program as it stands on a command line: `train.py`, or `-m package.train`."""
+        """The program as a user writes it: `train.py`, or `-m package.train`."""
         return self.path if self.path is not None else f"-m {self.module}"
 
     @property
     def placeholders(self) -> list[str]:
-        """The names in braces in the arguments, each once. For `--batch_size={batch}` this is `batch`."""
+        """The names that stand in braces in the arguments, each once: `--batch_size={batch}` has `batch`."""
         return list(dict.fromkeys(name for argument in self.arguments for name in _PLACEHOLDER.findall(argument)))
 
     def with_value(self, name: str, value: int) -> ScriptSpec:
-        """Return the program with a value in place of each `{name}` in its arguments.
+        """Return the program with each `{name}` in its arguments replaced by a value.
 
         Args:
             name: The name of the placeholder.
@@ -60,7 +60,7 @@ def parse_script(text: str) -> ScriptSpec:
         text: The command line.
 
     Raises:
-        UsageError: The command line names no program, or a quotation mark is left open.
+        UsageError: The text names no program, or a quotation mark is not closed.
     """
     try:
         words = shlex.split(text)
@@ -76,14 +76,14 @@ def parse_script(text: str) -> ScriptSpec:
 
 
 def check_placeholders(script: ScriptSpec, vary: Vary) -> None:
-    """Check that `--vary` gives a value to every placeholder in a script's arguments.
+    """Check that the arguments of a script have the placeholder of `--vary` and no other.
 
     Args:
-        script: The script and its arguments.
-        vary: The placeholder and its values.
+        script: The program with its arguments.
+        vary: The placeholder and its range.
 
     Raises:
-        UsageError: No argument has the placeholder, another placeholder has no value, or braces are doubled.
+        UsageError: The placeholder is missing, its braces are doubled, or there is another placeholder.
     """
     doubled = next((argument for argument in script.arguments if "{{" in argument), None)
     if doubled is not None:
@@ -103,17 +103,17 @@ def check_placeholders(script: ScriptSpec, vary: Vary) -> None:
 
 
 class ScriptInfo(Document):
-    """The script that was run or predicted.
+    """The script that was run.
 
     Attributes:
-        program: The file or `-m MODULE`, as the user gave it.
+        program: The file or `-m MODULE`, as it was given.
         arguments: The arguments of the script.
-        steps: The number of training steps to run; null to run until two steps in a row allocate the same.
-        world_size: The number of ranks that the script was started on, as by torchrun; null if it was run as it is.
-        rank: The rank that the user asked for; null for the first rank of a prediction, or for the measured rank with
-            the highest peak.
-        knobs: For each `{placeholder}` in the arguments, the value with which the runs' figures were taken; empty if
-            no value fits.
+        steps: The number of training steps to run; null if the script ran until two steps in a row allocated alike.
+        world_size: The number of ranks on which the script was started, as by torchrun; null if it ran without ranks.
+        rank: The rank that was asked for; null for the first rank of a prediction, or the measured rank with the
+            highest peak.
+        knobs: For each `{placeholder}` in the arguments the value to which the figures of the runs belong; empty if no
+            value fits.
     """
 
     program: str
@@ -133,9 +133,9 @@ class Substitution(BaseModel):
     """The optimizer that replaces the script's own.
 
     Attributes:
-        spec: The optimizer. Its text is what the user wrote, with the place. `as-is` keeps every optimizer as it is.
-        place: The only optimizer that is replaced: its number in the order of construction, from 0, or the variable
-            that the script assigns it to; None to replace all of them.
+        spec: The optimizer. Its text is what the user wrote, with the place. `as-is` keeps the script's optimizers.
+        place: The only optimizer that is replaced: its number in the order of construction, from 0, or the variable to
+            which the script assigns it; None to replace all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -150,13 +150,13 @@ class Substitution(BaseModel):
 
 
 def parse_substitution(text: str) -> Substitution:
-    """Return the substitution that the option `-o` describes.
+    """Return what `-o` means for a script.
 
     Args:
-        text: `as-is`, an optimizer spec, or `NAME@PLACE` with options after it.
+        text: `as-is`, an optimizer spec, or `NAME@PLACE`, with options after it.
 
     Raises:
-        UsageError: The text is not an optimizer spec, or `as-is` comes with options or a place.
+        UsageError: The text is no optimizer spec, or `as-is` comes with options or a place.
     """
     placed = _PLACED.fullmatch(text.strip())
     if placed is None:

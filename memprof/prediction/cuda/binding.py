@@ -176,7 +176,7 @@ class Binding:
         }
 
     def _copies(self) -> dict[str, Callable[..., Any]]:
-        """Return the functions by which `torch.nn.DataParallel` copies, to one GPU here (`torch/csrc/cuda/comm.cpp`)."""
+        """Return the functions by which `torch.nn.DataParallel` copies, to one GPU (`torch/csrc/cuda/comm.cpp`)."""
 
         def scatter(tensor: Any, devices: Any, sizes: Any = None, dim: int = 0, streams: Any = None) -> list[Any]:
             self._check_alone("scatter", devices)
