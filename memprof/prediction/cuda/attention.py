@@ -1,9 +1,9 @@
 """Chooses the attention kernel that PyTorch takes on a CUDA device, and calls its operator.
 
 Sources: `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` (`select_sdp_backend` and the `can_use_..._attention`
-functions) and `aten/src/ATen/native/transformers/attention.cpp` (`scaled_dot_product_attention`), read for 2.10;
-of later versions notes on 2.13 and 2.14 were compared. Kernels that the program has switched off (`sdpa_kernel`,
-`torch.backends.cuda.enable_flash_sdp`) are left out. Not modelled: nested tensors, ROCm, and deterministic mode.
+functions) and `aten/src/ATen/native/transformers/attention.cpp` (`scaled_dot_product_attention`), read for 2.10 and
+compared with notes on 2.13 and 2.14. Kernels that the program has switched off (`sdpa_kernel`,
+`torch.backends.cuda.enable_flash_sdp`) are left out. Nested tensors, ROCm and deterministic mode are not modelled.
 """
 
 from __future__ import annotations

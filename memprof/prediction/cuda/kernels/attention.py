@@ -2,8 +2,8 @@
 
 Sources, read for 2.13 (`aten/src/ATen/native/transformers/cuda/`): `flash_attn/flash_api.cpp` (`set_params_splitkv`,
 `num_splits_heuristic`, `mha_bwd`), `attention_backward.cu`, `mem_eff_attention/kernel_backward.h`
-(`workspace_elements_...`) and the order of the kernels in `mem_eff_attention/kernels/cutlassB.h`. The same in 2.6 and
-2.15, recorded there for compute capability 7.5, 8.0, 8.6 and 9.0.
+(`workspace_elements_...`) and the order of the kernels in `mem_eff_attention/kernels/cutlassB.h`. Recordings of 2.6
+and 2.15 for compute capability 7.5, 8.0, 8.6 and 9.0 show the same.
 """
 
 from __future__ import annotations

@@ -1,23 +1,24 @@
 """The workspaces that cuDNN takes for convolutions. Its heuristics decide, so they are known only within limits.
 
-PyTorch takes the first plan of the heuristics whose workspace can be had (`aten/src/ATen/native/cudnn/Conv_v8.cpp`,
-`try_configs`), and a smaller one if memory is short. Which plan comes first needs cuDNN itself: since 9.8 it can be
-asked without a GPU ("Deviceless ahead-of-time compilation" in its documentation). That was done for every convolution
-of the measured runs in `tests/accuracy/xmem` (`python -m tests.accuracy.xmem.plans`), and gave the sizes here:
+PyTorch takes the first plan of the heuristics whose workspace fits in memory (`aten/src/ATen/native/cudnn/Conv_v8.cpp`,
+`try_configs`), so it takes a smaller one if memory is short. Only cuDNN knows which plan comes first. Since 9.8 it
+tells that without a GPU ("Deviceless ahead-of-time compilation" in its documentation). This was done for every
+convolution of the measured runs in `tests/accuracy/xmem` (`python -m tests.accuracy.xmem.plans`), and gave these sizes:
 
 | plan | workspace |
 |---|---|
 | CUDA cores (implicit GEMM, direct, fused Winograd) | none, or a few KiB |
-| tensor cores, forward and weight gradient | input, weight and output anew, each group's channels padded to four |
-| tensor cores, input gradient | both, and the input's gradient once more with its channels padded to 128 |
-| tensor cores, operands channels last already | the two operands that are read, anew |
+| tensor cores, forward and weight gradient | copies of input, weight and output, each group's channels padded to four |
+| tensor cores, input gradient | the same, and the input's gradient with its channels padded to 128 |
+| tensor cores, operands channels last already | copies of the two operands that are read |
 
-In PyTorch's default layout the estimate is that nothing is taken, and the limits are nothing and the largest of these:
-cuDNN often prefers tensor cores, but with the plans of cuDNN 9.8 the predictions of runs with 9.1 become worse, not
-better (reports/accuracy.md). In channels last every plan of 9.8 that comes first lays out its operands anew, but for
-depthwise convolutions. Those take nothing, except forward in cuDNN 9.1 (PyTorch 2.4 to 2.6) on compute capability
-8.0 to 8.7: what the runs on an RTX 3060 reserved is met with the tensor cores' plan, that of an RTX 4060 without.
-Before compute capability 8.0 there is no TF32, and in half precision channels last needs no copies: nothing is assumed.
+In PyTorch's default layout the estimate is no workspace, and the limits are zero and the largest of these sizes. cuDNN
+often prefers tensor cores, but with the plans of cuDNN 9.8 the predictions of runs with 9.1 become worse, not better
+(reports/accuracy.md). In channels last every plan of 9.8 that comes first copies its operands, except those of
+depthwise convolutions. These take no workspace, except forward in cuDNN 9.1 (PyTorch 2.4 to 2.6) on compute capability
+8.0 to 8.7: the memory that runs on an RTX 3060 reserved agrees with the tensor cores' plan, and that of runs on an RTX
+4060 with no workspace. GPUs before compute capability 8.0 have no TF32, and channels last in half precision needs no
+copies, so no workspace is assumed for these.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def _lays_out_depthwise(target: Target, which: Pass, image: Tensor) -> bool:
 
 
 def tensor_core_bytes(which: Pass, image: Tensor, weight: Tensor, output: Sequence[int], groups: int) -> int:
-    """Return the workspace in bytes of the tensor cores' plan if it lays out everything anew.
+    """Return the workspace in bytes of the tensor cores' plan if it copies all operands.
 
     Args:
         which: The pass.

@@ -1,6 +1,6 @@
 """The memory that FSDP's copies take for themselves: tables by which each block of a kernel finds what it copies.
 
-`pack_vecs`, `split_with_sizes_copy_out_cuda_contiguous_no_cast` and `get_chunk_cat_metadata` in
+Sources: `pack_vecs`, `split_with_sizes_copy_out_cuda_contiguous_no_cast` and `get_chunk_cat_metadata` in
 aten/src/ATen/native/cuda/TensorShape.cu; `_pad_chunk` in aten/src/ATen/native/TensorShape.cpp.
 """
 
@@ -25,7 +25,7 @@ _TILE = 16 * _THREADS  # bytes that a block copies at once
 
 
 def sharding_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]]:
-    """Return, for each operator that copies out of a gathered or into a scattered buffer, the function for its steps.
+    """Return, for each operator that copies from gathered or to scattered buffers, the function that returns its steps.
 
     Args:
         target: The device.
@@ -74,7 +74,7 @@ def _concatenation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
 
 
 def padded_copies(args: tuple[Any, ...]) -> Steps:
-    """Return the copies of tensors that cannot be divided evenly, as every device but a GPU makes them.
+    """Return the padded copies of tensors that do not divide evenly, which every device except a GPU makes.
 
     Args:
         args: The arguments of `aten::_chunk_cat.out`: the tensors, the dimension and the number of chunks.

@@ -4,8 +4,8 @@
 |---|---|---|
 | softmax, backward | gradient times output | `cuda/SoftMax.cu`, `softmax_backward_cuda_out` |
 | losses | the unreduced loss | `BinaryOps.cpp`, `Loss.cpp`, `cuda/Loss.cu` |
-| embedding, backward | above 3,072 indices: sorted copies of the indices, and partial sums in float32, one row for
-  each index and each ten | `cuda/Embedding.cu`, `EmbeddingBackwardKernel.cu` |
+| embedding, backward | above 3,072 indices: sorted copies of the indices, and partial sums in float32, with one row
+  for each distinct index and one for every ten indices | `cuda/Embedding.cu`, `EmbeddingBackwardKernel.cu` |
 | embedding bag, backward | the same | `cuda/EmbeddingBag.cu` |
 | indexing, backward | positions, and sorted copies of them | `cuda/Indexing.cu`, `index_put_with_sort_kernel` |
 | sort | positions, and the buffers of the sort of pairs | `cuda/Sort.cu` |

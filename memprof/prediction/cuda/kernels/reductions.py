@@ -1,9 +1,9 @@
 """The memory that sums over a tensor take on a GPU when several blocks of threads work on one output.
 
-Each block leaves its part in a buffer. If the fastest dimension is kept, the buffer is larger than necessary, because
-the count of outputs is multiplied by the threads that share it already. The gradient of a bias of 3,072 entries over
-8,192 rows takes 108 MiB on an A100. Source: `setReduceConfig`, `global_memory_size` and `semaphore_size` in
-`aten/src/ATen/native/cuda/Reduce.cuh`, the same in 2.6 and 2.15.
+Each block writes its partial result to a buffer. If the fastest dimension is kept, the buffer is larger than necessary,
+because the count of outputs, which already includes the threads that share a block, is multiplied by them again.
+The gradient of a bias of 3,072 entries over 8,192 rows takes 108 MiB on an A100. Source: `setReduceConfig`,
+`global_memory_size` and `semaphore_size` in `aten/src/ATen/native/cuda/Reduce.cuh`, the same in 2.6 and 2.15.
 """
 
 from __future__ import annotations
