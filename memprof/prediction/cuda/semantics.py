@@ -3,9 +3,9 @@
 | what | on CUDA |
 |---|---|
 | attention | flash, memory-efficient, cuDNN or math by generation, type, width, mask (`attention`) |
-| dropout | one kernel with a byte mask, where a CPU keeps a mask of the input's type |
+| dropout | one kernel with a byte mask, where a CPU keeps a mask of the input's type (`dropout_norm_softmax`) |
 | batch norm | cuDNN's, where it takes the input |
-| RMS norm | one kernel since 2.9, where a CPU keeps every intermediate tensor |
+| RMS norm | one kernel since 2.9, where a CPU keeps every intermediate tensor (`dropout_norm_softmax`) |
 | autocast | more operators run in float32 (`autocast`) |
 | optimizers, clipping | `foreach` by default |
 | SM3 | its Triton kernel |
@@ -37,6 +37,7 @@ from memprof.documents.recipe import Recipe
 from memprof.prediction.cpu.semantics import UNREDUCED, CpuSemantics, channels_last_if_inputs_are
 from memprof.prediction.cuda.attention import CudaAttention
 from memprof.prediction.cuda.autocast import register_autocast
+from memprof.prediction.cuda.dropout_norm_softmax import dropout, rms_norm, softmax
 from memprof.prediction.cuda.host_and_device import copy_to
 from memprof.prediction.cuda.kernels import Workspaces
 from memprof.prediction.cuda.kernels.convolution import is_channels_last
@@ -99,8 +100,8 @@ class CudaSemantics(CpuSemantics):
 
     def _efficient_state(self, args: tuple[Any, ...], result: Result) -> Result:
         """Place the random state. Without dropout it is on the device since 2.15, and not in a recording of 2.8."""
-        dropout = args[5] if len(args) > 5 else 0.0
-        on_host = dropout or self._target.torch_version < (2, 15)
+        probability = args[5] if len(args) > 5 else 0.0
+        on_host = probability or self._target.torch_version < (2, 15)
         return _state_on_host(args, result) if on_host else result
 
     def workspaces(self) -> Workspaces:
@@ -130,12 +131,12 @@ class CudaSemantics(CpuSemantics):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns that a kernel is replaced
             library.impl("scaled_dot_product_attention", CudaAttention(self._target), "AutogradCPU")
-            library.impl("dropout", _dropout, "AutogradCPU")
+            library.impl("dropout", dropout, "AutogradCPU")
             library.impl("batch_norm", _batch_norm, "AutogradCPU")
-            library.impl("softmax.int", _softmax(aten.softmax.int, aten._softmax.default), "AutogradCPU")
-            library.impl("log_softmax.int", _softmax(aten.log_softmax.int, aten._log_softmax.default), "AutogradCPU")
+            library.impl("softmax.int", softmax(aten.softmax.int, aten._softmax.default), "AutogradCPU")
+            library.impl("log_softmax.int", softmax(aten.log_softmax.int, aten._log_softmax.default), "AutogradCPU")
             if self._target.torch_version >= (2, 9):
-                library.impl("rms_norm", _rms_norm, "AutogradCPU")
+                library.impl("rms_norm", rms_norm, "AutogradCPU")
                 # Autograd uses its own formula as long as a backend has a kernel.
                 library.impl("_fused_rms_norm", _never, "CPU")
             register_autocast(library)
@@ -189,38 +190,6 @@ def _copied(value: Any, mode: FakeOperators, dtype: torch.dtype | None) -> Any:
 
 def _never(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("a kernel ran on fake tensors")
-
-
-def _composed(operator: Any, *args: Any) -> Tensor:
-    """Run the operators that PyTorch composes an operator of. `decompose` may run a Python version that differs."""
-    output: Tensor = operator._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args)
-    return output
-
-
-def _dropout(tensor: Tensor, p: float, train: bool) -> Tensor:
-    """Run one kernel where `is_fused_kernel_acceptable` in aten/src/ATen/native/Dropout.cpp says so."""
-    if train and 0 < p < 1 and tensor.numel():
-        output: Tensor = aten.native_dropout(tensor, p, True)[0]
-        return output
-    return _composed(aten.dropout.default, tensor, p, train)
-
-
-def _rms_norm(tensor: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """Run one kernel if the weight has the input's type (`rms_norm_symint` in aten/src/ATen/native/layer_norm.cpp)."""
-    if weight is not None and weight.dtype != tensor.dtype:
-        return _composed(aten.rms_norm.default, tensor, shape, weight, eps)
-    output: Tensor = aten._fused_rms_norm(tensor, shape, weight, eps)[0]
-    return output
-
-
-def _softmax(composed: Any, kernel: Any) -> Callable[..., Any]:
-    def run(tensor: Tensor, dim: int, dtype: torch.dtype | None = None) -> Any:
-        """Read float16 and write float32 in one kernel (aten/src/ATen/native/SoftMax.cpp)."""
-        if tensor.dtype is torch.float16 and dtype is torch.float32:
-            return kernel(tensor, dim, True)
-        return _composed(composed, tensor, dim, dtype)
-
-    return run
 
 
 def _batch_norm(
