@@ -9,6 +9,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
 from memprof.scripts.optimizers import OptimizerRefusedError
 from memprof.scripts.rules import next_is_last
-from memprof.scripts.run import Ending, run_script
+from memprof.scripts.run import Ending, check_used, run_script
 from memprof.scripts.session import ScriptSession
 from memprof.scripts.torchrun import ProcessGroups, without_group
 from memprof.trace.events import Mark, PhaseMark
@@ -88,6 +89,10 @@ class _MeasuredScript:
         if self._reading is None:
             self.finished()
         assert self._reading is not None
+        if self._device.type == "cuda":
+            most = self._reading.peak.allocated_bytes
+            used = check_used(self._job, self._session, self._trained_on, self._job.device, most)
+            ending = replace(ending, notes=[*used, *ending.notes])
         return Outcome(run=self._made(self._reading, ending), levels=self._reading.levels)
 
     @contextmanager
@@ -152,6 +157,7 @@ class _MeasuredScript:
         self._state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
         self._one = next(iter(together.optimizers.values()))
         self._buckets = self._session.bucket_sizes()
+        self._trained_on = {parameter.device.type for parameter in self._session.in_use.parameters()}
 
     # The result
 

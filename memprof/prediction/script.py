@@ -38,7 +38,7 @@ from memprof.prediction.semantics import semantics_of
 from memprof.scripts.optimizers import OptimizerRefusedError
 from memprof.scripts.places import is_inner, short
 from memprof.scripts.rules import is_last
-from memprof.scripts.run import Ending, run_script
+from memprof.scripts.run import Ending, check_used, run_script
 from memprof.scripts.session import ScriptSession
 from memprof.scripts.stopping import ScriptRefused
 from memprof.scripts.torchrun import ProcessGroups, ranks_of_a_machine, without_group
@@ -102,9 +102,13 @@ class _FakeScript:
                 raise
         if self._refusal is not None:  # whatever the script has made of it
             return Outcome(run=self._unfinished("failed", str(self._refusal)))
+        used = []
+        if self._target.kind == "cuda":
+            used = check_used(self._job, self._session, self._trained_on, self._target.name, self._log.peak_bytes)
         if self._fake is None:
             self.finished()
         assert self._fake is not None
+        ending = replace(ending, notes=[*used, *ending.notes])
         return Outcome(run=self._made(self._fake, ending))
 
     @contextmanager
@@ -181,6 +185,8 @@ class _FakeScript:
             state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
             buckets = tuple(self._session.bucket_sizes())
             self._counted = count_parameters(parameters), state, buckets
+            trained = self._session.in_use.parameters()
+            self._trained_on = {"cpu" if self._mode.on_host(p) else "cuda" for p in trained}
             operators = self._mode.operators_of.get("optimizer", set())
             self._implementation = implementation_name(next(iter(together.optimizers.values())), operators)
 
