@@ -24,6 +24,7 @@ from memprof.measurement.process_memory import device_limit
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
 from memprof.scripts.optimizers import OptimizerRefusedError
+from memprof.scripts.progress import PhaseProgress
 from memprof.scripts.rules import next_is_last
 from memprof.scripts.run import Ending, check_used, run_script
 from memprof.scripts.session import ScriptSession
@@ -65,6 +66,7 @@ class _MeasuredScript:
         self._device = torch.device(job.device)
         self._meter = Meter(self._device, whole=True, with_build=True)
         self._session = ScriptSession(self, labelling=False)
+        self._progress = PhaseProgress(emit, job.steps, self._meter.high_water_bytes)
         self._reading: Reading | None = None
         self._attributing = ExitStack()
         self._seconds: list[float] = []
@@ -110,6 +112,8 @@ class _MeasuredScript:
                 self._session.label_what_lives()
             self._phase = mark.phase
             self._meter.begin_phase(mark.step, mark.phase)
+            if not self._session.ended:
+                self._progress.phase_begins(self._session.step if mark.step else 0, mark.phase)
         else:
             self._meter.mark(mark)
 

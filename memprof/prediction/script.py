@@ -37,6 +37,7 @@ from memprof.prediction.run import run_of
 from memprof.prediction.semantics import semantics_of
 from memprof.scripts.optimizers import OptimizerRefusedError
 from memprof.scripts.places import is_inner, short
+from memprof.scripts.progress import PhaseProgress
 from memprof.scripts.rules import is_last
 from memprof.scripts.run import Ending, check_used, run_script
 from memprof.scripts.session import ScriptSession
@@ -82,6 +83,7 @@ class _FakeScript:
         self._modules = RunningModules()
         self._mode.place = self._modules.place
         self._session = ScriptSession(self, labelling=True)
+        self._progress = PhaseProgress(emit, job.steps, lambda: self._log.peak_bytes)
         self._fake: FakeRun | None = None
         self._shapes: list[list[int]] = []  # of each step: what it allocated and freed, in order
         self._seen = 0
@@ -142,6 +144,8 @@ class _FakeScript:
                 gc.collect()
                 gc.freeze()  # what the script has imported brings a million objects, which would be walked every step
             self._mode.phase = mark.phase
+            if not self._session.ended:
+                self._progress.phase_begins(self._session.step if mark.step else 0, mark.phase)
         self._log.mark(mark)
 
     def quiet(self) -> AbstractContextManager[Any]:

@@ -9,6 +9,7 @@ import pytest
 import memprof
 from memprof.errors import ExitCode, MemprofError
 from memprof.workers.launcher import Launcher
+from memprof.workers.progress import Progress
 
 TRAIN = """
 import torch
@@ -74,7 +75,9 @@ def test_a_script_that_catches_everything_is_ended_all_the_same(
     launcher: Launcher, tmp_path: Path, device: str
 ) -> None:
     path = tmp_path / "stubborn.py"
-    path.write_text(ON[device] + TRAIN + "while True:\n    try:\n        step()\n    except BaseException:\n        break\n")
+    path.write_text(
+        ON[device] + TRAIN + "while True:\n    try:\n        step()\n    except BaseException:\n        break\n"
+    )
     (found,) = memprof.run(path, device=device, steps=3, launcher=launcher).runs
     assert found.status == "ok"
     assert len(found.steps.allocated_bytes) == 3
@@ -119,3 +122,14 @@ def test_a_script_that_trains_beside_the_gpu(launcher: Launcher, tmp_path: Path)
     path.write_text(LOOP.replace("4)", "4, device='cuda')"))
     (found,) = memprof.run(path, device="rtx-4090", launcher=launcher).runs
     assert not any("trains is on" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("device", ["cpu", "rtx-4090"])
+def test_progress_names_step_phase_and_peak(launcher: Launcher, tmp_path: Path, device: str) -> None:
+    path = tmp_path / "script.py"
+    pause = "import time\nforward = model.forward\ndef late(x):\n    time.sleep(0.35)\n    return forward(x)\n"
+    path.write_text(ON[device] + TRAIN + pause + "model.forward = late\nfor _ in range(2):\n    step()\n")
+    told: list[Progress] = []
+    memprof.run(path, device=device, steps=2, launcher=launcher, on_progress=told.append)
+    assert {1, 2} <= {each.step for each in told if each.phase == "backward"}
+    assert all(each.peak_bytes for each in told if each.phase == "backward")
