@@ -44,6 +44,7 @@ from memprof.scripts.session import ScriptSession
 from memprof.scripts.stopping import ScriptRefused
 from memprof.scripts.torchrun import ProcessGroups, ranks_of_a_machine, without_group
 from memprof.trace.events import Allocation, CacheMark, Entry, Free, Mark, PhaseMark
+from memprof.trace.storages import plain_tensors
 from memprof.training.counts import count_parameters
 from memprof.units import format_size
 
@@ -190,7 +191,8 @@ class _FakeScript:
             buckets = tuple(self._session.bucket_sizes())
             self._counted = count_parameters(parameters), state, buckets
             trained = self._session.in_use.parameters()
-            self._trained_on = {"cpu" if self._mode.on_host(p) else "cuda" for p in trained}
+            parts = [part for parameter in trained for part in plain_tensors(parameter)]
+            self._trained_on = {"cpu" if self._mode.on_host(part) else "cuda" for part in parts}
             operators = self._mode.operators_of.get("optimizer", set())
             self._implementation = implementation_name(next(iter(together.optimizers.values())), operators)
 
