@@ -47,31 +47,33 @@ def run(
     """Run a training script as it is, with its own optimizer or another, and say what memory it takes.
 
     Args:
-        script: the file to run as `__main__`.
-        arguments: the script's own.
-        module: what `python -m` would run, in place of a file.
+        script: The file to run as `__main__`.
+        arguments: The arguments of the script.
+        module: The module that `python -m` would run, in place of a file.
         optimizers: `as-is` for the script's own; a spec such as `sm3,momentum=0.9` in place of every optimizer that it
             constructs, `sm3@1` in place of the second, `sm3@adam_g` in place of the one assigned to that variable.
         device: `auto`, `cpu`, `cuda`, `cuda:N` really runs it; a simulated GPU (`rtx-4090`, `24GiB`) is predicted for.
-        steps: training steps until the script is stopped; if not given, until two in a row allocate alike.
+        steps: The number of training steps after which the script is stopped. By default it is stopped when two steps
+            in a row allocate alike.
         vary: `NAME=LO:HI` finds the largest whole number with which the script fits in the place of `{NAME}` in its
             arguments, for each optimizer: `vary="batch=1:64"` with `--batch_size={batch}`. On a device that is here
             the answer and the value after it are run as well, in processes whose memory is capped. The figures are
             those of the largest value that fits with every optimizer.
-        budget: the memory that there is, a size such as `"24GiB"`, or bytes. Default: the device's.
+        budget: The memory that the script must fit into: a size such as `"24GiB"`, or bytes. The default is the memory
+            of the device.
         validate: predict what is measured as well, and note how far each figure was off (`Run.validation`).
-        reference: the optimizer that others are compared with.
-        timeout: how many seconds one run of the script may take.
+        reference: The optimizer with which the others are compared.
+        timeout: The seconds that one run of the script may take.
         world_size: on how many ranks the script runs, as if torchrun had started it; None for as it is.
         rank: the one to predict (default: the first), or to show of those measured (default: the highest peak).
-        assume: by `FILE:LINE`, what a value is that a prediction does not know.
-        script_output: the file that takes what the script prints; stderr if not given.
+        assume: By `FILE:LINE`, the values that a prediction does not know.
+        script_output: The file to which the script's output is written; stderr if it is not given.
         keep_outputs: leave what the script saves where it saves it, instead of in a temporary folder.
         command: the command line to record in the result.
         trace_folder: an existing folder for each run's whole trace.
-        on_progress: told about every step.
-        on_comparison: given the comparison so far after every run.
-        launcher: the fork server to use; a new one where it is not given.
+        on_progress: Is called after every step.
+        on_comparison: Is called after every run with the comparison so far.
+        launcher: The fork server to use; a new one is started if it is not given.
 
     Raises:
         UsageError: an argument or the script is at fault, or the script takes no training step.

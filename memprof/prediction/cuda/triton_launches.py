@@ -43,7 +43,7 @@ def triton_without_kernels(binding: Binding) -> Iterator[None]:
             stack.enter_context(patch.object(module.Autotuner, "_bench", _bench))
 
         def change_driver(module: Any) -> None:
-            stack.enter_context(patch.object(module.driver, "_active", _Driver(binding)))
+            stack.enter_context(patch.object(module.driver, "_active", _LaunchOnlyDriver(binding)))
 
         changes = {
             "triton.runtime.jit": change_kernels,
@@ -63,7 +63,7 @@ def _bench(self: Any, *args: Any, config: Any, **kwargs: Any) -> list[float]:
     return [1.0, 1.0, 1.0]
 
 
-class _Driver:
+class _LaunchOnlyDriver:
     """What Triton asks about the GPU."""
 
     def __init__(self, binding: Binding) -> None:

@@ -38,7 +38,7 @@ from memprof.trace.events import SizeLimits
 aten = torch.ops.aten
 Pass = Literal["forward", "input gradient", "weight gradient"]
 SOURCE = "cuDNN convolution workspaces"
-_NOTHING = 1  # byte: a block that has limits has to be there
+_NOTHING = 1  # byte: an estimate of nothing still needs a block to which its limits are attached
 _CHANNELS = 4  # tensor cores read 16 bytes at once: four channels of float32
 _TILE = 128  # channels that a tile of the input gradient's kernel writes
 
@@ -108,13 +108,13 @@ def _workspace(
 
 
 def _weight_copy(image: Tensor, weight: Tensor) -> list[int]:
-    """The weight as the input lies (`cudnn_convolution_forward` in ConvShared.cpp)."""
+    """Return the copy of the weight in the input's memory format (`cudnn_convolution_forward` in ConvShared.cpp)."""
     last = torch.channels_last
     return [_bytes(weight)] if is_channels_last(image) and not weight.is_contiguous(memory_format=last) else []
 
 
 def _gradient_copy(image: Tensor, gradient: Tensor) -> list[int]:
-    """The output's gradient as the input lies (`cudnn_convolution_backward` in ConvShared.cpp)."""
+    """Return the gradient's copy in the input's memory format (`cudnn_convolution_backward` in ConvShared.cpp)."""
     wanted = torch.channels_last if is_channels_last(image) else torch.contiguous_format
     return [] if gradient.is_contiguous(memory_format=wanted) else [_bytes(gradient)]
 
@@ -155,13 +155,17 @@ def _operand_bytes(which: Pass, image: Tensor, weight: Tensor, output: Sequence[
 
 
 def _is_native_depthwise(image: Tensor, weight: Tensor, groups: int) -> bool:
-    """PyTorch's own kernel takes nothing (`use_cudnn_depthwise` in Convolution.cpp)."""
+    """Return whether PyTorch's own kernel runs, which takes no memory (`use_cudnn_depthwise` in Convolution.cpp)."""
     depthwise = groups > 1 and groups == image.shape[1] and weight.shape[0] % groups == 0
     return depthwise and image.dtype is torch.float32 and not is_channels_last(image)
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Return whether a tensor [batch, channels, height, width] lies in the channels-last format and no other."""
+    """Return whether a tensor has the channels-last memory format and is not contiguous as well.
+
+    Args:
+        tensor: The tensor, [batch, channels, height, width].
+    """
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
@@ -170,5 +174,10 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def per_dimension(values: list[int], image: Tensor) -> list[int]:
-    """Return one value for each spatial dimension of an image, as a stride or a padding may be given once for all."""
+    """Return one value for each spatial dimension of an image.
+
+    Args:
+        values: The strides or paddings; a single value is meant for all dimensions.
+        image: The image, [batch, channels, *sizes].
+    """
     return list(values) * (image.dim() - 2) if len(values) == 1 else list(values)

@@ -34,17 +34,17 @@ def sharding_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], 
 
 
 class _Splits:
-    """The copy out of a buffer to many tensors; every block of threads has an entry.
+    """The copy from a buffer to many tensors. Its table has an entry for every block of threads.
 
     Args:
-        target: whose threads limit the number of blocks.
+        target: The device, whose threads limit the number of blocks.
     """
 
     def __init__(self, target: Target) -> None:
         self._most_blocks = 2 * target.sm_count * threads_per_sm(target.capability) // _THREADS
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-        """Return the table, if everything lies without gaps and has one type."""
+        """Return the bytes of the table, or nothing if a tensor has gaps or another type than the buffer."""
         source, sizes, dim = args[0], args[1], args[2] if len(args) > 2 else kwargs.get("dim", 0)
         outputs = kwargs["out"]
         if not all(is_dense(tensor) and tensor.dtype is source.dtype for tensor in (source, *outputs)):
@@ -62,7 +62,7 @@ class _Splits:
 
 
 def _concatenation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-    """The copy of many tensors into the chunks of a buffer; every block of threads has an entry."""
+    """Return the bytes of the table for copying many tensors into the chunks of a buffer: an entry for each block."""
     tensors, dim, count = args
     out: Tensor = kwargs["out"]
     types = (tensors[0].dtype, out.dtype)

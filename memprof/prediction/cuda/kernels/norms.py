@@ -61,7 +61,7 @@ def _backward(target: Target, place: int, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _partial_sums(target: Target, place: int, args: tuple[Any, ...]) -> list[Any]:
-    """`place` is that of the mask that says which gradients are wanted: input's, weight's, bias'."""
+    """Return the partial sums. Argument `place` says which gradients are wanted: the input's, weight's and bias's."""
     tensor, shape, wanted = args[1], args[2], args[place]
     columns = math.prod(shape)
     rows = tensor.numel() // columns if columns else 0
