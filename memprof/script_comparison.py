@@ -201,7 +201,7 @@ class ScriptStudy:
         tell = partial(self._tell, label, purpose)
 
         def on_step(step: Step) -> None:
-            tell(stage=step.stage, step=step.step, steps=step.steps, peak_bytes=step.peak_bytes)
+            tell(stage=step.stage, step=step.step, steps=step.steps, peak_bytes=step.peak_bytes, phase=step.phase)
 
         tell(stage="start")
         try:

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from memprof.documents.comparison import Run
+from memprof.documents.wording import phase_words
 from memprof.report.content.columns import step_seconds
 from memprof.report.content.sections import ending
 from memprof.report.render.terminal import make_console
@@ -87,11 +88,13 @@ def name_of(event: Event) -> str:
 
 
 def state_of(event: Event) -> str:
-    """Return the state of a trial, such as `step 2/3, peak 1.20 GiB`."""
+    """Return the state of a trial, such as `step 2/3, peak 1.20 GiB`; of a script with its phase behind the step."""
     if event.purpose == "predict" and event.stage != "done":
         return f"predicted {event.step} of {event.steps}" if event.steps else _STAGES["start"]
     step = f"step {event.step}/{event.steps}" if event.steps else f"step {event.step}"
     doing = step if event.stage == "step" else _STAGES[event.stage]
+    if event.phase:
+        doing += f", {phase_words(event.phase)}"
     return doing if event.peak_bytes is None else f"{doing}, peak {format_size(event.peak_bytes)}"
 
 

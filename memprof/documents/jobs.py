@@ -336,6 +336,7 @@ class Step(_Message):
         step: The number of the step, from 1.
         steps: The number of steps in all.
         peak_bytes: The highest memory use so far; None if it is not known.
+        phase: Of a script: the phase that it is in; empty at the end of a step.
         label: What the worker is working on, if that is more than the trial itself.
         found: A finished cell of a `FitForecast`; None if no cell has been finished.
     """
@@ -345,6 +346,7 @@ class Step(_Message):
     step: int = 0
     steps: int = 0
     peak_bytes: int | None = None
+    phase: str = ""
     label: str = ""
     found: FitFound | None = None
 

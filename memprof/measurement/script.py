@@ -9,6 +9,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,8 +24,9 @@ from memprof.measurement.process_memory import device_limit
 from memprof.optimizers.implementation import implementation_name
 from memprof.optimizers.state_bytes import measure_state
 from memprof.scripts.optimizers import OptimizerRefusedError
+from memprof.scripts.progress import PhaseProgress
 from memprof.scripts.rules import next_is_last
-from memprof.scripts.run import Ending, run_script
+from memprof.scripts.run import Ending, check_used, run_script
 from memprof.scripts.session import ScriptSession
 from memprof.scripts.torchrun import ProcessGroups, without_group
 from memprof.trace.events import Mark, PhaseMark
@@ -64,6 +66,7 @@ class _MeasuredScript:
         self._device = torch.device(job.device)
         self._meter = Meter(self._device, whole=True, with_build=True)
         self._session = ScriptSession(self, labelling=False)
+        self._progress = PhaseProgress(emit, job.steps, self._meter.high_water_bytes)
         self._reading: Reading | None = None
         self._attributing = ExitStack()
         self._seconds: list[float] = []
@@ -88,6 +91,10 @@ class _MeasuredScript:
         if self._reading is None:
             self.finished()
         assert self._reading is not None
+        if self._device.type == "cuda":
+            most = self._reading.peak.allocated_bytes
+            used = check_used(self._job, self._session, self._trained_on, self._job.device, most)
+            ending = replace(ending, notes=[*used, *ending.notes])
         return Outcome(run=self._made(self._reading, ending), levels=self._reading.levels)
 
     @contextmanager
@@ -105,6 +112,8 @@ class _MeasuredScript:
                 self._session.label_what_lives()
             self._phase = mark.phase
             self._meter.begin_phase(mark.step, mark.phase)
+            if not self._session.ended:
+                self._progress.phase_begins(self._session.step if mark.step else 0, mark.phase)
         else:
             self._meter.mark(mark)
 
@@ -152,6 +161,7 @@ class _MeasuredScript:
         self._state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
         self._one = next(iter(together.optimizers.values()))
         self._buckets = self._session.bucket_sizes()
+        self._trained_on = {parameter.device.type for parameter in self._session.in_use.parameters()}
 
     # The result
 

@@ -37,12 +37,14 @@ from memprof.prediction.run import run_of
 from memprof.prediction.semantics import semantics_of
 from memprof.scripts.optimizers import OptimizerRefusedError
 from memprof.scripts.places import is_inner, short
+from memprof.scripts.progress import PhaseProgress
 from memprof.scripts.rules import is_last
-from memprof.scripts.run import Ending, run_script
+from memprof.scripts.run import Ending, check_used, run_script
 from memprof.scripts.session import ScriptSession
 from memprof.scripts.stopping import ScriptRefused
 from memprof.scripts.torchrun import ProcessGroups, ranks_of_a_machine, without_group
 from memprof.trace.events import Allocation, CacheMark, Entry, Free, Mark, PhaseMark
+from memprof.trace.storages import plain_tensors
 from memprof.training.counts import count_parameters
 from memprof.units import format_size
 
@@ -82,6 +84,7 @@ class _FakeScript:
         self._modules = RunningModules()
         self._mode.place = self._modules.place
         self._session = ScriptSession(self, labelling=True)
+        self._progress = PhaseProgress(emit, job.steps, lambda: self._log.peak_bytes)
         self._fake: FakeRun | None = None
         self._shapes: list[list[int]] = []  # of each step: what it allocated and freed, in order
         self._seen = 0
@@ -102,9 +105,13 @@ class _FakeScript:
                 raise
         if self._refusal is not None:  # whatever the script has made of it
             return Outcome(run=self._unfinished("failed", str(self._refusal)))
+        used = []
+        if self._target.kind == "cuda":
+            used = check_used(self._job, self._session, self._trained_on, self._target.name, self._log.peak_bytes)
         if self._fake is None:
             self.finished()
         assert self._fake is not None
+        ending = replace(ending, notes=[*used, *ending.notes])
         return Outcome(run=self._made(self._fake, ending))
 
     @contextmanager
@@ -138,6 +145,8 @@ class _FakeScript:
                 gc.collect()
                 gc.freeze()  # what the script has imported brings a million objects, which would be walked every step
             self._mode.phase = mark.phase
+            if not self._session.ended:
+                self._progress.phase_begins(self._session.step if mark.step else 0, mark.phase)
         self._log.mark(mark)
 
     def quiet(self) -> AbstractContextManager[Any]:
@@ -181,6 +190,9 @@ class _FakeScript:
             state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
             buckets = tuple(self._session.bucket_sizes())
             self._counted = count_parameters(parameters), state, buckets
+            trained = self._session.in_use.parameters()
+            parts = [part for parameter in trained for part in plain_tensors(parameter)]
+            self._trained_on = {"cpu" if self._mode.on_host(part) else "cuda" for part in parts}
             operators = self._mode.operators_of.get("optimizer", set())
             self._implementation = implementation_name(next(iter(together.optimizers.values())), operators)
 

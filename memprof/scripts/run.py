@@ -113,6 +113,37 @@ def _notes(job: ScriptTrial, session: ScriptSession, optimizers: ScriptOptimizer
     return found
 
 
+def check_used(
+    job: ScriptTrial, session: ScriptSession, trained_on: set[str], device: str, allocated_bytes: int
+) -> list[str]:
+    """Return what the reader must know of a script whose parameters are not on the device that the figures are of.
+
+    Args:
+        job: which script.
+        session: has followed it.
+        trained_on: the types of the devices on which the trained parameters are.
+        device: the name of the device, a GPU.
+        allocated_bytes: the most that the script allocated there.
+
+    Raises:
+        UsageError: it allocated nothing there, so there is nothing to say of that device.
+    """
+    if allocated_bytes and "cuda" in trained_on:
+        return []
+    trained = ", ".join(dict.fromkeys(session.optimizers.constructed)) or "its optimizer"
+    places = " and ".join(sorted(kind.upper() for kind in trained_on))
+    if not allocated_bytes:
+        raise UsageError(
+            f"{job.script.name} took {_steps(session.cycles.count)} and allocated nothing on {device}: what {trained} "
+            f'trains is on the {places}; move the model and its batches with .to("cuda"), or measure it as it is with '
+            "--device cpu"
+        )
+    return [
+        f"What {trained} trains is on the {places} and not on {device}: these figures are of what else the script "
+        'keeps there. If that is not meant, move the model with .to("cuda") before the optimizer is constructed.'
+    ]
+
+
 def _steps(count: int) -> str:
     return f"{count} training step{'s' if count != 1 else ''}"
 

@@ -129,6 +129,11 @@ class ScriptSession:
         return self.phases.current
 
     @property
+    def step(self) -> int:
+        """The training step that the script is in, from 1."""
+        return self.cycles.count + 1
+
+    @property
     def optimizers_waiting(self) -> bool:
         """Whether an optimizer was constructed that has not stepped yet and may still do so."""
         stepped = self.in_use.optimizers

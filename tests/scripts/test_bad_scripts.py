@@ -9,6 +9,7 @@ import pytest
 import memprof
 from memprof.errors import ExitCode, MemprofError
 from memprof.workers.launcher import Launcher
+from memprof.workers.progress import Progress
 
 TRAIN = """
 import torch
@@ -19,6 +20,7 @@ def step():
     model(torch.randn(2, 4)).sum().backward()
     optimizer.step()
 """
+ON = {"cpu": "", "rtx-4090": "import torch\ntorch.set_default_device('cuda')\n"}
 BAD = {
     "def train(:\n": r"script\.py:1: .* is no Python program",
     "import sys\nsys.exit('no data')\n": r"left by sys\.exit\('no data'\) \(.*script\.py:2\)",
@@ -73,7 +75,9 @@ def test_a_script_that_catches_everything_is_ended_all_the_same(
     launcher: Launcher, tmp_path: Path, device: str
 ) -> None:
     path = tmp_path / "stubborn.py"
-    path.write_text(TRAIN + "while True:\n    try:\n        step()\n    except BaseException:\n        break\n")
+    path.write_text(
+        ON[device] + TRAIN + "while True:\n    try:\n        step()\n    except BaseException:\n        break\n"
+    )
     (found,) = memprof.run(path, device=device, steps=3, launcher=launcher).runs
     assert found.status == "ok"
     assert len(found.steps.allocated_bytes) == 3
@@ -88,11 +92,44 @@ def test_a_place_without_an_optimizer(launcher: Launcher, tmp_path: Path) -> Non
 
 def test_a_script_that_ends_by_itself(launcher: Launcher, tmp_path: Path) -> None:
     path = tmp_path / "script.py"
-    path.write_text(TRAIN + "step()\nstep()\n")
+    path.write_text(ON["rtx-4090"] + TRAIN + "step()\nstep()\n")
     (found,) = memprof.run(path, device="rtx-4090", launcher=launcher).runs
     assert any("ended by itself after 2 training steps" in note for note in found.notes)
+    path.write_text(TRAIN + "step()\nstep()\n")
     (measured,) = memprof.run(path, device="cpu", launcher=launcher).runs
     assert measured.breakdown is None
     assert any(note.endswith("operator by operator: --steps 2 follows the last.") for note in measured.notes)
     (followed,) = memprof.run(path, device="cpu", steps=2, launcher=launcher).runs
     assert followed.breakdown is not None
+
+
+LOOP = TRAIN + "for _ in range(9):\n    step()\n"
+
+
+@pytest.mark.parametrize("source", [LOOP, LOOP.replace("nn.Linear(4, 4)", "nn.Linear(4, 4, device='cpu')")])
+def test_a_script_that_moves_nothing_to_the_gpu(launcher: Launcher, tmp_path: Path, source: str) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(source)
+    with pytest.raises(MemprofError, match=r"nothing on rtx-4090: what SGD \(.*script\.py:4\) trains is on the CPU;"):
+        memprof.run(path, device="rtx-4090", launcher=launcher)
+
+
+def test_a_script_that_trains_beside_the_gpu(launcher: Launcher, tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text("import torch\nforgotten = torch.ones(99, device='cuda')\n" + LOOP)
+    (found,) = memprof.run(path, device="rtx-4090", launcher=launcher).runs
+    assert any("trains is on the CPU and not on rtx-4090" in note for note in found.notes)
+    path.write_text(LOOP.replace("4)", "4, device='cuda')"))
+    (found,) = memprof.run(path, device="rtx-4090", launcher=launcher).runs
+    assert not any("trains is on" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("device", ["cpu", "rtx-4090"])
+def test_progress_names_step_phase_and_peak(launcher: Launcher, tmp_path: Path, device: str) -> None:
+    path = tmp_path / "script.py"
+    pause = "import time\nforward = model.forward\ndef late(x):\n    time.sleep(0.35)\n    return forward(x)\n"
+    path.write_text(ON[device] + TRAIN + pause + "model.forward = late\nfor _ in range(2):\n    step()\n")
+    told: list[Progress] = []
+    memprof.run(path, device=device, steps=2, launcher=launcher, on_progress=told.append)
+    assert {1, 2} <= {each.step for each in told if each.phase == "backward"}
+    assert all(each.peak_bytes for each in told if each.phase == "backward")

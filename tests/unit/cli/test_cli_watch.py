@@ -75,6 +75,10 @@ def test_how_a_trial_ended(run: Run, text: str) -> None:
 def test_stages_have_words() -> None:
     assert state_of(event("start")) == "starting"
     assert state_of(event("build", peak_bytes=2**20)) == "building the model, peak 1.00 MiB"
+    assert state_of(event("step", step=2, phase="backward", peak_bytes=2**20)) == (
+        "step 2, the backward pass, peak 1.00 MiB"
+    )
+    assert state_of(event("build", phase="load")).startswith("building the model, load")
 
 
 def test_long_and_odd_labels_are_shown_as_they_are() -> None:
