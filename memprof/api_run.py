@@ -1,4 +1,4 @@
-"""The Python API: `memprof.run`, for a training script as it is."""
+"""The Python API for training scripts: `memprof.run` runs a script as it is, or predicts it."""
 
 from __future__ import annotations
 
@@ -44,38 +44,46 @@ def run(
     on_comparison: OnComparison | None = None,
     launcher: Launcher | None = None,
 ) -> Comparison:
-    """Run a training script as it is, with its own optimizer or another, and say what memory it takes.
+    """Run a training script as it is, with its own optimizer or another, and return how much memory it takes.
 
     Args:
-        script: the file to run as `__main__`.
-        arguments: the script's own.
-        module: what `python -m` would run, in place of a file.
-        optimizers: `as-is` for the script's own; a spec such as `sm3,momentum=0.9` in place of every optimizer that it
-            constructs, `sm3@1` in place of the second, `sm3@adam_g` in place of the one assigned to that variable.
-        device: `auto`, `cpu`, `cuda`, `cuda:N` really runs it; a simulated GPU (`rtx-4090`, `24GiB`) is predicted for.
-        steps: training steps until the script is stopped; if not given, until two in a row allocate alike.
-        vary: `NAME=LO:HI` finds the largest whole number with which the script fits in the place of `{NAME}` in its
-            arguments, for each optimizer: `vary="batch=1:64"` with `--batch_size={batch}`. On a device that is here
-            the answer and the value after it are run as well, in processes whose memory is capped. The figures are
-            those of the largest value that fits with every optimizer.
-        budget: the memory that there is, a size such as `"24GiB"`, or bytes. Default: the device's.
-        validate: predict what is measured as well, and note how far each figure was off (`Run.validation`).
-        reference: the optimizer that others are compared with.
-        timeout: how many seconds one run of the script may take.
-        world_size: on how many ranks the script runs, as if torchrun had started it; None for as it is.
-        rank: the one to predict (default: the first), or to show of those measured (default: the highest peak).
-        assume: by `FILE:LINE`, what a value is that a prediction does not know.
-        script_output: the file that takes what the script prints; stderr if not given.
-        keep_outputs: leave what the script saves where it saves it, instead of in a temporary folder.
-        command: the command line to record in the result.
-        trace_folder: an existing folder for each run's whole trace.
-        on_progress: told about every step.
-        on_comparison: given the comparison so far after every run.
-        launcher: the fork server to use; a new one where it is not given.
+        script: The file to run as `__main__`.
+        arguments: The arguments of the script.
+        module: The module to run in place of a file, as `python -m` would.
+        optimizers: `as-is` keeps the script's own optimizers. A spec such as `sm3,momentum=0.9` replaces every
+            optimizer that the script constructs, `sm3@1` replaces the second, and `sm3@adam_g` replaces the one that
+            is assigned to that variable.
+        device: `auto`, `cpu`, `cuda` or `cuda:N` runs the script on that device. A simulated GPU (`rtx-4090`, `24GiB`)
+            predicts it.
+        steps: The number of training steps after which the script is stopped; None to stop it when two steps in a row
+            allocate the same.
+        vary: `NAME=LO:HI` finds, for each optimizer, the largest whole number for `{NAME}` in the script's arguments
+            with which the script fits: `vary="batch=1:64"` with `--batch_size={batch}`. On a device of this machine,
+            the answer and the value after it are also run, in processes whose memory is capped. The figures are those
+            of the largest value that fits with every optimizer.
+        budget: The memory that the script may take: a size such as `"24GiB"`, or bytes. None for the device's memory.
+        validate: Whether each measurement is also predicted, with the errors of the prediction in `Run.validation`.
+        reference: The optimizer that the others are compared with.
+        timeout: The seconds that one run of the script may take.
+        world_size: The number of ranks on which the script runs, as if torchrun had started it; None to start it as it
+            is.
+        rank: The rank to predict (default: the first), or to show of the measured ranks (default: the one with the
+            highest peak).
+        assume: For values that a prediction cannot know, the value to assume, by `FILE:LINE`.
+        script_output: The file that takes what the script prints; None for stderr.
+        keep_outputs: Whether files that the script saves stay where it saves them, instead of in a temporary folder.
+        command: The command line to record in the result.
+        trace_folder: An existing folder that takes the whole trace of each run; None to write no traces.
+        on_progress: Called with every step.
+        on_comparison: Called with the comparison so far after every run.
+        launcher: The fork server to use; None to start a new one.
+
+    Returns:
+        The comparison of the optimizers.
 
     Raises:
-        UsageError: an argument or the script is at fault, or the script takes no training step.
-        MemprofError: something failed that has to do with no single optimizer.
+        UsageError: An argument or the script is at fault, or the script takes no training step.
+        MemprofError: Something failed that is not the fault of a single optimizer.
     """
     substitutions = [parse_substitution(text) for text in optimizers]
     reference = check_substitutions(substitutions, reference)
@@ -121,10 +129,13 @@ def _check_ranks(world_size: int | None, rank: int | None) -> None:
 
 
 def parse_assumptions(items: Sequence[str]) -> dict[str, bool | int | float]:
-    """Return what a list of `FILE:LINE=VALUE` texts says.
+    """Return the values to assume, by `FILE:LINE`.
+
+    Args:
+        items: The assumptions, each as `FILE:LINE=VALUE`.
 
     Raises:
-        UsageError: an item is none, or its value is no number and neither true nor false.
+        UsageError: An item has another form, or its value is not a number, true or false.
     """
     found: dict[str, bool | int | float] = {}
     for item in items:

@@ -62,6 +62,8 @@ class CachingAllocator:
         requested_bytes: the sum of the bytes requested for blocks that are in use or waiting for another stream.
         peak_allocated_bytes: the largest `allocated_bytes` so far.
         peak_requested_bytes: the largest `requested_bytes` so far.
+        small_pool: the free blocks for requests of at most `SMALL_LIMIT` bytes.
+        large_pool: the free blocks for larger requests.
     """
 
     def __init__(
@@ -86,8 +88,8 @@ class CachingAllocator:
         )
         self.collects_garbage = allowed is not None and self.settings.garbage_collection_threshold > 0
         expandable = self.settings.expandable_segments
-        self._small = Pool(small=True, least_rest=SMALLEST_BLOCK)
-        self._large = Pool(small=False, least_rest=SMALLEST_BLOCK if expandable else SMALL_LIMIT + 1)
+        self.small_pool = Pool(small=True, least_rest=SMALLEST_BLOCK)
+        self.large_pool = Pool(small=False, least_rest=SMALLEST_BLOCK if expandable else SMALL_LIMIT + 1)
         # Whether there are rules beyond "the smallest block that is large enough". Few settings have any.
         self._has_rules = self.collects_garbage or expandable or self.settings.max_split_bytes != UNLIMITED
         self._rounded: dict[int, int] = {}  # request -> block size; a training asks for few sizes, over and over
@@ -125,7 +127,7 @@ class CachingAllocator:
             ValueError: the size is less than 1.
         """
         rounded = self._rounded.get(size) or self._round(size)
-        pool = self._small if rounded <= SMALL_LIMIT else self._large
+        pool = self.small_pool if rounded <= SMALL_LIMIT else self.large_pool
         free = pool.free[stream]
         # A prefix of an entry sorts just before it.
         index = self._search(pool, free, rounded) if self._has_rules else bisect_left(free, (rounded,))
@@ -179,12 +181,12 @@ class CachingAllocator:
         """Wait for the other streams, then return all memory without a block in use to the driver."""
         for block in list(self._waiting):
             self.finish(block)
-        self._segments.release(self._large)
-        self._segments.release(self._small)
+        self._segments.release(self.large_pool)
+        self._segments.release(self.small_pool)
 
     def cached_blocks(self) -> list[AllocatorBlock]:
         """Return the free blocks that the allocator holds."""
-        return [*self._small.free_blocks(), *self._large.free_blocks()]
+        return [*self.small_pool.free_blocks(), *self.large_pool.free_blocks()]
 
     def has_cached(self, size: int, stream: int = 0) -> bool:
         """Return whether a request would be served without asking the driver for memory.
@@ -194,7 +196,7 @@ class CachingAllocator:
             stream: the CUDA stream of the request.
         """
         rounded = self.settings.round_size(size)
-        pool = self._small if rounded <= SMALL_LIMIT else self._large
+        pool = self.small_pool if rounded <= SMALL_LIMIT else self.large_pool
         free = pool.free[stream]
         return self._best_fit(free, rounded) < len(free) or self._segments.has_free_block(pool, stream, rounded)
 
@@ -228,7 +230,7 @@ class CachingAllocator:
         """Get memory from the driver. If it has none, release cached blocks in PyTorch's order and try again."""
         segments = self._segments
         if self.collects_garbage:
-            segments.collect_garbage(self._large)
+            segments.collect_garbage(self.large_pool)
         block = segments.new(pool, stream, size)
         if block is None and segments.release_large_enough(pool, stream, size):
             block = segments.new(pool, stream, size)

@@ -1,4 +1,4 @@
-"""A training script as somebody runs it: which program, with which arguments, and which optimizer in its place."""
+"""A training script as a user runs it: the program, its arguments, and the optimizer that replaces its own."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ScriptSpec(BaseModel):
     """A program to run as `__main__`.
 
     Attributes:
-        path: of the file; None for a module.
-        module: what `python -m` would run; None for a file.
-        arguments: what follows it on the command line.
+        path: The path of the file; None for a module.
+        module: The module that `python -m` would run; None for a file.
+        arguments: The arguments of the program on the command line.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,7 +34,7 @@ class ScriptSpec(BaseModel):
 
     @property
     def name(self) -> str:
-        """The program as a reader knows it: `train.py`, or `-m package.train`."""
+        """The program as a user writes it: `train.py`, or `-m package.train`."""
         return self.path if self.path is not None else f"-m {self.module}"
 
     @property
@@ -43,7 +43,12 @@ class ScriptSpec(BaseModel):
         return list(dict.fromkeys(name for argument in self.arguments for name in _PLACEHOLDER.findall(argument)))
 
     def with_value(self, name: str, value: int) -> ScriptSpec:
-        """Return the program with a value in the place of each `{name}` in its arguments."""
+        """Return the program with each `{name}` in its arguments replaced by a value.
+
+        Args:
+            name: The name of the placeholder.
+            value: The value.
+        """
         filled = tuple(argument.replace(f"{{{name}}}", str(value)) for argument in self.arguments)
         return self.model_copy(update={"arguments": filled})
 
@@ -51,8 +56,11 @@ class ScriptSpec(BaseModel):
 def parse_script(text: str) -> ScriptSpec:
     """Return the program that a command line names: `train.py --batch_size=12`, or `-m package.train --steps=9`.
 
+    Args:
+        text: The command line.
+
     Raises:
-        UsageError: there is no program in it, or a quotation mark is left open.
+        UsageError: The text names no program, or a quotation mark is not closed.
     """
     try:
         words = shlex.split(text)
@@ -68,10 +76,14 @@ def parse_script(text: str) -> ScriptSpec:
 
 
 def check_placeholders(script: ScriptSpec, vary: Vary) -> None:
-    """Refuse arguments in which `--vary` changes nothing, or not everything that stands in braces.
+    """Check that the arguments of a script have the placeholder of `--vary` and no other.
+
+    Args:
+        script: The program with its arguments.
+        vary: The placeholder and its range.
 
     Raises:
-        UsageError: the sentence says which.
+        UsageError: The placeholder is missing, its braces are doubled, or there is another placeholder.
     """
     doubled = next((argument for argument in script.arguments if "{{" in argument), None)
     if doubled is not None:
@@ -91,17 +103,17 @@ def check_placeholders(script: ScriptSpec, vary: Vary) -> None:
 
 
 class ScriptInfo(Document):
-    """What was run.
+    """The script that was run.
 
     Attributes:
-        program: the file or `-m MODULE`, as it was given.
-        arguments: the script's own.
-        steps: training steps to run; null for as many as it takes until two in a row allocate alike.
-        world_size: ranks that it was started on, as by torchrun; null where it was run as it is.
-        rank: the one that was asked for; null for the first of a prediction, and the one with the highest peak of those
-            measured.
-        knobs: for each `{placeholder}` in the arguments the value that the figures of the runs are of; empty if none
-            fits.
+        program: The file or `-m MODULE`, as it was given.
+        arguments: The arguments of the script.
+        steps: The number of training steps to run; null if the script ran until two steps in a row allocated alike.
+        world_size: The number of ranks on which the script was started, as by torchrun; null if it ran without ranks.
+        rank: The rank that was asked for; null for the first rank of a prediction, or the measured rank with the
+            highest peak.
+        knobs: For each `{placeholder}` in the arguments the value to which the figures of the runs belong; empty if no
+            value fits.
     """
 
     program: str
@@ -118,12 +130,12 @@ class ScriptInfo(Document):
 
 
 class Substitution(BaseModel):
-    """Which optimizer takes the place of the script's own.
+    """The optimizer that replaces the script's own.
 
     Attributes:
-        spec: the optimizer; its text is what the user wrote, with the place. `as-is` leaves every one as it is.
-        place: the only one that is replaced: its number in the order of construction, from 0, or the variable that the
-            script assigns it to; None for all of them.
+        spec: The optimizer. Its text is what the user wrote, with the place. `as-is` keeps the script's optimizers.
+        place: The only optimizer that is replaced: its number in the order of construction, from 0, or the variable to
+            which the script assigns it; None to replace all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -133,15 +145,18 @@ class Substitution(BaseModel):
 
     @property
     def is_as_is(self) -> bool:
-        """Whether the script keeps its own."""
+        """Whether the script keeps its own optimizers."""
         return self.spec.name == AS_IS
 
 
 def parse_substitution(text: str) -> Substitution:
-    """Return what `-o` means for a script: `as-is`, a spec, or `NAME@PLACE` with options behind.
+    """Return what `-o` means for a script.
+
+    Args:
+        text: `as-is`, an optimizer spec, or `NAME@PLACE`, with options after it.
 
     Raises:
-        UsageError: the text is no optimizer spec, or `as-is` comes with options or a place.
+        UsageError: The text is no optimizer spec, or `as-is` comes with options or a place.
     """
     placed = _PLACED.fullmatch(text.strip())
     if placed is None:

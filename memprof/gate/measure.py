@@ -68,7 +68,7 @@ class BudgetRunner:
             if budget.needs_fit and not is_here(budget.settings.device):
                 found = add_fits(budget, found, trained(comparison)[0].scale, self._launcher, self._on_progress)
         except MemprofError as error:
-            found = [_broken(budget, optimizer, error) for optimizer in budget.optimizers]
+            found = [broken_figures(budget, optimizer, error) for optimizer in budget.optimizers]
         keep(found)
         return found
 
@@ -179,8 +179,14 @@ def measure_all(
     return done
 
 
-def _broken(budget: Budget, optimizer: str, error: MemprofError) -> Figures:
-    """Return the figures of an entry that could not be run: they hold only the reason."""
+def broken_figures(budget: Budget, optimizer: str, error: MemprofError) -> Figures:
+    """Return the figures of an entry that could not be run: they hold only the reason.
+
+    Args:
+        budget: The entry.
+        optimizer: The optimizer that could not be run.
+        error: The reason.
+    """
     settings = budget.settings
     return Figures(
         entry=budget.name,

@@ -118,7 +118,7 @@ class Meter:
         """
         if self._steps >= self._most_steps and not self._whole:
             with self._probe.aside(), _no_garbage_collection():
-                events = self._take(self._recorder.collect())
+                events = self.take_entries(self._recorder.collect())
                 self._peaks.add(span_peaks(self._rounded.trace))
                 for builder in self._builders:
                     builder.forget()
@@ -174,7 +174,7 @@ class Meter:
             The figures.
         """
         self._probe.end_phase(self._phase)
-        self._take(tidied(self._recorder.stop()))
+        self.take_entries(tidied(self._recorder.stop()))
         trace, requested = self._rounded.trace, self._requested.trace
         peaks = self._peaks
         peaks.add(span_peaks(trace))
@@ -204,8 +204,15 @@ class Meter:
             notes=self._probe.notes + repeatability_note(step_peaks),
         )
 
-    def _take(self, entries: list[Entry]) -> int:
-        """Take in the next piece of the record, and return its number of events."""
+    def take_entries(self, entries: list[Entry]) -> int:
+        """Add the next piece of the record to the trace.
+
+        Args:
+            entries: The events and marks of the piece.
+
+        Returns:
+            The number of entries.
+        """
         history = self._recorder.history
         if self._requested is not self._rounded:
             self._requested.take(as_requested(entries, history, self._streams))

@@ -1,7 +1,7 @@
 """Finds the largest value of a script's placeholder with which it fits, by running the script with one value at a time.
 
 A script is its own program, so nothing of a run is shared with the next one: each value is a whole run, which stays
-within the memory, runs out of it, or shows that the script does not take the value.
+within the memory, runs out of it, or shows that the script does not accept the value.
 """
 
 from __future__ import annotations
@@ -16,31 +16,32 @@ from memprof.errors import ExitCode, MemprofError
 from memprof.search.bracket import Bracket
 from memprof.search.extrapolate import Extrapolation, Point
 
-# A search ends after so many runs.
+# A search ends after at most so many runs.
 _MOST_RUNS = 40
-# A guess may be so many times the largest value that fits: at a larger one the script would read and copy data for
-# nothing, where the guess is wrong.
+# A guess is at most so many times the largest value that was run: if a larger guess is wrong, the script reads and
+# copies data for nothing.
 _FURTHEST = 16
-# Between two values that are no farther apart than this, lines that are wrong are taken to be wrong by little.
+# If the smallest value that fails and the largest that fits are no farther apart than this, a line that gives a value
+# beyond them is assumed to be wrong by little.
 _NARROW = 16
 
 RunScript = Callable[[int], Outcome]
 
 
 class ScriptSearch:
-    """The search with one optimizer on one device.
+    """Searches for the largest value with one optimizer on one device.
 
     Args:
         vary: The placeholder and the values that may be tried.
         capacity_bytes: The memory that the script must stay within, in bytes.
         run_script: Runs the script with a value.
-        timeout_s: How long one run may take. A value that takes longer ends the search with an error.
-        like: A finished search whose answer is about the same, with which this one begins: with another optimizer, or
-            by predicting where this one measures.
+        timeout_s: The seconds that one run may take. A value that takes longer ends the search with an error.
+        like: A finished search whose answer is probably similar, from which this search starts (with another optimizer,
+            or predicted where this one measures); None to start anew.
 
     Attributes:
-        outcomes: What each value came to.
-        failure: The run that shows that the script cannot be run with this optimizer, or None.
+        outcomes: The outcome of each value that was run.
+        failure: The run that shows that the script cannot run with this optimizer, or None.
     """
 
     def __init__(
@@ -63,15 +64,15 @@ class ScriptSearch:
 
     @property
     def largest(self) -> int | None:
-        """The largest value that was seen to fit, or None."""
+        """The largest value that fitted in a run, or None."""
         return self._bracket.fitting
 
     def find(self) -> FitAnswer | None:
-        """Return the largest value that fits; None if the script cannot be run with this optimizer.
+        """Return the largest value that fits; None if the script cannot run with this optimizer.
 
         Raises:
             UsageError: The script fails with the first value, or takes too long.
-            MemprofError: Something failed that has to do with no single value.
+            MemprofError: Something failed that is not the fault of a single value.
         """
         for _ in range(_MOST_RUNS):
             value = self._bracket.next_value(self._guess)
@@ -103,7 +104,7 @@ class ScriptSearch:
     def _guess(self, low: int, high: int) -> int:
         """Estimate the largest value that fits, along straight lines through two runs, one for each phase.
 
-        The lines are those of the bytes in use; what is reserved besides is taken to be what it is at the largest run.
+        The lines are those of the bytes in use. The reserved bytes beyond these are taken from the largest run.
         """
         kin = list(self._kin())
         lines = next((lines for search in kin if (lines := search._lines()) is not None), None)
@@ -113,24 +114,24 @@ class ScriptSearch:
         value = lines.largest(self._capacity_bytes - max(0, needed - lines.peak(place)[0]))
         if value is None:
             return min(high, 2 * low)
-        if self._bracket.failing is not None and value >= high > low + _NARROW:  # the lines are wrong, nobody knows how
+        if self._bracket.failing is not None and value >= high > low + _NARROW:  # the lines are wrong
             return low + 3 * (high - low) // 4
         return max(low, min(high, value, _FURTHEST * max(self.outcomes, default=low)))
 
     def _kin(self) -> Iterator[ScriptSearch]:
-        """Yield this search and those that it began with, the nearest first."""
+        """Yield this search, and the earlier searches that it started from, latest first."""
         search: ScriptSearch | None = self
         while search is not None:
             yield search
             search = search._like
 
     def _needed(self) -> list[tuple[int, int]]:
-        """Return the values whose run ended, in ascending order, with the bytes that each needs."""
+        """Return the values whose run did not fail, in ascending order, with the bytes that each needs."""
         found = ((value, needed_bytes(outcome.run)) for value, outcome in sorted(self.outcomes.items()))
         return [(value, needed) for value, needed in found if needed is not None]
 
     def _lines(self) -> Extrapolation | None:
-        """Return the lines through the largest value whose run ended and the one that is nearest to its half."""
+        """Return the lines through the largest value whose run did not fail and the value nearest to half of it."""
         values = [value for value, _ in self._needed()]
         if len(values) < 2:
             return None
@@ -160,7 +161,7 @@ class ScriptSearch:
         )
 
     def _phase(self, value: int | None) -> str | None:
-        """Return the phase in which a value runs out of memory, or else the one that sets its peak."""
+        """Return the phase in which a value runs out of memory; otherwise the phase of its peak."""
         outcome = self.outcomes.get(value) if value is not None else None
         if outcome is None:
             return None
@@ -177,7 +178,14 @@ class ScriptSearch:
 
 
 def needed_bytes(run: Run) -> int | None:
-    """Return what a run takes of the device: what it reserves, or on the CPU allocates; None if it ran out of it."""
+    """Return the bytes of the device that a run takes: those it reserves, or on a CPU those it allocates.
+
+    Args:
+        run: The run.
+
+    Returns:
+        The bytes; None if the run ran out of memory.
+    """
     if run.status != "ok" or run.peak is None:
         return None
     return run.peak.reserved_bytes if run.peak.reserved_bytes is not None else run.peak.allocated_bytes

@@ -128,14 +128,12 @@ def test_it_says_which_attention_kernel_a_rule_chose() -> None:
 
 
 def test_a_bound_above_the_memory_there_is_a_warning() -> None:
-    for run in predicted("resnet50"):
-        if run.peak.reserved_upper_bytes > run.peak.reserved_bytes:
-            break
-    else:
-        pytest.fail("no run has a bound above its point")
-    target = replace(A100, capacity_bytes=run.peak.reserved_bytes)
-    spec = WorkloadSpec(model="resnet50", knobs=SMALL["resnet50"])
-    (tight,) = predict_runs(spec, [parse_optimizer(run.optimizer.spec)], Recipe(), 2, target)
+    # Larger images than in the other tests: smaller workspaces of cuDNN find room in what the allocator can give back.
+    spec = WorkloadSpec(model="resnet50", knobs={**SMALL["resnet50"], "image_size": 64})
+    sgd = [parse_optimizer("sgd")]
+    (run,) = predict_runs(spec, sgd, Recipe(), 2, A100)
+    assert run.peak.reserved_upper_bytes > run.peak.reserved_bytes
+    (tight,) = predict_runs(spec, sgd, Recipe(), 2, replace(A100, capacity_bytes=run.peak.reserved_bytes))
     assert tight.status == "ok"
     assert "it may run out of memory" in tight.confidence.warnings[-1]
     assert not any("run out of memory" in warning for warning in run.confidence.warnings)

@@ -113,7 +113,7 @@ def test_blocks_tile_their_segments_and_free_ones_are_never_neighbours(
     pair = Pair(conf)
     for call in calls:
         pair.do(*call)
-        pools = (pair.fast._small, pair.fast._large)
+        pools = (pair.fast.small_pool, pair.fast.large_pool)
         holes = [hole for pool in pools for entries in pool.holes.values() for _, hole in entries]
         free = [block for pool in pools for block in pool.free_blocks()]
         used = pair.live + pair.waiting

@@ -1,9 +1,9 @@
 """Chooses the attention kernel that PyTorch takes on a CUDA device, and calls its operator.
 
 Sources: `aten/src/ATen/native/transformers/cuda/sdp_utils.cpp` (`select_sdp_backend` and the `can_use_..._attention`
-functions) and `aten/src/ATen/native/transformers/attention.cpp` (`scaled_dot_product_attention`), read for 2.10;
-of later versions notes on 2.13 and 2.14 were compared. Kernels that the program has switched off (`sdpa_kernel`,
-`torch.backends.cuda.enable_flash_sdp`) are left out. Not modelled: nested tensors, ROCm, and deterministic mode.
+functions) and `aten/src/ATen/native/transformers/attention.cpp` (`scaled_dot_product_attention`), read for 2.10 and
+compared with notes on 2.13 and 2.14. Kernels that the program has switched off (`sdpa_kernel`,
+`torch.backends.cuda.enable_flash_sdp`) are left out. Nested tensors, ROCm and deterministic mode are not modelled.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _switched_on() -> list[str]:
 
 
 def _cudnn_takes(target: Target, query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
-    """Do as `can_use_cudnn_attention` does for cuDNN 9.15 or newer."""
+    """Return whether cuDNN takes the inputs, as `can_use_cudnn_attention` decides for cuDNN 9.15 or newer."""
     widest = 256 if target.capability == (9, 0) else 128
     widths = query.shape[3], value.shape[3]
     if query.dtype not in _HALVES or target.capability < (8, 0):
@@ -83,7 +83,7 @@ def _cudnn_takes(target: Target, query: Tensor, key: Tensor, value: Tensor, drop
 def _flash_takes(
     target: Target, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, causal: bool
 ) -> bool:
-    """Do as `can_use_flash_attention` does."""
+    """Return whether flash attention takes the inputs, as `can_use_flash_attention` decides."""
     width = query.shape[3]
     if mask is not None or query.dtype not in _HALVES or target.capability < (8, 0):
         return False
@@ -95,7 +95,7 @@ def _flash_takes(
 
 
 def _efficient_takes(target: Target, query: Tensor, key: Tensor, value: Tensor, grouped: bool) -> bool:
-    """Do as `can_use_mem_efficient_attention` does, which takes grouped heads since 2.14."""
+    """Return what `can_use_mem_efficient_attention` does. Memory-efficient attention takes grouped heads since 2.14."""
     if query.dtype not in (torch.float16, torch.float32, *((torch.bfloat16,) if target.capability >= (8, 0) else ())):
         return False
     if query.shape[3] != key.shape[3] or (grouped and target.torch_version < (2, 14)):
@@ -105,7 +105,7 @@ def _efficient_takes(target: Target, query: Tensor, key: Tensor, value: Tensor, 
 
 
 def _gemm_alignment(target: Target, half: bool) -> int:
-    """Do as `minimum_gemm_alignment` does."""
+    """Return the number of entries of which a width must be a multiple (`minimum_gemm_alignment`)."""
     alignment = 4 if target.capability >= (8, 0) else 1
     tensor_cores = target.capability >= (8, 0) or (target.capability >= (7, 0) and half)
     return max(alignment, 128 // (16 if half else 32)) if tensor_cores else alignment
@@ -116,7 +116,11 @@ def _needs_grad(*tensors: Tensor) -> bool:
 
 
 class CudaAttention:
-    """Stands in for `aten::scaled_dot_product_attention`: calls the CUDA operator that PyTorch would call."""
+    """Replaces `aten::scaled_dot_product_attention` and calls the operator that PyTorch would call on CUDA.
+
+    Args:
+        target: The device and its PyTorch version.
+    """
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -133,7 +137,7 @@ class CudaAttention:
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Any:
-        """Take and return what `torch.nn.functional.scaled_dot_product_attention` does."""
+        """Return the output of attention, with the arguments of `torch.nn.functional.scaled_dot_product_attention`."""
         backend = choose_attention(self._target, query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
         mask = _additive(attn_mask, query.dtype)
         saves = _needs_grad(query, key, value)
@@ -171,7 +175,7 @@ class CudaAttention:
         scale: float | None,
         grouped: bool,
     ) -> Tensor:
-        """Compute halves in float32, because `allow_fp16_bf16_reduction_math_sdp` is off by default."""
+        """Run the `math` kernel. Halves become float32: `allow_fp16_bf16_reduction_math_sdp` is off by default."""
         dtype = query.dtype
         if dtype in _HALVES:
             query, key, value = query.float(), key.float(), value.float()
@@ -190,7 +194,7 @@ def _additive(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def _aligned(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """Give the mask rows of a multiple of 8 entries, and every dimension (`preprocess_mask`)."""
+    """Pad the rows of the mask to a multiple of 8 entries, and expand it to all four dimensions (`preprocess_mask`)."""
     strides = [stride for size, stride in zip(mask.shape[:-1], mask.stride()[:-1], strict=True) if size > 1]
     if mask.shape[-1] % 8 or any(stride % 8 for stride in strides):
         mask = F.pad(mask, (0, -mask.shape[-1] % 8))[..., : mask.shape[-1]]
@@ -198,5 +202,5 @@ def _aligned(mask: Tensor, query: Tensor, key: Tensor) -> Tensor:
 
 
 def _padded(tensor: Tensor, multiple: int) -> Tensor:
-    """Widen the last dimension to a multiple (`pad_last_dim`)."""
+    """Pad the last dimension to a multiple (`pad_last_dim`)."""
     return F.pad(tensor, (0, -tensor.shape[-1] % multiple)) if tensor.shape[-1] % multiple else tensor

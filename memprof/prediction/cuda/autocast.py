@@ -55,7 +55,7 @@ def register_autocast(library: torch.library.Library) -> None:
 def _register(library: torch.library.Library, name: str, policy: Callable[[Any], Callable[..., Any]]) -> None:
     packet, _, overload = name.partition(".")
     known = hasattr(aten, packet) and (overload or "default") in getattr(aten, packet).overloads()
-    if known and not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", _KEY):  # else it does that already
+    if known and not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", _KEY):  # else the CPU agrees
         library.impl(name, policy(getattr(getattr(aten, packet), overload or "default")), _KEY)
 
 
@@ -68,7 +68,7 @@ def _in_float32(operator: Any) -> Callable[..., Any]:
 
 
 def _into_float32(operator: Any) -> Callable[..., Any]:
-    """Pass float32 as the type of the result. Softmax of float16 casts in its kernel; other inputs are cast first."""
+    """Pass float32 as the type of the result. Softmax casts float16 in its kernel; other inputs are cast first."""
     place = [argument.name for argument in operator._schema.arguments].index("dtype")
     positional = not operator._schema.arguments[place].kwarg_only
 

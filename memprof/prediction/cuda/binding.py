@@ -1,8 +1,8 @@
-"""What a build of PyTorch with CUDA binds to Python for `torch.cuda` and `torch.accelerator`, for a simulated GPU.
+"""Replaces the C++ functions behind `torch.cuda` and `torch.accelerator` by those of a simulated GPU.
 
-The functions of `torch.cuda` are PyTorch's own; they call these (`torch/csrc/cuda/Module.cpp`,
-`torch/csrc/DeviceAccelerator.cpp`). Names that are in no table here are refused when they are called, so that a
-library can import them.
+The Python functions of `torch.cuda` are PyTorch's own, and call these (`torch/csrc/cuda/Module.cpp`,
+`torch/csrc/DeviceAccelerator.cpp`). Names that are in no table here raise an error only when they are called, so that
+a library can import them.
 
 Private API of PyTorch, checked on 2.13.0: the names in `Binding.functions`.
 """
@@ -24,14 +24,15 @@ from memprof.prediction.cuda.refusals import PEERS, Refusal, refuse
 from memprof.prediction.cuda.streams import Streams
 from memprof.prediction.fake.dispatch import FakeOperators
 
-# CUDA, cuDNN and NCCL of the wheels on PyPI (pytorch/pytorch, .github/scripts/generate_binary_build_matrix.py).
+# The versions of CUDA, cuDNN and NCCL in the wheels on PyPI
+# (pytorch/pytorch, .github/scripts/generate_binary_build_matrix.py).
 _CUDA_OF_TORCH = {(2, 6): "12.4", (2, 7): "12.6", (2, 8): "12.8", (2, 9): "12.8", (2, 10): "12.8"}
 CUDA_SINCE = "13.0"
 CUDNN_VERSION = 91501
 _NCCL_VERSION = (2, 27, 5)
 _ARCHITECTURES = ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")
 _REGISTERS = 65536
-# Shared memory of a block, when asked for, and of a multiprocessor (CUDA C++ programming guide, compute capabilities).
+# The bytes of shared memory of a block (opt-in) and of a multiprocessor (CUDA C++ programming guide, capabilities).
 _SHARED = {
     (7, 0): (98304, 98304),
     (7, 5): (65536, 65536),
@@ -48,15 +49,19 @@ _UNKNOWN_IN_CPU_BUILDS = ("_broadcast_out", "_scatter_out", "_gather_out")
 
 
 def cuda_version(torch_version: tuple[int, int]) -> str:
-    """Return the CUDA version of PyTorch's default wheel."""
+    """Return the CUDA version of PyTorch's default wheel.
+
+    Args:
+        torch_version: The version of PyTorch, major and minor.
+    """
     return _CUDA_OF_TORCH.get(torch_version, CUDA_SINCE if torch_version > (2, 10) else "12.1")
 
 
 class DeviceProperties:
-    """What `torch.cuda.get_device_properties` returns; what is not known of the GPU is no attribute.
+    """Replaces the object that `torch.cuda.get_device_properties` returns. Unknown properties have no attribute.
 
     Args:
-        target: the GPU.
+        target: The GPU.
     """
 
     def __init__(self, target: Target) -> None:
@@ -83,20 +88,20 @@ class DeviceProperties:
 
 
 class Binding:
-    """The functions, and the little that they keep.
+    """The C++ functions of PyTorch for a simulated GPU, and their state.
 
     Args:
-        target: the GPU.
-        memory: of the GPU.
-        mode: runs the operators; told of emptied caches.
-        streams: of the GPU.
-        devices: how many GPUs the program sees; all tensors are on the current one.
-        index: of the current one.
+        target: The GPU.
+        memory: The memory of the GPU.
+        mode: Runs the operators. Its log notes emptied caches.
+        streams: The streams of the GPU.
+        devices: The number of GPUs that the program sees. All tensors are on the current one.
+        index: The index of the current GPU.
 
     Attributes:
-        properties: of the GPU.
-        devices: see there.
-        index: of the GPU that is selected.
+        properties: The properties of the GPU.
+        devices: The number of GPUs that the program sees.
+        index: The index of the current GPU.
     """
 
     def __init__(
@@ -117,7 +122,7 @@ class Binding:
         memory, streams = self._memory, self._streams
 
         def nothing(*args: Any, **kwargs: Any) -> None:
-            """Answer what moves no memory."""
+            """Do nothing, for functions that change no memory."""
 
         def answer(value: Any) -> Callable[..., Any]:
             return lambda *args, **kwargs: value
@@ -171,7 +176,7 @@ class Binding:
         }
 
     def _copies(self) -> dict[str, Callable[..., Any]]:
-        """Return what `torch.nn.DataParallel` calls to copy between GPUs; there is one (`torch/csrc/cuda/comm.cpp`)."""
+        """Return the functions by which `torch.nn.DataParallel` copies, to one GPU (`torch/csrc/cuda/comm.cpp`)."""
 
         def scatter(tensor: Any, devices: Any, sizes: Any = None, dim: int = 0, streams: Any = None) -> list[Any]:
             self._check_alone("scatter", devices)
@@ -223,17 +228,20 @@ class Binding:
         }
 
     def unknown(self, name: str) -> Refusal:
-        """Return what `torch._C` has under a name of CUDA's that is in no table.
+        """Return the replacement of a CUDA function of `torch._C` that is in no table, which raises when it is called.
+
+        Args:
+            name: The name in `torch._C`.
 
         Raises:
-            AttributeError: it is no name of CUDA's.
+            AttributeError: The name is not a function of CUDA.
         """
         if name.startswith(_UNKNOWN_NAMES) or name in _UNKNOWN_IN_CPU_BUILDS:
             return Refusal(f"torch._C.{name}")
         raise AttributeError(f"module 'torch._C' has no attribute {name!r}")
 
     def runtime_api(self) -> Any:
-        """Return what `torch.cuda.cudart()` does."""
+        """Return the replacement of the object that `torch.cuda.cudart()` returns."""
 
         class CudaError(int):
             success = 0
@@ -262,14 +270,14 @@ class Binding:
         return self._memory.free_bytes(), self._memory.total_bytes or 0
 
     def exchange_device(self, index: int) -> int:
-        """Select a device, and return the one selected before."""
+        """Make a device the current one, and return the index of the previous one."""
         before = self.index
         if index >= 0:
             self._set_device(index)
         return before
 
     def used_bytes(self) -> int:
-        """Return what NVML would show as used of the device."""
+        """Return the bytes of the device that NVML would show as used."""
         free, total = self.memory_info()
         return total - free
 

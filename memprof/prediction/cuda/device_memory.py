@@ -1,8 +1,8 @@
-"""The memory of a simulated GPU while a program runs on it: the caching allocator, replayed live.
+"""Simulates the memory of a GPU while a program runs on it, by replaying the caching allocator live.
 
-Every allocation and free of the event log goes through the model of PyTorch's allocator at once, so that a program
-that asks (`torch.cuda.memory_allocated()`, `mem_get_info()`) hears what that GPU would say, and one that asks for more
-than there is gets PyTorch's `torch.OutOfMemoryError`.
+Every allocation and free of the event log goes through the model of PyTorch's allocator at once. So functions such as
+`torch.cuda.memory_allocated()` and `mem_get_info()` return the figures of that GPU, and a program that allocates more
+than the GPU has gets PyTorch's `torch.OutOfMemoryError`.
 
 Sources: `DeviceStats` in `c10/core/CachingDeviceAllocator.h`, `DeviceCachingAllocator::malloc` (the wording) and
 `free_block`, `alloc_found_block` (the counters) in `c10/cuda/CUDACachingAllocator.cpp`, 2.10; the keys of
@@ -34,14 +34,16 @@ class DeviceMemory:
     """The memory of one GPU.
 
     Args:
-        target: the GPU, and the settings of its allocator.
-        limited: a request that does not fit raises `torch.OutOfMemoryError`; else the memory is without end, what
-            is free says how much there is, and nothing is replayed before somebody asks.
+        target: The GPU, and the settings of its allocator.
+        limited: Whether a request that does not fit raises `torch.OutOfMemoryError`. Otherwise the memory is
+            unlimited, and requests are replayed only when the program asks for a figure. The free bytes are those of
+            the real GPU in both cases.
 
     Attributes:
-        allocator: the model that serves the requests.
-        capacity_bytes: what the driver has for the allocator; None for without end.
-        total_bytes: of the device, with what the driver and the CUDA context keep; None for without end.
+        allocator: The model that serves the requests.
+        capacity_bytes: The bytes that the driver has for the allocator; None if the memory is unlimited.
+        total_bytes: The bytes of the device, including those of the driver and the CUDA context; None if the memory is
+            unlimited.
     """
 
     def __init__(self, target: Target, limited: bool = True) -> None:
@@ -52,24 +54,24 @@ class DeviceMemory:
             target.capacity_bytes if limited else None, target.allocator, driver=self._driver
         )
         self._limited = limited
-        self._waiting: list[Callable[[], None]] = []  # what is replayed when somebody asks
+        self._waiting: list[Callable[[], None]] = []  # the requests to replay when the program asks for a figure
         self._handles: dict[int, AllocatorBlock] = {}
-        self._split: dict[int, tuple[int, int]] = {}  # free parts of each segment that is shared: count and bytes
+        self._split: dict[int, tuple[int, int]] = {}  # the count and bytes of each split segment's free parts
         self._figures = {(name, pool): _Figure() for name in (*_COUNTED, *_SUMMED) for pool in _POOLS}
         self._oversize, self._oversize_segments = _Figure(), _Figure()
         self._out_of_memory = self._retries = self._emptied = 0
 
     def take(self, address: int, size: int, stream: int, limits: SizeLimits | None = None) -> None:
-        """Serve a request; a convolution's workspace that cannot be had is left out, as cuDNN then takes less.
+        """Serve a request. A convolution's workspace that does not fit is left out, as cuDNN then takes a smaller one.
 
         Args:
-            address: under which the block is given back.
-            size: bytes, at least one.
-            stream: on which the work that uses the block is enqueued.
-            limits: between which sizes the block lies, where the size is an estimate.
+            address: The address by which the block is freed.
+            size: The bytes of the block, at least one.
+            stream: The stream of the work that uses the block.
+            limits: The limits of the size if it is an estimate; otherwise None.
 
         Raises:
-            torch.OutOfMemoryError: the memory is not there, even after the cache was given back.
+            torch.OutOfMemoryError: The block does not fit, even after the cache was emptied.
         """
         if not self._limited:
             self._waiting.append(partial(self._serve, address, size, stream, limits))
@@ -77,40 +79,40 @@ class DeviceMemory:
             self._serve(address, size, stream, limits)
 
     def give_back(self, address: int) -> None:
-        """Take back the block that was served under an address."""
+        """Free the block that was served at an address."""
         if not self._limited:
             self._waiting.append(partial(self._take_back, address))
         else:
             self._take_back(address)
 
     def empty_cache(self) -> None:
-        """Give what nobody uses back to the driver."""
+        """Return unused memory to the driver."""
         self._catch_up()
         self.allocator.empty_cache()
         self._emptied += 1
 
     def free_bytes(self) -> int:
-        """Return what the driver has left: at least nothing."""
+        """Return the bytes that the driver has left, at least 0."""
         self._catch_up()
         if self.capacity_bytes is None:
             return 1 << 60
         return max(0, self.capacity_bytes - self.allocator.reserved_bytes)
 
     def reset_peaks(self) -> None:
-        """From now on peaks are of what comes (`reset_peak_memory_stats`)."""
+        """Set every peak to the current value (`reset_peak_memory_stats`)."""
         self._catch_up()
         for figure in self._all_figures():
             figure.peak = figure.current
 
     def reset_accumulated(self) -> None:
-        """Count from nothing again (`reset_accumulated_memory_stats`)."""
+        """Set the accumulated counters to 0 (`reset_accumulated_memory_stats`)."""
         self._catch_up()
         for figure in self._all_figures():
             figure.allocated = figure.freed = 0
         self._out_of_memory = self._retries = self._emptied = self._driver.allocations = self._driver.frees = 0
 
     def statistics(self) -> dict[str, Any]:
-        """Return what `torch._C._cuda_memoryStats` does: nested, by statistic, pool and kind."""
+        """Return the statistics as `torch._C._cuda_memoryStats` does, nested by statistic, pool and kind."""
         self._catch_up()
         nested: dict[str, Any] = {
             name: {pool: self._figures[name, pool].as_dict() for pool in _POOLS} for name in (*_COUNTED, *_SUMMED)
@@ -129,7 +131,13 @@ class DeviceMemory:
         }
 
     def segment_changed(self, small: bool, count: int, size: int) -> None:
-        """Count a segment that the driver gave (`count` 1) or took back (-1)."""
+        """Count a segment that the driver allocated or freed.
+
+        Args:
+            small: Whether the segment belongs to the small pool.
+            count: 1 if the segment was allocated, -1 if it was freed.
+            size: The bytes of the segment, negative if it was freed.
+        """
         for pool in ("all", "small_pool" if small else "large_pool"):
             self._figures["segment", pool].add(count)
             self._figures["reserved_bytes", pool].add(size)
@@ -180,7 +188,7 @@ class DeviceMemory:
             self._oversize.add(count)
 
     def _note_split(self, block: AllocatorBlock) -> None:
-        """Count the free parts of the segment that a block lies in; of expandable ones PyTorch counts none."""
+        """Count the free parts of a block's segment. PyTorch does not count those of expandable segments."""
         if block.segment_end:
             return
         first = block
@@ -215,7 +223,7 @@ class DeviceMemory:
 
 
 class _Figure:
-    """One of PyTorch's statistics: where it stands, its peak, and what it rose and fell by in all."""
+    """One of PyTorch's statistics: its current value, its peak, and the sums of its increases and decreases."""
 
     __slots__ = ("allocated", "current", "freed", "peak")
 
@@ -237,7 +245,7 @@ class _Figure:
 
 
 class _CountingDriver(SimulatedDriver):
-    """A driver that says which segments come and go; a small one has 2 MiB, or whole pages of that."""
+    """A driver that reports the segments it allocates and frees. A small one has 2 MiB, or whole pages of that size."""
 
     def __init__(self, capacity_bytes: int | None, memory: DeviceMemory) -> None:
         super().__init__(capacity_bytes)
@@ -278,7 +286,7 @@ class _CountingDriver(SimulatedDriver):
 
 
 def _size(count: int) -> str:
-    """Return a size as `c10::CachingAllocator::format_size` does."""
+    """Return a size as text, as `c10::CachingAllocator::format_size` does."""
     for limit, unit in ((1 << 20, "KiB"), (1 << 30, "MiB")):
         if count <= limit:
             return f"{count} bytes" if count <= 1024 else f"{count / (limit >> 10):.2f} {unit}"

@@ -1,4 +1,4 @@
-"""Random generators of a simulated GPU: CPU generators that claim to be on it and have a state like CUDA's."""
+"""Makes random generators of a simulated GPU: CPU generators that claim to be on it and have a state like CUDA's."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-_STATE_BYTES = 16  # seed and offset (`CUDAGeneratorImpl::get_state`)
+_STATE_BYTES = 16  # the bytes of seed and offset (`CUDAGeneratorImpl::get_state`)
 
 
 def make_generator_class(cuda: torch.device) -> type[Any]:
-    """Return the class that takes the place of `torch.Generator`.
+    """Return the class that replaces `torch.Generator`.
 
     Args:
-        cuda: The device of generators that are made for `"cuda"`.
+        cuda: The GPU of generators that are made for `"cuda"`.
     """
     original: Any = torch.Generator
 
@@ -39,7 +39,7 @@ def make_generator_class(cuda: torch.device) -> type[Any]:
             return self._place or super().device
 
         def get_state(self) -> torch.Tensor:
-            """Return the seed and the offset. A prediction draws no numbers whose order matters."""
+            """Return the seed and the offset. Drawing numbers changes neither, as no prediction depends on it."""
             if self._place is None:
                 state: torch.Tensor = super().get_state()
                 return state
@@ -61,7 +61,7 @@ def make_generator_class(cuda: torch.device) -> type[Any]:
             return self._offset
 
         def set_offset(self, offset: int) -> Any:
-            """Continue at another place in the sequence."""
+            """Set the offset, so that the sequence continues at another place."""
             self._offset = offset
             return self
 

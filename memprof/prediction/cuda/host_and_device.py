@@ -1,18 +1,19 @@
-"""What is on the device and what is on the host, in a training whose fake tensors all stand on the CPU.
+"""Keeps track of which tensors are on the device and which on the host, as all fake tensors claim to be on the CPU.
 
-| code | on CUDA, and here |
+| code | result on CUDA, and in the simulation |
 |---|---|
-| `torch.zeros(3)`, `torch.tensor(0.0, device="cpu")` | on the host, with what is computed from it alone |
+| `torch.zeros(3)`, `torch.tensor(0.0, device="cpu")` | on the host, and so are tensors computed from it alone |
 | `torch.zeros(3, device="cuda")`, `device=x.device`, a default device | on the device |
 | `.to("cuda")`, `.cuda()`, `.to(x.device)`, `.to(x)` | a copy if the tensor is on the host |
 | `.cpu()`, `.to("cpu")` | a copy on the host if the tensor is on the device |
-| `.device`, `.is_cuda`, `.is_cpu`, `.get_device()`, `.type()` | `cuda:0` and its like for what is on the device |
+| `.device`, `.is_cuda`, `.is_cpu`, `.get_device()`, `.type()` | name the GPU (`cuda:0`) for a tensor on the device |
 | `.pin_memory()`, `pin_memory=True` | on the host |
 | `torch.device(0)` | `cuda:0` |
-| `torch.autocast("cuda")` | that of the fake tensors, with CUDA's lists and its float16 |
+| `torch.autocast("cuda")` | the autocast of the fake tensors, with CUDA's operator lists and CUDA's default, float16 |
 
 PyTorch turns a function mode off within every function that it handles, so Python code of PyTorch's own functions
-(`torch.nn.functional`) finds `cpu` in `x.device`. What it makes there is where its arguments are, as it means to.
+(`torch.nn.functional`) finds `cpu` in `x.device`. A tensor that it makes on that device is where its arguments are, as
+the code intends.
 """
 
 from __future__ import annotations
@@ -39,23 +40,24 @@ _NAMES = (
     *("asarray", "frombuffer", "empty_permuted"),
 )
 _FACTORIES = tuple(getattr(torch, name) for name in _NAMES)
-_FOLLOW = (torch.tensor, torch.as_tensor, torch.asarray, torch.normal)  # a tensor that they are given
+# Without a device these make a tensor where the tensor that they are given is.
+_FOLLOW = (torch.tensor, torch.as_tensor, torch.asarray, torch.normal)
 _RECURRENT = tuple(getattr(torch, name) for name in ("lstm", "gru", "rnn_tanh", "rnn_relu"))
 _RECURRENT_GUESS = "on a GPU that is cuDNN's, whose reserve is not known; predicted is what a CPU keeps"
 _DEVICE, _IS_CUDA, _IS_CPU = (getattr(Tensor, name).__get__ for name in ("device", "is_cuda", "is_cpu"))
-_PINNED = "_memprof_pinned"  # on the storage of a tensor in pinned memory
+_PINNED = "_memprof_pinned"  # an attribute of the storage of a tensor in pinned memory
 _AFTER_DEVICE, _AFTER_OTHER = ("dtype", "non_blocking", "copy"), ("non_blocking", "copy")
 _Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 _Place = Literal["host", "device", "elsewhere"]
 
 
 class CudaIsHere(TorchFunctionMode):
-    """Takes `"cuda"` for the device that the fake tensors are on, and keeps it apart from the host.
+    """A function mode in which `"cuda"` is the simulated device, apart from the host.
 
     Args:
-        mode: runs the operators.
-        current: gives the number of the GPU that is selected.
-        devices: how many GPUs there are.
+        mode: Runs the operators.
+        current: Returns the index of the current GPU.
+        devices: The number of GPUs.
     """
 
     def __init__(self, mode: FakeOperators, current: Callable[[], int] = lambda: 0, devices: int = 1) -> None:
@@ -84,7 +86,7 @@ class CudaIsHere(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run a function of torch, or read an attribute of a tensor: most of a million calls go straight through."""
+        """Run a function of torch, or read an attribute of a tensor. Most of the many calls pass through unchanged."""
         handler = self._handlers.get(func)
         if handler is not None:
             return handler(func, args, kwargs or {})
@@ -95,16 +97,16 @@ class CudaIsHere(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def entered(self) -> AbstractContextManager[Any]:
-        """Within the `with` block the mode is on, once."""
+        """Return a context that switches the mode on, unless it is on already."""
         return nullcontext() if any(mode is self for mode in _get_current_function_mode_stack()) else self
 
     @property
     def cuda(self) -> torch.device:
-        """The GPU that is selected."""
+        """The current GPU."""
         return torch.device("cuda", self._current())
 
     def device_of(self, tensor: Tensor) -> torch.device:
-        """Return the device that a tensor is on, for the program."""
+        """Return the device of a tensor as the program sees it."""
         with torch._C.DisableTorchFunction():
             device = tensor.device
             if device.type != "cpu":
@@ -112,10 +114,13 @@ class CudaIsHere(TorchFunctionMode):
             return _CPU if self._on_host(tensor) else self.cuda
 
     def place(self, device: Any) -> _Place:
-        """Return where a program means by a device.
+        """Return whether a device that the program names is the host, the simulated device, or neither.
+
+        Args:
+            device: A device, its name, or the index of a GPU.
 
         Raises:
-            torch.AcceleratorError: there is no GPU of that number.
+            torch.AcceleratorError: No GPU has this index.
         """
         if isinstance(device, int):
             index: int | None = device
@@ -129,7 +134,7 @@ class CudaIsHere(TorchFunctionMode):
         return "device"
 
     def _numbered(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Take a number for that GPU, which a build without one does not."""
+        """Return the GPU for an index. In a build without CUDA, `torch.device(0)` is not a GPU."""
         return torch.device("cuda", args[0]) if args and isinstance(args[0], int) else func(*args, **kwargs)
 
     def _run_recurrent(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -137,7 +142,7 @@ class CudaIsHere(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _on_host(self, tensor: Tensor) -> bool:
-        """Of a tensor that is made of others, such as a DTensor, its parts."""
+        """Return whether a tensor is on the host. One with inner tensors, such as a DTensor, is there if all are."""
         if is_plain(tensor):
             return self._mode.on_host(tensor)
         parts = list(plain_tensors(tensor))
@@ -166,11 +171,11 @@ class CudaIsHere(TorchFunctionMode):
         return made if device is None else copy_to(made, self._mode, host=place == "host")
 
     def _like(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make a tensor of numbers where the first argument is."""
+        """Make a tensor of numbers on the device of the first argument."""
         return self._make(func, args, {**kwargs, "device": kwargs.get("device") or self.device_of(args[0])})
 
     def _to(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Copy over if a device is asked for, and change the type on the way."""
+        """Copy the tensor if another device is asked for, and change its type in the same copy."""
         tensor, *rest = args
         named = dict(kwargs)
         first = rest[0] if rest else named.get("other")
@@ -213,7 +218,7 @@ class CudaIsHere(TorchFunctionMode):
         return pinned
 
     def _type(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Name the type, or change it, and with the types of old also the device."""
+        """Return the name of the type, or change the type. `torch.cuda.FloatTensor` and its like set the device too."""
         tensor = args[0]
         wanted = args[1] if len(args) > 1 else kwargs.get("dtype")
         if wanted is None:
@@ -241,12 +246,17 @@ _DTYPES = {name: dtype for dtype, name in _TYPES.items()}
 
 
 def tensor_type(dtype: torch.dtype, *, cuda: bool) -> str:
-    """Return the name of a type of the old kind: `torch.cuda.FloatTensor`."""
+    """Return the name of a legacy tensor type, such as `torch.cuda.FloatTensor`.
+
+    Args:
+        dtype: The type of the entries.
+        cuda: Whether the tensor is on a GPU.
+    """
     return f"torch.{'cuda.' if cuda else ''}{_TYPES.get(dtype, 'Tensor')}"
 
 
 def legacy_types() -> dict[str, type[Any]]:
-    """Return what stands in for `torch.cuda.FloatTensor` and its like, by name."""
+    """Return the classes that replace the legacy types such as `torch.cuda.FloatTensor`, by name."""
     return {name: _legacy_type(name, dtype) for dtype, name in _TYPES.items()}
 
 
@@ -273,7 +283,15 @@ def copy_to(
     dtype: torch.dtype | None = None,
     format_: torch.memory_format | None = None,
 ) -> Tensor:
-    """Return a copy on the host or on the device; the tensor itself if it is there already."""
+    """Return a copy of a tensor on the host or on the device; the tensor itself if it is there already.
+
+    Args:
+        value: The tensor.
+        mode: Runs the operators.
+        host: Whether the copy is on the host.
+        dtype: The type of the copy; None to keep the type.
+        format_: The memory format of the copy; None to keep the format.
+    """
     with torch._C.DisableTorchFunction():
         if value.is_meta:
             return value
@@ -289,9 +307,13 @@ def copy_to(
 
 @contextmanager
 def cuda_in_backward(cuda: CudaIsHere) -> Iterator[None]:
-    """Within the `with` block the backward pass runs under the mode, which PyTorch turns off in every call it takes.
+    """Run the backward pass under the mode within the `with` block.
 
-    Hooks, optimizers in them, and forwards that are run again are the user's code.
+    PyTorch turns the mode off in every call that the mode handles, but the backward pass runs code of the user: hooks,
+    optimizers within hooks, and recomputed forward passes.
+
+    Args:
+        cuda: The mode.
 
     Private API (see `memprof.torch_private`): `torch.autograd._engine_run_backward`.
     """
@@ -307,7 +329,11 @@ def cuda_in_backward(cuda: CudaIsHere) -> Iterator[None]:
 
 @contextmanager
 def cuda_in_hooks(cuda: CudaIsHere) -> Iterator[None]:
-    """Within the `with` block saved-tensor hooks run under the mode, which is off where autograd calls them."""
+    """Run saved-tensor hooks under the mode within the `with` block, as it is off where autograd calls them.
+
+    Args:
+        cuda: The mode.
+    """
     begin = torch.autograd.graph.saved_tensors_hooks.__init__
 
     def within(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -326,7 +352,10 @@ def cuda_in_hooks(cuda: CudaIsHere) -> Iterator[None]:
 
 @contextmanager
 def cuda_groups(cuda: CudaIsHere) -> Iterator[None]:
-    """Within the `with` block tensors that PyTorch groups by their device are grouped by what it says.
+    """Make PyTorch group tensors by the device that the mode gives them within the `with` block.
+
+    Args:
+        cuda: The mode.
 
     Private API of PyTorch, checked on 2.13.0: `torch._C._group_tensors_by_device_and_dtype`.
     """
@@ -351,10 +380,10 @@ def cuda_groups(cuda: CudaIsHere) -> Iterator[None]:
 
 @contextmanager
 def cuda_autocast() -> Iterator[None]:
-    """Within the `with` block `torch.autocast("cuda")` is that of the fake tensors, and `"cpu"` changes nothing."""
+    """Make `torch.autocast("cuda")` apply to the fake tensors within the `with` block; `"cpu"` has no effect there."""
     init, enabled, dtype_of = torch.autocast.__init__, torch.is_autocast_enabled, torch.get_autocast_dtype
     set_enabled, set_dtype = torch.set_autocast_enabled, torch.set_autocast_dtype
-    default = [torch.float16]  # of autocast on CUDA, until the program sets another
+    default = [torch.float16]  # the type of autocast on CUDA, until the program sets another
 
     def begin(
         self: Any,
@@ -376,7 +405,7 @@ def cuda_autocast() -> Iterator[None]:
         return default[0] if device == "cuda" and not enabled("cpu") else dtype_of(here(device))
 
     def set_autocast_enabled(device: Any, on: bool | None = None) -> None:
-        if on is None:  # the old way, which means CUDA
+        if on is None:  # the older form of the call, which means CUDA
             device, on = "cuda", device
         set_enabled(here(device), on)
 

@@ -1,4 +1,4 @@
-"""What a simulated GPU cannot answer, refused in one sentence that names the call and the line that makes it."""
+"""Refuses calls that a simulated GPU cannot answer, in one sentence with the call and the line that makes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NO_READING = "a simulated GPU has no sensors and no load to read"
 _BESIDE = "memory taken beside PyTorch's tensors is not modelled"
 PEERS = "only one GPU is simulated in each process"
 
-# By name, in `torch.cuda` unless a module is given.
+# The reason for each refused name in `torch.cuda`.
 REFUSED: dict[str, str] = {
     "CUDAGraph": _GRAPHS,
     "graph": _GRAPHS,
@@ -53,17 +53,17 @@ REFUSED_OF_MEMORY: dict[str, str] = {
 REFUSED_OF_ACCELERATOR: dict[str, str] = {"Graph": _GRAPHS}
 _LEGACY_STORAGE = "storages of the old kind are not made on a simulated GPU; make a tensor"
 _ELSE = "a simulated GPU has no answer to it"
-# What a program does with these decides its memory, so a figure without them is wrong even if it goes on.
+# These calls change the memory that a program takes, so its figures are wrong even if it catches the error.
 _OF_MEMORY = frozenset((_GRAPHS, _POOLS, _BESIDE))
-memory_refusals: list[UsageError] = []  # those of this process so far
+memory_refusals: list[UsageError] = []  # the refusals of this kind in this process so far
 
 
 class Refusal:
-    """Stands in for a function or a class and raises when it is called.
+    """Replaces a function or a class, and raises an error when it is called.
 
     Args:
-        name: as the user's code calls it.
-        reason: why there is no answer.
+        name: The name by which the user's code calls it.
+        reason: The reason why the call cannot be answered.
     """
 
     def __init__(self, name: str, reason: str = _ELSE) -> None:
@@ -71,19 +71,23 @@ class Refusal:
         self._reason = reason
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raise.
+        """Raise the error.
 
         Raises:
-            UsageError: always.
+            UsageError: Always raised.
         """
         refuse(self.__name__, self._reason)
 
 
 def refuse(name: str, reason: str) -> NoReturn:
-    """Raise the sentence.
+    """Raise the error for a call that cannot be answered.
+
+    Args:
+        name: The name by which the user's code calls it.
+        reason: The reason why the call cannot be answered.
 
     Raises:
-        UsageError: always.
+        UsageError: Always raised.
     """
     place = place_of(caller())
     where = f" ({place})" if place else ""
@@ -94,12 +98,12 @@ def refuse(name: str, reason: str) -> NoReturn:
 
 
 def refusal_of(name: str, original: object, reason: str = _ELSE) -> Any:
-    """Return what stands in for a function; for a class a class, which annotations and `isinstance` can name.
+    """Return the replacement of a function, or of a class: that is a class, for annotations and `isinstance`.
 
     Args:
-        name: as the user's code calls it.
-        original: what it stands in for.
-        reason: why there is no answer.
+        name: The name by which the user's code calls it.
+        original: The function or class that is replaced.
+        reason: The reason why the call cannot be answered.
     """
     refusal = Refusal(name, reason)
     if not isinstance(original, type):
@@ -109,5 +113,10 @@ def refusal_of(name: str, original: object, reason: str = _ELSE) -> Any:
 
 
 def legacy_storage(name: str, original: object) -> Any:
-    """Return the refusal of a class such as `torch.cuda.FloatStorage`."""
+    """Return the replacement of a class such as `torch.cuda.FloatStorage`, which refuses to make storages.
+
+    Args:
+        name: The name of the class in `torch.cuda`.
+        original: The class.
+    """
     return refusal_of(f"torch.cuda.{name}", original, _LEGACY_STORAGE)

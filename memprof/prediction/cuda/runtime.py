@@ -1,19 +1,19 @@
-"""The simulated GPU that a program sees: within `simulated_cuda`, `torch.cuda` answers as that GPU would.
+"""Simulates a GPU for a program: within `simulated_cuda`, `torch.cuda` behaves as it would with that GPU.
 
-| what a program asks | who answers |
+| what the program uses | what implements it |
 |---|---|
-| functions of `torch.cuda` and `torch.accelerator` | PyTorch's own, over `memprof.prediction.cuda.binding` |
+| functions of `torch.cuda` and `torch.accelerator` | PyTorch's own code, on `memprof.prediction.cuda.binding` |
 | memory | the caching allocator, replayed live (`memprof.prediction.cuda.device_memory`) |
 | streams and events | PyTorch's own classes (`memprof.prediction.cuda.streams`) |
-| where a tensor is, and where it goes | a function mode (`memprof.prediction.cuda.host_and_device`) |
-| Triton | launches without kernels (`memprof.prediction.cuda.triton_launches`) |
-| what is not modelled | a sentence (`memprof.prediction.cuda.refusals`) |
+| the device of a tensor, and copies between devices | a function mode (`memprof.prediction.cuda.host_and_device`) |
+| Triton | launches that run no kernel (`memprof.prediction.cuda.triton_launches`) |
+| anything that is not modelled | an error of one sentence (`memprof.prediction.cuda.refusals`) |
 
-A GPU has no time here: events measure the host's, and nothing is ever waited for.
+A simulated GPU has no clock: events measure the time of the host, and every wait returns at once.
 
 Private API of PyTorch, checked on 2.13.0: `torch.cuda._initialized` and its neighbours, `torch._C._has_cuda`,
 `torch._C._has_cudnn`, `torch._C._nn._parse_to`, `torch.cuda.nvtx._nvtx`, `torch.backends.cudnn._init`,
-`torch._C._can_use_flash_attention` and its like.
+`torch._C._can_use_flash_attention` and the same for other kernels.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ from memprof.prediction.fake.threads import threads_within
 def simulated_cuda(
     mode: FakeOperators, target: Target, *, limited: bool = True, devices: int = 1, index: int = 0
 ) -> Iterator[CudaIsHere]:
-    """Within the `with` block a program finds the target's GPU, whose tensors are those of the fake operators.
+    """Simulate the target's GPU for a program within the `with` block. Its tensors are those of the fake operators.
 
     Args:
-        mode: runs the operators; it is entered by the caller, within.
-        target: the GPU.
-        limited: an allocation that does not fit raises `torch.OutOfMemoryError`; else memory is without end, for one
-            that judges afterwards.
-        devices: how many GPUs the program sees. It uses one of them.
-        index: of the one that is selected at first.
+        mode: Runs the operators. The caller enters it within the `with` block.
+        target: The GPU.
+        limited: Whether an allocation that does not fit raises `torch.OutOfMemoryError`. Otherwise the memory is
+            unlimited, and the caller checks afterwards whether the training fits.
+        devices: The number of GPUs that the program sees. It uses one of them.
+        index: The index of the GPU that is current at first.
 
     Yields:
-        what tells the device from the host.
+        The function mode that keeps the device apart from the host.
     """
     memory = DeviceMemory(target, limited)
     streams = Streams(mode.log, index)
@@ -101,7 +101,7 @@ def _served_by(mode: FakeOperators, memory: DeviceMemory) -> Iterator[None]:
 
 @contextmanager
 def _bound(binding: Binding) -> Iterator[None]:
-    """Give `torch._C` what a build with CUDA has, and refuse the rest of it by name."""
+    """Give `torch._C` the functions of a build with CUDA, and make those that are not modelled raise an error."""
     functions: dict[str, Any] = dict(binding.functions())
     for name in dir(torch._C):
         if name.startswith("_cuda_") and callable(getattr(torch._C, name)):
@@ -115,7 +115,7 @@ def _bound(binding: Binding) -> Iterator[None]:
 
 
 def _parse_to(parse: Callable[..., Any], binding: Binding) -> Callable[..., Any]:
-    """Take a number for a GPU, which a build without one cannot."""
+    """Return a parser of the arguments of `Module.to` that takes an integer as the index of a GPU."""
 
     def parse_to(*args: Any, **kwargs: Any) -> Any:
         if args and isinstance(args[0], int) and not isinstance(args[0], bool):
@@ -129,7 +129,7 @@ def _parse_to(parse: Callable[..., Any], binding: Binding) -> Callable[..., Any]
 
 @contextmanager
 def _named(target: Target, binding: Binding, streams: Streams) -> Iterator[None]:
-    """Replace what the modules of PyTorch keep under names of their own."""
+    """Replace the names that modules of PyTorch have imported from `torch._C` or made themselves."""
     original_stream, original_event = torch.Stream, torch.Event
     generator = make_generator_class(torch.device("cuda", binding.index))
     generators = tuple(generator("cuda") for _ in range(binding.devices))
@@ -164,7 +164,7 @@ def _named(target: Target, binding: Binding, streams: Streams) -> Iterator[None]
 
 
 def _made_as(original: type[Any], wanted: type[Any]) -> type[Any]:
-    """Return a class that makes CUDA's streams or events, and knows those of any device."""
+    """Return a class that makes streams or events of CUDA, and counts those of any device as its instances."""
 
     class AnyDevice(type):
         def __instancecheck__(cls, instance: object) -> bool:
@@ -180,7 +180,7 @@ def _made_as(original: type[Any], wanted: type[Any]) -> type[Any]:
 
 @contextmanager
 def _libraries(target: Target) -> Iterator[None]:
-    """Say of cuDNN, NCCL, NVTX and the attention kernels that they are there."""
+    """Report cuDNN, NCCL, NVTX and the attention kernels as available."""
     depth = itertools.count()
     ranges = SimpleNamespace(
         rangePushA=lambda message: 0,
@@ -216,7 +216,7 @@ def _libraries(target: Target) -> Iterator[None]:
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Put a sentence in the place of what has no answer."""
+    """Replace the functions and classes that are not modelled by ones that raise an error."""
     old = [name for name in dir(torch.cuda) if name.endswith("Storage")]
     storages = {name: legacy_storage(name, getattr(torch.cuda, name)) for name in old}
     tables = (

@@ -5,13 +5,13 @@
 | attention | flash, memory-efficient, cuDNN or math by generation, type, width, mask (`attention`) |
 | dropout | one kernel with a byte mask, where a CPU keeps a mask of the input's type |
 | batch norm | cuDNN's, where it takes the input |
-| RMS norm | one kernel since 2.9, where a CPU keeps every intermediate |
-| autocast | more operators in float32 (`autocast`) |
+| RMS norm | one kernel since 2.9, where a CPU keeps every intermediate tensor |
+| autocast | more operators run in float32 (`autocast`) |
 | optimizers, clipping | `foreach` by default |
 | SM3 | its Triton kernel |
-| batches | made on the host, then copied |
-| devices | `torch.cuda` answers as the GPU, `"cuda"` is where the fake tensors are, what is made without a device is on
-  the host (`runtime`, `host_and_device`) |
+| batches | they are made on the host, then copied to the device |
+| devices | `torch.cuda` answers as the GPU would, `"cuda"` names the device of the fake tensors, and a tensor that is
+  made without a device is on the host (`runtime`, `host_and_device`) |
 
 Each difference is applied by the operator that PyTorch would call, with PyTorch's own autograd formula. So the tensors
 saved for the backward pass, and the time for which they are kept, follow from that. Linear layers, convolutions, layer
@@ -94,11 +94,11 @@ class CudaSemantics(CpuSemantics):
         }
 
     def _flash_state(self, args: tuple[Any, ...], result: Result) -> Result:
-        """Place the random state, which is on the device since 2.7: not in a recording of 2.6, but in one of 2.8."""
+        """Place the random state. It is on the device since 2.7: recorded there in 2.8, but not in 2.6."""
         return result if self._target.torch_version >= (2, 7) else _state_on_host(args, result)
 
     def _efficient_state(self, args: tuple[Any, ...], result: Result) -> Result:
-        """Place the random state, which without dropout is made on the device since 2.15 and not in a record of 2.8."""
+        """Place the random state. Without dropout it is on the device since 2.15, and not in a recording of 2.8."""
         dropout = args[5] if len(args) > 5 else 0.0
         on_host = dropout or self._target.torch_version < (2, 15)
         return _state_on_host(args, result) if on_host else result
@@ -136,7 +136,8 @@ class CudaSemantics(CpuSemantics):
             library.impl("log_softmax.int", _softmax(aten.log_softmax.int, aten._log_softmax.default), "AutogradCPU")
             if self._target.torch_version >= (2, 9):
                 library.impl("rms_norm", _rms_norm, "AutogradCPU")
-                library.impl("_fused_rms_norm", _never, "CPU")  # as long as a backend has one, autograd has its own
+                # Autograd uses its own formula as long as a backend has a kernel.
+                library.impl("_fused_rms_norm", _never, "CPU")
             register_autocast(library)
 
     def built(self, workload: Workload, mode: FakeOperators, recipe: Recipe) -> nn.Module:
@@ -191,13 +192,13 @@ def _never(*args: Any, **kwargs: Any) -> Any:
 
 
 def _composed(operator: Any, *args: Any) -> Tensor:
-    """Call what PyTorch composes an operator of; `decompose` may take a version in Python that does otherwise."""
+    """Run the operators that PyTorch composes an operator of. `decompose` may run a Python version that differs."""
     output: Tensor = operator._op_dk(torch._C.DispatchKey.CompositeImplicitAutograd, *args)
     return output
 
 
 def _dropout(tensor: Tensor, p: float, train: bool) -> Tensor:
-    """`is_fused_kernel_acceptable` in aten/src/ATen/native/Dropout.cpp."""
+    """Run one kernel where `is_fused_kernel_acceptable` in aten/src/ATen/native/Dropout.cpp says so."""
     if train and 0 < p < 1 and tensor.numel():
         output: Tensor = aten.native_dropout(tensor, p, True)[0]
         return output
@@ -205,7 +206,7 @@ def _dropout(tensor: Tensor, p: float, train: bool) -> Tensor:
 
 
 def _rms_norm(tensor: Tensor, shape: list[int], weight: Tensor | None = None, eps: float | None = None) -> Tensor:
-    """One kernel if the weight has the input's type (`rms_norm_symint` in aten/src/ATen/native/layer_norm.cpp)."""
+    """Run one kernel if the weight has the input's type (`rms_norm_symint` in aten/src/ATen/native/layer_norm.cpp)."""
     if weight is not None and weight.dtype != tensor.dtype:
         return _composed(aten.rms_norm.default, tensor, shape, weight, eps)
     output: Tensor = aten._fused_rms_norm(tensor, shape, weight, eps)[0]
@@ -233,7 +234,7 @@ def _batch_norm(
     eps: float,
     enabled: bool,
 ) -> Tensor:
-    """cuDNN where `_batch_norm_impl_index` in aten/src/ATen/native/Normalization.cpp takes it."""
+    """Run cuDNN's kernel where `_batch_norm_impl_index` in aten/src/ATen/native/Normalization.cpp does."""
     matched = weight is not None and bias is not None and (mean is None) == (variance is None)
     fits = tensor.dim() >= 3 and tensor.shape[0] <= (880801 if training else 65535)
     types = tensor.dtype is torch.float32 or (weight is not None and weight.dtype is torch.float32)
@@ -247,7 +248,7 @@ def _batch_norm(
 
 
 def _batch_norm_result(args: tuple[Any, ...]) -> Result:
-    """Output, mean, inverse deviation, and cuDNN's reserve, which is empty for a plain batch norm."""
+    """Return output, mean, inverse deviation and cuDNN's reserve, which is empty for a plain batch norm."""
     tensor, weight, training = args[0], args[1], args[5]
     saved = torch.empty(weight.shape if training else (0,), dtype=weight.dtype, device="meta")
     reserve = torch.empty(0, dtype=torch.uint8, device="meta")
@@ -261,7 +262,7 @@ def _batch_norm_backward_result(args: tuple[Any, ...]) -> Result:
 
 
 def _statistics(args: tuple[Any, ...]) -> Result:
-    """Mean and inverse deviation, in float32 of narrower types (aten/src/ATen/native/cuda/Normalization.cu)."""
+    """Return mean and inverse deviation, at least in float32 (aten/src/ATen/native/cuda/Normalization.cu)."""
     tensor = args[0]
     dtype = torch.float32 if tensor.dtype.itemsize < 4 else tensor.dtype
     return _per_channel(tensor.shape[1], dtype, dtype)
@@ -277,7 +278,7 @@ def _like_first(args: tuple[Any, ...]) -> Result:
 
 
 def _reduced_gradients(args: tuple[Any, ...]) -> Result:
-    """Two sums, and the gradients of weight and bias, each if it is asked for."""
+    """Return two sums and the gradients of weight and bias. Those that are not asked for are empty."""
     mean, weight, asked = args[2], args[4], args[5:8]
     own = mean.dtype if weight is None else weight.dtype
     dtypes = (mean.dtype, mean.dtype, own, own)
@@ -293,13 +294,13 @@ def _per_channel(channels: int, *dtypes: torch.dtype) -> Result:
 
 
 def _without_buffer(args: tuple[Any, ...], result: Result) -> Result:
-    """Only the CPU keeps one for the backward pass (aten/src/ATen/native/cuda/Activation.cpp)."""
+    """Empty the buffer, which only the CPU keeps for the backward pass (aten/src/ATen/native/cuda/Activation.cpp)."""
     output, buffer = result.shape
     return replace(result, storages=(result.storages[0], 0), shape=(output, replace(buffer, size=(0,), stride=(1,))))
 
 
 def _state_on_host(args: tuple[Any, ...], result: Result) -> Result:
-    """Empty the integers among the outputs, which attention keeps for its dropout."""
+    """Empty the integer outputs: the random state of dropout, which attention keeps on the host."""
     state = [part for part in result.shape if isinstance(part, Layout) and not part.dtype.is_floating_point]
     numbers = {layout.storage for layout in state}
     storages = tuple(0 if number in numbers else size for number, size in enumerate(result.storages))
@@ -308,7 +309,7 @@ def _state_on_host(args: tuple[Any, ...], result: Result) -> Result:
 
 
 def _grouped_gradients(args: tuple[Any, ...], result: Result) -> Result:
-    """Keys and values with fewer heads than the queries have gradients of their own shape."""
+    """Return gradients of keys and values in their own shape, if they have fewer heads than the queries."""
     query, key = args[1:3]
     if query.shape[1] == key.shape[1]:
         return result

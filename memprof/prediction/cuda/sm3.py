@@ -1,4 +1,4 @@
-"""SM3 on CUDA: allocates what its Triton kernel would, without Triton and without the kernel."""
+"""Makes SM3 allocate what its Triton kernel would allocate on CUDA, without Triton and without the kernel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class _TritonStandIn:
-    """Allocates what `sm3.kernels.triton_cuda` does, in its order: maxima of one or both sides per pass."""
+    """Allocates what `sm3.kernels.triton_cuda` does, in the same order: the maxima of one or both sides per pass."""
 
     name = "triton"
 
@@ -38,7 +38,7 @@ class _TritonStandIn:
         return True
 
     def gather(self, task: Task, scratch: Scratch) -> None:
-        """Allocate what the first half of a step does.
+        """Allocate the same as the first half of a step.
 
         Args:
             task: The task.
@@ -53,7 +53,7 @@ class _TritonStandIn:
         self._pass(task, first)
 
     def finish(self, task: Task, scratch: Scratch) -> None:
-        """Allocate what the second half of a step does.
+        """Allocate the same as the second half of a step.
 
         Args:
             task: The task.

@@ -1,11 +1,11 @@
-"""Streams and events of a simulated GPU: PyTorch's own classes over bases that know which stream work goes to.
+"""Streams and events of a simulated GPU: PyTorch's own classes, on base classes that keep the current stream.
 
-`torch/cuda/streams.py` is run a second time with these bases in the place of those that a build with CUDA has, so that
-what a program gets is PyTorch's own `Stream` and `Event` of this version. Waiting moves no memory. The caching
-allocator keeps the blocks of each stream apart, so the event log is told on which stream memory is taken.
+`torch/cuda/streams.py` is run a second time with these base classes in place of those of a build with CUDA. So a
+program gets the `Stream` and `Event` of its own PyTorch version. Waiting changes no memory and returns at once. The
+caching allocator keeps the blocks of each stream apart, so the event log notes the stream of every allocation.
 
 Private API of PyTorch, checked on 2.13.0: `torch._C._CudaStreamBase`, `torch._C._CudaEventBase`, and the
-arguments by which `torch.Stream` is made of its numbers.
+arguments with which `torch.Stream` is made from its numbers.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from memprof.prediction.cuda.refusals import refuse
 from memprof.prediction.fake.event_log import EventLog
 
 CUDA_TYPE = 1  # `c10::DeviceType::CUDA`
-_STREAMS_PER_POOL = 32  # `kStreamsPerPool` in c10/cuda/CUDAStream.cpp: the 33rd is the first again
+_STREAMS_PER_POOL = 32  # `kStreamsPerPool` in c10/cuda/CUDAStream.cpp; the 33rd stream is the first again
 
 
 class Streams:
     """The streams of one GPU.
 
     Args:
-        log: told on which stream memory is taken.
-        index: of the GPU.
+        log: The log that notes the stream of every allocation.
+        index: The index of the GPU.
 
     Attributes:
-        module: `torch.cuda.streams` over these streams.
+        index: The index of the GPU.
+        module: A copy of the module `torch.cuda.streams` that uses these streams.
     """
 
     def __init__(self, log: EventLog, index: int) -> None:
@@ -45,7 +46,7 @@ class Streams:
 
     @property
     def current(self) -> int:
-        """The number of the stream that work goes to; 0 is the default stream."""
+        """The number of the current stream; 0 is the default stream."""
         return self._log.stream
 
     @current.setter
@@ -53,7 +54,7 @@ class Streams:
         self._log.stream = number
 
     def numbers(self, stream: int) -> tuple[int, int, int]:
-        """Return what `torch._C._cuda_getCurrentStream` does: the stream, its device and the device's type."""
+        """Return the stream, its device and the device's type, as `torch._C._cuda_getCurrentStream` does."""
         return stream, self.index, CUDA_TYPE
 
     def _module(self) -> ModuleType:
@@ -70,7 +71,7 @@ class Streams:
         streams = self
 
         class StreamBase(torch.Stream):
-            """What `torch.cuda.Stream` is made of."""
+            """The base class of `torch.cuda.Stream`."""
 
             def __new__(
                 cls,
@@ -121,7 +122,7 @@ class Streams:
         streams = self
 
         class EventBase(torch.Event):
-            """What `torch.cuda.Event` is made of; the time between two is that of the host's clock."""
+            """The base class of `torch.cuda.Event`. The time between two events is measured with the host's clock."""
 
             _recorded: float | None = None
             _timed = False
@@ -138,7 +139,7 @@ class Streams:
                 return made
 
             @property
-            def device(self) -> torch.device:  # type: ignore[override]  # its stub makes it writable
+            def device(self) -> torch.device:  # type: ignore[override]  # the stub declares it writable
                 return torch.device("cuda", streams.index)
 
             @property

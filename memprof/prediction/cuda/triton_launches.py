@@ -1,7 +1,8 @@
-"""Triton kernels of the user's libraries on a simulated GPU: they are launched, and nothing runs.
+"""Lets programs launch Triton kernels on a simulated GPU, where the kernels do not run.
 
-A kernel works on tensors that Python has made for it and takes no memory of PyTorch's itself. What it may have written
-to is unknown afterwards. An autotuner that tries several configurations clears the GPU's cache with a buffer.
+A kernel works on tensors that Python code has made for it, and takes no memory from PyTorch itself. The values of its
+arguments are unknown afterwards, as it may have written to them. An autotuner that tries several configurations clears
+the GPU's cache with a buffer, which is allocated.
 
 Private API of Triton, checked on 3.9: `triton.runtime.jit.JITFunction.run`,
 `triton.runtime.autotuner.Autotuner._bench`, `triton.runtime.driver.driver`, and for the buffer's size
@@ -24,15 +25,15 @@ from memprof.prediction.fake.known_values import forget
 from memprof.prediction.fake.tensors import tensors_in
 from memprof.scripts.imports import after_import
 
-_CLEARED = 256 << 20  # bytes that the autotuner writes to before every run
+_CLEARED = 256 << 20  # the bytes of the buffer that the autotuner clears before every run
 
 
 @contextmanager
 def triton_without_kernels(binding: Binding) -> Iterator[None]:
-    """Within the `with` block a Triton kernel is launched without effect.
+    """Make launches of Triton kernels run nothing within the `with` block.
 
     Args:
-        binding: says which GPU Triton finds.
+        binding: Describes the GPU that Triton finds.
     """
     with ExitStack() as stack:
 
@@ -43,7 +44,7 @@ def triton_without_kernels(binding: Binding) -> Iterator[None]:
             stack.enter_context(patch.object(module.Autotuner, "_bench", _bench))
 
         def change_driver(module: Any) -> None:
-            stack.enter_context(patch.object(module.driver, "_active", _Driver(binding)))
+            stack.enter_context(patch.object(module.driver, "_active", _LaunchOnlyDriver(binding)))
 
         changes = {
             "triton.runtime.jit": change_kernels,
@@ -63,8 +64,8 @@ def _bench(self: Any, *args: Any, config: Any, **kwargs: Any) -> list[float]:
     return [1.0, 1.0, 1.0]
 
 
-class _Driver:
-    """What Triton asks about the GPU."""
+class _LaunchOnlyDriver:
+    """Replaces Triton's driver, and describes the simulated GPU."""
 
     def __init__(self, binding: Binding) -> None:
         self._binding = binding
@@ -86,7 +87,7 @@ class _Driver:
         return self._binding.index
 
     def get_current_stream(self, device: int | None = None) -> int:
-        """Return the handle of the stream."""
+        """Return the handle of the default stream."""
         return 0
 
     def get_active_torch_device(self) -> torch.device:
@@ -94,11 +95,11 @@ class _Driver:
         return torch.device("cuda", self._binding.index)
 
     def get_device_interface(self) -> Any:
-        """Return the module that speaks to the GPU."""
+        """Return the module of PyTorch for the GPU."""
         return torch.cuda
 
     def is_active(self) -> bool:
-        """Say that there is a GPU."""
+        """Return True, because a GPU is available."""
         return True
 
     def _properties(self, device: int = 0) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """`torch.save` and `torch.load` for tensors without memory. The file keeps their shapes and the storages they share.
 
 Files from other programs are read without their numbers too: they are mapped into memory, and their tensors are
-replaced by fake ones. Of a safetensors file only the header is read: what lies in it takes no memory of PyTorch's,
+replaced by fake ones. Of a safetensors file only the header is read. Its tensors take no memory of PyTorch's allocator,
 neither here nor in real training, which maps the file.
 """
 
@@ -26,7 +26,7 @@ from memprof.scripts.imports import after_import
 if TYPE_CHECKING:
     from memprof.prediction.fake.dispatch import FakeOperators
 
-_FEW = 1 << 12  # entries whose values are kept, as those of a step counter
+_FEW = 1 << 12  # tensors of at most so many entries keep their values, such as a step counter
 _HEAD = b"memprof tensors without memory\n"
 _SAFE_DTYPES = {
     "F64": torch.float64,
@@ -50,7 +50,7 @@ def checkpoints_without_memory(mode: FakeOperators) -> Iterator[None]:
     """Make `torch.save` and `torch.load` accept fake tensors within the `with` block.
 
     Args:
-        mode: Runs the operators.
+        mode: The dispatch mode, which makes the tensors.
     """
     load_real: Any = torch.load
 
@@ -104,13 +104,13 @@ def checkpoints_without_memory(mode: FakeOperators) -> Iterator[None]:
 
 
 class _SafeFile:
-    """What `safetensors.safe_open` returns, of tensors without memory.
+    """Replaces the object that `safetensors.safe_open` returns. Its tensors have no memory.
 
     Args:
-        open_real: opens a file that others have written.
-        filename: of the file.
-        device: where its tensors are wanted.
-        mode: makes them.
+        open_real: The real `safe_open`, for files from other programs.
+        filename: The path of the file.
+        device: The device on which the tensors are wanted.
+        mode: Runs the operators.
     """
 
     def __init__(self, open_real: Any, filename: Any, device: Any, mode: FakeOperators) -> None:
@@ -136,27 +136,27 @@ class _SafeFile:
         return list(self._file.keys() if self._ours is None else self._ours)
 
     def offset_keys(self) -> list[str]:
-        """Return the names in the order in which the tensors lie in the file."""
+        """Return the names of the tensors in the order in which they lie in the file."""
         return list(self._file.offset_keys()) if self._ours is None else self.keys()
 
     def metadata(self) -> dict[str, str] | None:
-        """Return what the header says beside the tensors."""
+        """Return the metadata in the header of the file."""
         return self._file.metadata() if self._ours is None else {"format": "pt"}
 
     def get_tensor(self, name: str) -> Tensor:
-        """Return a tensor."""
+        """Return the whole tensor of a name."""
         return self.part(name, ...)
 
     def get_tensors(self, names: list[str] | None = None) -> dict[str, Tensor]:
-        """Return several tensors, or all of them."""
+        """Return the tensors of some names, or all tensors, by name."""
         return {name: self.get_tensor(name) for name in (self.keys() if names is None else names)}
 
     def get_slice(self, name: str) -> _SafeSlice:
-        """Return what reads parts of a tensor."""
+        """Return an object that reads parts of a tensor."""
         return _SafeSlice(self, name, *self.header_of(name))
 
     def header_of(self, name: str) -> tuple[list[int], str]:
-        """Return the shape of a tensor, and the name of its type."""
+        """Return the shape of a tensor and the name of its type in the file."""
         if self._ours is not None:
             tensor = self._ours[name]
             return list(tensor.shape), next(key for key, dtype in _SAFE_DTYPES.items() if dtype is tensor.dtype)
@@ -177,7 +177,7 @@ class _SafeFile:
 
 
 class _SafeSlice:
-    """What `get_slice` returns: it reads a part when it is indexed."""
+    """Replaces the object that `get_slice` returns, which reads a part of a tensor when it is indexed."""
 
     def __init__(self, file: _SafeFile, name: str, shape: list[int], code: str) -> None:
         self._file, self._name, self._shape, self._code = file, name, shape, code
@@ -187,7 +187,7 @@ class _SafeSlice:
         return self._shape
 
     def get_dtype(self) -> str:
-        """Return the type's name in the file."""
+        """Return the name of the tensor's type in the file."""
         return self._code
 
     def __getitem__(self, key: Any) -> Tensor:
@@ -219,7 +219,7 @@ class ShapePickler(pickle.Pickler):
     """Writes the geometry of each tensor and the identity of its storage."""
 
     def persistent_id(self, obj: Any) -> Any:
-        """Return what is written of a tensor; None for what is written whole."""
+        """Return the description of a tensor that is written in its place; None for an object that is written whole."""
         if not isinstance(obj, Tensor) or type(obj) not in (Tensor, nn.Parameter):
             return None
         values = None
@@ -234,14 +234,18 @@ class ShapePickler(pickle.Pickler):
 
 
 class ShapeUnpickler(pickle.Unpickler):
-    """Makes new tensors. Tensors that shared a storage share one again."""
+    """Makes new tensors from what `ShapePickler` wrote. Tensors that shared a storage share one again.
+
+    Args:
+        file: The file, behind the mark at its beginning.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__(file)
         self._storages: dict[tuple[int, torch.dtype], Tensor] = {}
 
     def persistent_load(self, pid: Any) -> Tensor:
-        """Return a tensor that looks as what was written."""
+        """Return a new tensor with the geometry that was written, and with its values if they were kept."""
         key, size, (shape, stride, offset, dtype), (parameter, trained, on_device), values = pid
         device = "cuda" if on_device else None
         whole = self._storages.get((key, dtype))

@@ -1,4 +1,4 @@
-"""Runs operators on fake tensors: no arithmetic, only who allocates what."""
+"""Runs operators on fake tensors. They compute nothing; only their allocations and frees are noted."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ _PLAIN = frozenset((Tensor, nn.Parameter))
 _CPU = torch.device("cpu")
 _MOST_DATA = 256 << 20
 _KNOWN_FACTORIES = {aten.arange.default, aten.arange.start, aten.arange.start_step, aten.eye.default, aten.eye.m}
-_FILE_MARK = "_memprof_file"  # on a storage that lies in a mapped file: the file's
+_FILE_MARK = "_memprof_file"  # the attribute that keeps the storage of the mapped file alive
 _HERE = (None, _CPU)
 
 
 class _Where(threading.local):
-    """Where what a thread makes now is made: on the host or not; None where it belongs."""
+    """Where a thread makes its tensors: whether on the host, or None to follow the operator's inputs."""
 
     host: bool | None = None
 
@@ -61,17 +61,17 @@ class FakeOperators(TorchDispatchMode):
     """Intercepts every operator below autograd, as the tracker of a measured step does.
 
     Args:
-        log: told of every storage.
-        reads: answers when a value is asked for that nobody knows.
-        device: that is simulated.
-        accumulation: recognises what autograd does in place; made if not given.
+        log: The log that notes every storage.
+        reads: Chooses a value when the program reads one that is not known.
+        device: The simulated device.
+        accumulation: Recognises the gradients that autograd accumulates in place; None to make a new one.
 
     Attributes:
-        own_host: the device has a memory of its own, so that tensors made of Python numbers are elsewhere.
-        phase: of the training step.
-        place: gives the module that is running, and whether it is recomputed.
-        operators_of: names of the operators that ran, by phase.
-        refusal: the first operator's that cannot be predicted; whoever called it may have caught it.
+        own_host: Whether the device has its own memory, so that tensors made of Python numbers are on the host.
+        phase: The phase of the training step.
+        place: Returns the module that is running, and whether it is recomputed.
+        operators_of: The names of the operators that ran, by phase.
+        refusal: The error of the first operator that cannot be predicted, as the program may have caught it; or None.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class FakeOperators(TorchDispatchMode):
         self, func: Any, types: Sequence[type], args: Args = (), kwargs: Kwargs | None = None
     ) -> Any:
         if types and not _PLAIN.issuperset(types):
-            return NotImplemented  # a tensor subclass takes itself apart, and what it is made of comes here again
+            return NotImplemented  # a tensor subclass unwraps itself, and its inner tensors come here again
         if func in IN_PLACE and self.accumulation.is_in_place(func, args):
             self._take_scratch(in_place_twin(func), args, kwargs or {})
             return args[0]
@@ -114,16 +114,20 @@ class FakeOperators(TorchDispatchMode):
             self.refusal = self.refusal or error
             raise
 
-    supports_higher_order_operators = True  # else PyTorch refuses them before they come here
+    supports_higher_order_operators = True  # otherwise PyTorch refuses them before they come here
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Leave `__torch_dispatch__` as it is: PyTorch's guard against torch.compile imports all of torch._dynamo."""
+        """Return False, so that PyTorch does not wrap `__torch_dispatch__`, which would import all of torch._dynamo."""
         return False
 
     @contextmanager
     def made_on(self, *, host: bool) -> Iterator[None]:
-        """What is made within the `with` block is made in the memory of the host, or of the device."""
+        """Make the tensors of the `with` block in the memory of the host, or of the device.
+
+        Args:
+            host: Whether the tensors are on the host, if the device has its own memory.
+        """
         before, self._where.host = self._where.host, host and self.own_host
         try:
             yield
@@ -131,7 +135,7 @@ class FakeOperators(TorchDispatchMode):
             self._where.host = before
 
     def on_host(self, tensor: Tensor) -> bool:
-        """Say whether a tensor is in the memory of the host, where the device has one of its own."""
+        """Return whether a tensor is in the host's memory; always False if the device has no memory of its own."""
         if not self.own_host:
             return False
         storage = tensor.untyped_storage()
@@ -140,36 +144,40 @@ class FakeOperators(TorchDispatchMode):
 
     @property
     def workspaces(self) -> KernelMemory | None:
-        """What kernels take for themselves; None where that is nothing."""
+        """The memory that kernels take for themselves; None if they take no memory."""
         return self._workspaces
 
     @property
     def doubts(self) -> list[str]:
-        """Sentences on operators of which it is not known what their kernels take for themselves."""
+        """One sentence for each operator whose kernel takes an unknown amount of memory for itself."""
         return self._workspaces.doubts if self._workspaces is not None else []
 
     def add_plans(self, plans: Mapping[Any, Plan]) -> None:
-        """Run operators in ways of their own."""
+        """Run operators by other plans than their schemas give.
+
+        Args:
+            plans: The plan of each operator.
+        """
         self._plans.update(plans)
 
     def run_real(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Run the kernel of an operator that makes tensors of nothing, and know their values."""
+        """Run the kernel of an operator without input tensors, so that the values of its outputs are known."""
         return self._run(func, args, kwargs, [])
 
     def run_fake(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Make the outputs of an operator that makes tensors of nothing, and know nothing of them."""
+        """Make the outputs of an operator without input tensors. Their values are unknown."""
         return self._make(func, args, kwargs)
 
     def run_known(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
-        """Run the kernel of an operator all of whose tensors are known, and know what it returns."""
+        """Run the kernel of an operator whose input values are all known, so that its outputs are known too."""
         return self._run(func, args, kwargs, tensors)
 
     def run_as(self, func: Any, args: Args, kwargs: Kwargs, result: Result) -> Any:
-        """Make the outputs of an operator as somebody says that they are."""
+        """Make the outputs of an operator as a given result describes them."""
         return self._made(func, args, kwargs, result)
 
     def _choose(self, func: Any) -> Plan:
-        """Return how to run an operator, from what its schema says of its outputs."""
+        """Return the plan that runs an operator, which follows from the outputs in its schema."""
         special = self._special(func)
         if special is not None:
             return special
@@ -190,18 +198,28 @@ class FakeOperators(TorchDispatchMode):
         }.get(func)
 
     def _elsewhere(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Make something on a device that is named: `meta` has no memory, and everything else is the simulated one."""
+        """Run an operator with a `device` argument. `meta` has no memory; any other device is the simulated one."""
         if torch.device(kwargs["device"]).type == "meta":
             return func(*args, **kwargs)
         with self.made_on(host=False):
             return self.__torch_dispatch__(func, (), args, {**kwargs, "device": _CPU})
 
     def map_file(self, size: int) -> torch.UntypedStorage:
-        """Return the storage of a file that is mapped into the host's memory."""
+        """Return the storage of a file that is mapped into the host's memory.
+
+        Args:
+            size: The size of the file in bytes.
+        """
         return self._tensors.map_file(size, self.own_host)
 
     def from_file(self, file: torch.UntypedStorage, size: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return a tensor whose values lie in a mapped file, which lives as long as the tensor does."""
+        """Return a tensor whose values lie in a mapped file. The tensor keeps the storage of the file alive.
+
+        Args:
+            file: The storage of the file, from `map_file`.
+            size: The shape of the tensor.
+            dtype: Its type.
+        """
         plain = torch.empty(size, dtype=dtype, device="meta")
         with torch._C.DisableTorchFunction(), _disable_current_modes():
             (made,), _ = self._tensors.build(contiguous_result((plain,)), True)
@@ -211,8 +229,8 @@ class FakeOperators(TorchDispatchMode):
     # How operators run
 
     def _view(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Run it for real: it touches geometry only."""
-        self.place()  # its autograd node has to be known, too
+        """Run a real view operator, as it only changes the geometry."""
+        self.place()  # this learns the autograd node of the view
         return func(*args, **kwargs)
 
     def _compose(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
@@ -220,14 +238,14 @@ class FakeOperators(TorchDispatchMode):
             return composed(self, func, args, kwargs)
 
     def _lift(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Take in a tensor that Python has made of numbers."""
+        """Note a tensor that Python has made of numbers."""
         self._watch(args[0], self.own_host)
         if self.own_host and not args[0].numel():
             setattr(args[0].untyped_storage(), HOST_MARK, True)
         return func(*args, **kwargs)
 
     def _largest(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Run an operator whose output depends on the data: with the largest output, unless all values are known."""
+        """Run an operator whose output size depends on values. If they are unknown, make the largest output."""
         tensors = tensors_in(args)
         if not any(map(is_fake, tensors)):
             return self.run_known(func, args, kwargs, tensors)
@@ -236,7 +254,7 @@ class FakeOperators(TorchDispatchMode):
         return self.run_as(func, args, kwargs, LARGEST[func](args, kwargs))
 
     def _write(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Run an operator whose outputs are all arguments that it writes to."""
+        """Run an operator that returns only arguments that it writes to."""
         tensors = tensors_in((*args, *kwargs.values()))
         if not any(map(is_fake, tensors)):
             return self._run(func, args, kwargs, tensors)
@@ -262,7 +280,7 @@ class FakeOperators(TorchDispatchMode):
         return made
 
     def _compute(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Make fake outputs, or real ones where every input is known and the outputs are small."""
+        """Make fake outputs; or real ones if all inputs are known and the outputs are small."""
         tensors = tensors_in((*args, *kwargs.values()) if kwargs else args)
         for tensor in tensors:
             if is_fake(tensor):
@@ -276,7 +294,7 @@ class FakeOperators(TorchDispatchMode):
         return self._make(func, args, kwargs)
 
     def _is_computed(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> bool:
-        """Say whether an operator is run for real, all of whose tensors are known."""
+        """Return whether an operator whose input values are all known runs its real kernel."""
         data = self._prepares_data(func, tensors)
         try:
             result = self._result(func, args, kwargs)
@@ -290,9 +308,9 @@ class FakeOperators(TorchDispatchMode):
         return is_worth_computing(result) or (data and sum(result.storages) <= _MOST_DATA)
 
     def _prepares_data(self, func: Any, tensors: list[Tensor]) -> bool:
-        """Say whether data are prepared on the host, which goes on there as it would: it is the GPU that is predicted.
+        """Return whether an operator prepares data on the host, where it runs for real, as only the GPU is simulated.
 
-        Weights are not: they are made of nothing, by `empty`, or at random.
+        Making weights is not preparing data: weights come from `empty` or from random numbers, without input tensors.
         """
         if not self.own_host or self._where.host is False:
             return False
@@ -301,7 +319,7 @@ class FakeOperators(TorchDispatchMode):
         return self._on_host(tensors)
 
     def _item(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Read a value: the real one, or what `reads` says."""
+        """Read a value: the real one if it is known, otherwise the one that `reads` chooses."""
         if not is_fake(args[0]):
             return func(*args, **kwargs)
         return self.reads.value(args[0].dtype, name_of(func), self.place()[0], self.phase, expected_of(args[0]))
@@ -312,7 +330,7 @@ class FakeOperators(TorchDispatchMode):
         return self.reads.value(torch.bool, name_of(func), self.place()[0], self.phase)
 
     def _index(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Index by tensors; a mask becomes the positions it stands for, which decide the shape: all of them at most."""
+        """Index by tensors. A mask is turned into positions, whose number decides the shape: at most all entries."""
         indices: list[Tensor | None] = []
         if func is aten.index_put_.default and self._fills(*args):
             return self._write(func, args, kwargs)
@@ -320,7 +338,7 @@ class FakeOperators(TorchDispatchMode):
             if index is None or index.dtype not in (torch.bool, torch.uint8):
                 indices.append(index)
             elif is_fake(index):
-                with self:  # the positions take memory, too
+                with self:  # the positions take memory too
                     indices += aten.nonzero(index).unbind(1)
             else:
                 indices += index.nonzero().unbind(1)
@@ -328,16 +346,16 @@ class FakeOperators(TorchDispatchMode):
         return plan(func, (args[0], indices, *args[2:]), kwargs)
 
     def _fills(self, tensor: Tensor, indices: list[Tensor | None], value: Tensor, accumulate: bool = False) -> bool:
-        """Say whether a number is written where one mask says so, which takes no positions.
+        """Return whether one number is written where one mask is true, which PyTorch does without positions.
 
-        As `canDispatchToMaskedFill` in aten/src/ATen/native/TensorAdvancedIndexing.cpp.
+        The conditions are those of `canDispatchToMaskedFill` in aten/src/ATen/native/TensorAdvancedIndexing.cpp.
         """
         given = [index for index in indices if index is not None]
         one_mask = len(given) == 1 and given[0].dtype in (torch.bool, torch.uint8)
         return one_mask and not accumulate and value.numel() == 1 and (not self.own_host or self._on_host([value]))
 
     def _resize(self, func: Any, args: Args, kwargs: Kwargs) -> Any:
-        """Give a tensor another size: within its storage where that is large enough."""
+        """Change a tensor's size, within its storage if that is large enough."""
         tensor = args[0]
         if not is_fake(tensor):
             return self._run(func, args, kwargs, [tensor])
@@ -350,7 +368,7 @@ class FakeOperators(TorchDispatchMode):
     # Parts
 
     def _run(self, func: Any, args: Args, kwargs: Kwargs, tensors: list[Tensor]) -> Any:
-        """Run the real kernel, on known values."""
+        """Run the real kernel on known values, and note the new storages."""
         output = func(*args, **kwargs)
         fresh = [part for tensor in tensors_in((output,)) for part in parts_of(tensor) if self._is_new(part)]
         host = self._on_host(tensors) if self._where.host is None else self._where.host
@@ -382,14 +400,14 @@ class FakeOperators(TorchDispatchMode):
         return output
 
     def _take_scratch(self, func: Any, args: Args, kwargs: Kwargs) -> None:
-        """Take what an operator takes for itself that makes nothing."""
+        """Note the memory that the kernel of an operator without new outputs takes for itself."""
         if self._workspaces is not None and self._workspaces.takes(func):
             self._begin(func)
             self._with_scratch(func, args, kwargs, lambda: None)
             self.log.mark(OperatorEnd([]))
 
     def _with_scratch(self, func: Any, args: Args, kwargs: Kwargs, make: Callable[[], _T], made: int = 0) -> _T:
-        """Make the outputs, and take what the kernel takes for itself; give back what it does not keep."""
+        """Make the outputs, and note the memory that the kernel takes for itself and frees or keeps."""
         if self._workspaces is None or not self._workspaces.takes(func):
             return make()
         kept = self._workspaces.kept(func, torch._C._current_autograd_node() is not None)
@@ -433,7 +451,7 @@ class FakeOperators(TorchDispatchMode):
 
 @cache
 def _exclusive_counts() -> tuple[int, ...] | None:
-    """Learn them in a mode of its own, so that no trace of it is left."""
+    """Learn the reference counts in a separate mode, so that the log of the training stays untouched."""
     accumulation = Accumulation()
     with FakeOperators(EventLog(), Reads(), PlainDevice(), accumulation):
         accumulation.learn()

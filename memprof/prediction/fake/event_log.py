@@ -13,8 +13,8 @@ import torch
 
 from memprof.trace.events import Allocation, CacheMark, Entry, Free, LabelMark, Mark, SizeLimits
 
-# Invented addresses begin here. No process maps memory there on the platforms of PyTorch (x86-64 and ARM64 give
-# user space less), so code that reads a fake tensor behind the dispatcher's back faults instead of reading junk.
+# The addresses of fake storages begin here. No process maps memory there on the platforms of PyTorch (x86-64 and
+# ARM64 give user space less), so code that reads a fake tensor without the dispatcher faults instead of reading junk.
 FIRST_ADDRESS = 1 << 58
 _ALIGNMENT = 512  # kernels and `torch.compile` ask whether a pointer is aligned
 
@@ -64,17 +64,17 @@ class _Watch(weakref.ref[torch.UntypedStorage]):
 
 
 class EventLog:
-    """The allocations, frees and marks of a training in order. The free of a storage is noted when the storage dies.
+    """The allocations, frees and marks of a training in order. The free of a storage is noted when the storage ends.
 
     PyTorch keeps the Python object of a storage alive as long as the storage itself. So a weak reference to it ends
     exactly when the last tensor or autograd node releases it (torch/csrc/Storage.cpp, checked on 2.13.0 and 2.15.0).
 
     Several optimizers can be stepped on one model. Events within `owned_by(i)` belong only to the i-th optimizer, and
-    so does the end of every storage that was made there. `entries(i)` is the log as it would have been with only that
+    so does the free of every storage that was made there. `entries(i)` is the log as it would have been with only that
     optimizer.
 
     Attributes:
-        meddlers: The optimizers in whose step a shared storage ended.
+        meddlers: The optimizers in whose step a storage was freed that all optimizers share.
         stream: The CUDA stream on which work is enqueued and memory is allocated.
         live_bytes: The bytes allocated at the moment.
         peak_bytes: The most bytes allocated so far.
@@ -86,7 +86,7 @@ class EventLog:
         self._entries: list[Entry] = []
         self._owners: list[int | None] = []
         self._owner: int | None = None
-        self._workspaces: list[tuple[int, int, int | None]] = []  # what libraries keep: address, size, owner
+        self._workspaces: list[tuple[int, int, int | None]] = []  # the memory that libraries keep: address, size, owner
         self._watches: dict[int, _Watch] = {}
         self._addresses = itertools.count(FIRST_ADDRESS, _ALIGNMENT)
         self.meddlers: set[int] = set()
@@ -97,7 +97,7 @@ class EventLog:
         self.strangers_on_host = False
 
     def new_address(self) -> int:
-        """Return an address that no storage has had before."""
+        """Return an address that no storage has had so far."""
         return next(self._addresses)
 
     def mark(self, mark: Mark) -> None:
@@ -112,10 +112,10 @@ class EventLog:
         """Note a new storage.
 
         Args:
-            storage: The storage, whose end is watched.
-            address: Its address.
-            size: Its bytes.
-            host: Whether it is in the host's memory, where it is no event of the device.
+            storage: The storage, which is watched until it is freed.
+            address: The address of the storage.
+            size: The size of the storage in bytes.
+            host: Whether the storage is in the host's memory, so that the device has no event for it.
         """
         if not host:
             self._request(address, size, self._owner)
@@ -141,14 +141,18 @@ class EventLog:
         watch.size = size
 
     def size_of(self, address: int) -> int:
-        """Return how many bytes the storage at an address has."""
+        """Return the size of the storage at an address in bytes.
+
+        Args:
+            address: The address; the storage must have been noted.
+        """
         return self._watches[address].size
 
     def workspace(self, size: int) -> None:
         """Note that a library took memory that it keeps.
 
         Args:
-            size: The bytes.
+            size: The size of the memory in bytes.
         """
         address = self.new_address()
         self._request(address, size, self._owner)
@@ -205,13 +209,13 @@ class EventLog:
             self._release(address, size, self._owner)
 
     def _request(self, address: int, size: int, owner: int | None, limits: SizeLimits | None = None) -> None:
-        """Note an allocation. If it cannot be served, the allocator has emptied its cache, which is noted instead."""
+        """Note an allocation. If the memory cannot serve it, note instead that the allocator emptied its cache."""
         if self.memory is not None and not owner:
             try:
                 self.memory.take(address, size, self.stream, limits)
             except torch.OutOfMemoryError:
                 self._add(CacheMark(), owner)
-                gc.unfreeze()  # a program that tries again with less frees what it had, reference cycles included
+                gc.unfreeze()  # a program that tries again with less frees its memory first, reference cycles included
                 raise
         self._add(Allocation(address, size, self.stream, limits), owner)
         self._count(size)
@@ -223,7 +227,11 @@ class EventLog:
         self._count(-size)
 
     def knows(self, address: int) -> bool:
-        """Return whether the storage at an address has been noted."""
+        """Return whether the storage at an address has been noted and is still alive.
+
+        Args:
+            address: The address.
+        """
         return address in self._watches
 
     def is_host(self, address: int) -> bool:
@@ -274,7 +282,7 @@ class EventLog:
 
     def _end(self, watch: _Watch) -> None:
         if self._owner is not None and watch.owner is None:
-            self.meddlers.add(self._owner)  # a storage that all optimizers share ended in the step of one
+            self.meddlers.add(self._owner)  # a storage that all optimizers share was freed in the step of one
         self._release(watch.address, watch.size, watch.owner)
 
     def _add(self, entry: Entry, owner: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Runs higher-order operators, whose arguments are functions (`torch.cond`, FlexAttention), as PyTorch composes them.
+"""Runs higher-order operators, whose arguments are functions (`torch.cond`, FlexAttention), through their Python code.
 
 Private API of PyTorch, checked on 2.13.0: `HigherOrderOperator.py_kernels`, `_disable_current_modes`, and
 `torch._higher_order_ops.flex_attention.create_fw_bw_graph`, which traces the gradient of a score function with fake
@@ -26,8 +26,8 @@ def composed(mode: TorchDispatchMode, func: Any, args: tuple[Any, ...], kwargs: 
     Args:
         mode: The dispatch mode.
         func: The higher-order operator.
-        args: Its arguments.
-        kwargs: Its keyword arguments.
+        args: The arguments of the operator.
+        kwargs: The keyword arguments of the operator.
 
     Raises:
         NotImplementedError: PyTorch has only a compiled version of the operator.
@@ -50,8 +50,8 @@ def is_higher_order(func: Any) -> bool:
 
 @contextmanager
 def traced_outside_modes() -> Iterator[None]:
-    """Trace the score functions of FlexAttention outside of dispatch modes within the `with` block."""
-    flex_attention = import_module("torch._higher_order_ops.flex_attention")  # by name it is the operator
+    """Let PyTorch trace FlexAttention's score functions outside of dispatch modes within the `with` block."""
+    flex_attention = import_module("torch._higher_order_ops.flex_attention")  # `import as` gives the operator
     trace = flex_attention.create_fw_bw_graph
 
     def create_fw_bw_graph(*args: Any, **kwargs: Any) -> Any:

@@ -1,6 +1,7 @@
-"""Storages of fake tensors that shrink to nothing and grow again, as FSDP's do between two uses of a parameter.
+"""Lets storages of fake tensors shrink to nothing and grow again, as FSDP's do between two uses of a parameter.
 
-There is no memory to let go of, so the log is told, and whoever asks a storage for its size hears the log's.
+A fake storage has no memory to free, so only the log notes the new size, and a program that asks for the size of the
+storage gets the one in the log.
 
 Private API of PyTorch, checked on 2.13.0: `torch.storage.TypedStorage._size`.
 """
@@ -21,7 +22,11 @@ if TYPE_CHECKING:
 
 @contextmanager
 def resizable_storages(log: EventLog) -> Iterator[None]:
-    """Within the `with` block `UntypedStorage.resize_` and `size` take the storages of fake tensors, too."""
+    """Make `UntypedStorage.resize_` and `size` accept the storages of fake tensors within the `with` block.
+
+    Args:
+        log: The log that notes the sizes.
+    """
     resize, size_of = torch.UntypedStorage.resize_, torch.UntypedStorage.size
     typed_size: Callable[[Any], int] = TypedStorage._size
 

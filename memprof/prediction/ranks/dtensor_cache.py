@@ -1,9 +1,9 @@
 """Runs DTensor's sharding propagation outside of the dispatch mode, and for lists only once for each kind of entry.
 
-PyTorch computes what an operator does with shards on meta tensors, which are no tensors of the training. For operators
-on lists (`_foreach_add_`, `_fused_adam_`) it does so for every entry, in a time that grows with the square of the
-list's length. Entries of the same geometry have the same answer
-(`tests/benchmarks/test_prediction_benchmark.py` prints the time that this saves).
+PyTorch propagates shardings with meta tensors, which are not part of the training. For operators on lists
+(`_foreach_add_`, `_fused_adam_`) it does so for every entry, and the time grows with the square of the list's length.
+Entries of the same geometry have the same result (`tests/benchmarks/test_prediction_benchmark.py` prints the time
+that this saves).
 
 Private API (see `memprof.torch_private`): `ShardingPropagator`, `OpSchema`, `OutputSharding`,
 `DTensorSpec` and `_disable_current_modes`.
@@ -46,7 +46,11 @@ def _outside_modes(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def once_per_kind(propagate: Callable[..., Any]) -> Callable[..., Any]:
-    """Ask about one entry of each kind, and about all entries only if any must be redistributed first."""
+    """Return a method that propagates one entry of each kind, and all entries only if one must be redistributed first.
+
+    Args:
+        propagate: The propagation method of PyTorch.
+    """
 
     def run(propagator: Any, schema: OpSchema) -> Any:
         kinds = _kinds(schema)
@@ -66,7 +70,7 @@ def once_per_kind(propagate: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _kinds(schema: OpSchema) -> list[tuple[Any, ...]] | None:
-    """Return what the answer for each entry depends on; None if the operator takes no lists or all entries differ."""
+    """Return what the result for each entry depends on; None if the operator takes no lists or all entries differ."""
     lists = _lists(schema)
     if not lists or not schema.op._schema.name.startswith(_ENTRY_BY_ENTRY):
         return None
@@ -75,7 +79,7 @@ def _kinds(schema: OpSchema) -> list[tuple[Any, ...]] | None:
 
 
 def _lists(schema: OpSchema) -> list[Any]:
-    """Return the arguments that are as long as the first argument, if that is a list of shards."""
+    """Return the lists that are as long as the first argument; no lists if that is not a list of shards."""
     first = schema.args_schema[0] if schema.args_schema else None
     if not isinstance(first, (list, tuple)) or not first or not isinstance(first[0], DTensorSpec):
         return []

@@ -1,15 +1,15 @@
-"""Runs one rank of many on fake tensors: PyTorch's own DDP and FSDP in a process group without other members.
+"""Runs one rank of many on fake tensors, with PyTorch's own DDP and FSDP in a process group without other members.
 
-Their code runs unchanged, except for what fake tensors cannot do:
+The code of DDP and FSDP runs unchanged, except for what fake tensors cannot do:
 
-| what | here |
+| part of PyTorch | what happens in a prediction |
 |---|---|
 | collectives | nothing is exchanged (`process_group`) |
-| operators of `fsdp::`, kernels written in Python | run, so that the operators within are seen |
-| DTensor, which asks meta tensors what an operator returns | asks outside the dispatch mode (`dtensor_cache`) |
-| DDP's check that all ranks have the same parameters | allocates what it does; there is nothing to compare |
-| DDP's reducer, which writes the order of its buckets into integers | has real ones |
-| FSDP, which moves a block to the GPU before it cuts it into shards | copies from the host's tensors to the device's |
+| operators of `fsdp::`, whose kernels are written in Python | they run, so that the operators within are seen |
+| DTensor, which runs operators on meta tensors | it runs them outside the dispatch mode (`dtensor_cache`) |
+| DDP's check that all ranks have the same parameters | it allocates the same memory and compares nothing |
+| DDP's reducer, which writes the order of its buckets into integers | it gets real integers |
+| FSDP, which moves a block to the GPU before it shards it | it copies the tensors from the host to the device |
 
 Private API (see `memprof.torch_private`): the names in `_FSDP` and `_DDP`, and
 `_disable_current_modes`.
@@ -49,14 +49,14 @@ from memprof.trace.events import RangeMark
 aten = torch.ops.aten
 _FSDP = "torch.distributed.fsdp._fully_shard"
 _DDP = "torch.nn.parallel.distributed._verify_param_shape_across_processes"
-_MOVERS = (f"{_FSDP}._fsdp_init", f"{_FSDP}._fully_shard")  # the latter to 2.12
+_MOVERS = (f"{_FSDP}._fsdp_init", f"{_FSDP}._fully_shard")  # the latter up to 2.12
 _MESH = "memprof.training.strategies.init_device_mesh"
 _COMPOSED = ("all_gather_copy_in", "split_with_sizes_copy", "chunk_cat")
-_COMPILED = "chunk_cat_mixed_dtype"  # since 2.15; for gradients of one type the same as aten's
+_COMPILED = "chunk_cat_mixed_dtype"  # since 2.15; with gradients of one type it does what aten's operator does
 _INTEGERS = (torch.int32, torch.int64)
 _MOST_BUCKETS = 1 << 16
-_PORT = 29500  # torchrun's own; nobody listens
-_NCCL_TIMEOUT = timedelta(minutes=10)  # torch.distributed's own; a build without NCCL has none
+_PORT = 29500  # torchrun's default; nothing listens there
+_NCCL_TIMEOUT = timedelta(minutes=10)  # the default of torch.distributed; a build without NCCL has no such name
 _TORCH_DISTRIBUTED = str(Path(c10d.__file__).parent)
 
 
@@ -81,15 +81,15 @@ def fake_ranks(mode: FakeOperators, recipe: Recipe, rank: int = 0) -> Iterator[N
 
 @contextmanager
 def fake_torchrun(mode: FakeOperators, world_size: int, rank: int) -> Iterator[ProcessGroups]:
-    """Within the `with` block a script is one of torchrun's ranks, and runs its operators on the mode.
+    """Make the script one of torchrun's ranks within the `with` block.
 
     Args:
-        mode: runs the operators.
-        world_size: ranks in all.
-        rank: that the script is.
+        mode: Runs the operators.
+        world_size: The number of ranks.
+        rank: The rank of the script.
 
     Yields:
-        the process groups that the script makes.
+        The process groups that the script makes.
     """
     environment = torchrun_environment(rank, world_size, ranks_of_a_machine(world_size), _PORT)
     adapt: Callable[[Any, str], None] = LoneGroup.is_asked_for
@@ -106,7 +106,7 @@ def fake_torchrun(mode: FakeOperators, world_size: int, rank: int) -> Iterator[P
 
 @contextmanager
 def _operators(mode: FakeOperators, world_size: int, *, ddp: bool) -> Iterator[None]:
-    """Have the mode run what DDP and FSDP call."""
+    """Make the mode run the operators that DDP and FSDP call."""
     with ExitStack() as stack:
         mode.add_plans({getattr(torch.ops.fsdp, name).default: _composed(mode) for name in _COMPOSED})
         if hasattr(torch.ops.fsdp, _COMPILED):
@@ -125,7 +125,7 @@ def _operators(mode: FakeOperators, world_size: int, *, ddp: bool) -> Iterator[N
 
 
 class _LoneStore(HashStore):
-    """A store of one process, in the place of one that waits for others to come."""
+    """A store of one process. It replaces `TCPStore`, which waits for the other processes."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class _LoneStore(HashStore):
 
 @contextmanager
 def _nccl_is_here() -> Iterator[None]:
-    """Say that NCCL is there, as in every build with CUDA, and take its options."""
+    """Report NCCL as available, as every build with CUDA does, and accept its options."""
 
     class NcclOptions(SimpleNamespace):
         pass
@@ -149,7 +149,7 @@ def _nccl_is_here() -> Iterator[None]:
 
 @contextmanager
 def _objects(mode: FakeOperators) -> Iterator[None]:
-    """Exchange Python objects as real bytes, the tensors in them without their memory."""
+    """Exchange Python objects as real bytes, with the geometry of their tensors in place of the values."""
     read: Callable[..., Any] = c10d._tensor_to_object
 
     def received(tensor: Tensor, size: Any, group: Any) -> Any:
@@ -172,7 +172,7 @@ def _objects(mode: FakeOperators) -> Iterator[None]:
 
 @contextmanager
 def _share_of_threads(world_size: int) -> Iterator[None]:
-    """Run kernels with as many threads as each rank has when all ranks share this machine's cores."""
+    """Run kernels with the number of threads that each rank has when all ranks share this machine's cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // world_size))
     try:
@@ -183,7 +183,7 @@ def _share_of_threads(world_size: int) -> Iterator[None]:
 
 @contextmanager
 def _replaced(module: str, functions: Mapping[str, Callable[..., None]]) -> Iterator[None]:
-    """Replace those functions that a module has."""
+    """Replace functions of a module, and skip those that this version of PyTorch does not have."""
     owner = import_module(module)
     with ExitStack() as stack:
         for name in [name for name in functions if hasattr(owner, name)]:
@@ -192,7 +192,7 @@ def _replaced(module: str, functions: Mapping[str, Callable[..., None]]) -> Iter
 
 
 def _composed(mode: FakeOperators) -> Plan:
-    """Run the kernel under the dispatch mode."""
+    """Return a plan that runs an operator's kernel under the dispatch mode."""
 
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with mode:
@@ -202,7 +202,7 @@ def _composed(mode: FakeOperators) -> Plan:
 
 
 def _ranges(mode: FakeOperators) -> dict[Any, Plan]:
-    """Note the named ranges of FSDP in the log."""
+    """Return plans that note the named ranges of FSDP in the log."""
     running: list[str] = []
 
     def enter(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -227,7 +227,7 @@ def _ranges(mode: FakeOperators) -> dict[Any, Plan]:
 
 
 def _instead(mode: FakeOperators, operator: Any) -> Plan:
-    """Run another operator that allocates the same."""
+    """Return a plan that runs another operator, which allocates the same memory."""
 
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with mode:
@@ -237,7 +237,10 @@ def _instead(mode: FakeOperators, operator: Any) -> Plan:
 
 
 def _real_integers(mode: FakeOperators) -> Plan:
-    """Let the reducer write and read the order of its buckets without operators, and objects their bytes."""
+    """Return a plan that makes real tensors for the bucket order of DDP's reducer and for the bytes of Python objects.
+
+    PyTorch reads and writes both without operators.
+    """
 
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         real = kwargs.get("dtype") in _INTEGERS and len(args[0]) == 1 and args[0][0] < _MOST_BUCKETS
@@ -248,7 +251,7 @@ def _real_integers(mode: FakeOperators) -> Plan:
 
 
 def _is_for_objects() -> bool:
-    """Say whether bytes are made for a collective of Python objects."""
+    """Return whether the tensor is made for a collective of Python objects."""
     frame = sys._getframe(2)
     while frame.f_back is not None and not frame.f_code.co_filename.startswith(_TORCH_DISTRIBUTED):
         frame = frame.f_back
@@ -256,7 +259,10 @@ def _is_for_objects() -> bool:
 
 
 def _verify(mode: FakeOperators) -> Callable[..., None]:
-    """Allocate the same as `verify_params_across_processes` (torch/csrc/distributed/c10d/reducer.cpp)."""
+    """Return a function that allocates the same as PyTorch's check that all ranks have the same parameters.
+
+    That is `verify_params_across_processes` in torch/csrc/distributed/c10d/reducer.cpp.
+    """
 
     def integers(count: int, host: bool) -> Tensor:
         with mode.made_on(host=host):
@@ -273,7 +279,7 @@ def _verify(mode: FakeOperators) -> Callable[..., None]:
 
 
 def _mesh(mode: FakeOperators) -> Callable[..., DeviceMesh]:
-    """Make the device mesh with real numbers on the host, and note only the memory that it keeps."""
+    """Return a function that makes the device mesh with real numbers, and notes only the memory that it keeps."""
 
     def make(*args: Any, **kwargs: Any) -> DeviceMesh:
         with _disable_current_modes():
@@ -286,7 +292,7 @@ def _mesh(mode: FakeOperators) -> Callable[..., DeviceMesh]:
 
 
 def _mover(mode: FakeOperators) -> Callable[..., None]:
-    """Move tensors from the host to the device one by one."""
+    """Return a function that moves tensors from the host to the device one by one."""
 
     def move(parameters: list[nn.Parameter], buffers: list[Tensor], device: torch.device) -> None:
         for tensor in (*parameters, *buffers):

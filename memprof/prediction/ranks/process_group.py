@@ -1,10 +1,11 @@
-"""A process group with one real member: its collectives are over at once, and what the others send is imagined.
+"""A process group with one real member, whose collectives finish at once and assume what the other ranks send.
 
-PyTorch's own fake process group cannot serve DDP, whose reducer wants its buffers back from an all-reduce. Nothing of a
-fake tensor is read or written here. Where values are known, every other rank is taken to send what this one has; what
-only another rank can know (a broadcast from it) is unknown afterwards. What NCCL or gloo would allocate for themselves
-belongs to the process; what PyTorch allocates to call NCCL (`ProcessGroupNCCL.cpp`) is allocated here, too: the flat
-buffer of a list of tensors, and the number that a barrier reduces.
+PyTorch's own fake process group cannot serve DDP, whose reducer expects its buffers back from an all-reduce. The
+collectives never read or write the values of fake tensors. Where values are known, every other rank is assumed to send
+what this one has. What only another rank can know (such as a broadcast from it) is unknown afterwards. The memory that
+NCCL or gloo would allocate for themselves is not counted here, as it belongs to the process. What PyTorch allocates to
+call NCCL (`ProcessGroupNCCL.cpp`) is allocated here too: the flat buffer of a list of tensors, and the number that a
+barrier reduces.
 
 Private API (see `memprof.torch_private`): `torch._C._distributed_c10d._create_work_from_future`, and
 the names of the collectives that a Python process group overrides.
@@ -38,19 +39,19 @@ _GROWS: Mapping[Any, Callable[[Tensor, int], Tensor]] = {
 }
 
 
-_ProcessGroup: Any = dist.ProcessGroup  # whose stubs have two signatures of each collective
+_ProcessGroup: Any = dist.ProcessGroup  # the stubs have two signatures of each collective
 
 
 class LoneGroup(_ProcessGroup):  # type: ignore[misc]
-    """The group as one of its ranks sees it.
+    """A process group in which only this rank exists. The other ranks are assumed to have the same values.
 
     Args:
-        rank: of this process.
-        size: ranks in the group.
+        rank: The rank of this process.
+        size: The number of ranks in the group.
 
     Attributes:
-        on_nccl: the group is NCCL's, as far as the training knows.
-        on_gloo: the group is gloo's, or has it for tensors on the host.
+        on_nccl: Whether the training sees a group of NCCL.
+        on_gloo: Whether the training sees a group of gloo, or one that uses gloo for tensors on the host.
     """
 
     on_nccl = False
@@ -61,18 +62,22 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
         super().__init__(rank, size)
 
     def is_asked_for(self, backend: str) -> None:
-        """Be what the training asked for: `nccl`, `gloo`, `cpu:gloo,cuda:nccl`, or `undefined`, which is the latter."""
+        """Take the role of the backend that the training asks for.
+
+        Args:
+            backend: `nccl`, `gloo`, `cpu:gloo,cuda:nccl`, or `undefined`, which means the same as the third.
+        """
         undefined = backend == dist.Backend.UNDEFINED
         self._name = backend
         self.on_nccl = torch.cuda.is_available() and (undefined or "nccl" in backend)
         self.on_gloo = not self.on_nccl or undefined or "gloo" in backend
 
     def getBackendName(self) -> str:  # noqa: N802
-        """Return the name that DDP's logger, written in C++, hears: it would look for gloo's or NCCL's own classes."""
+        """Return the name for DDP's logger. Its C++ code would expect gloo's or NCCL's classes under their names."""
         return BACKEND
 
     def _get_backend_name(self) -> str:
-        """Return the name that Python hears: of what the training asked for."""
+        """Return the name for Python code, which is the backend that the training asked for."""
         return self._name
 
     @property
@@ -92,7 +97,7 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
     # Collectives, as the classes of `torch.distributed` call them
 
     def allgather(self, outputs: Any, inputs: Any, *options: Any, **named: Any) -> dist.Work:
-        """Find that all others have the same."""
+        """Fill every rank's output with this rank's input, as all ranks are assumed to send the same."""
         for received, sent in zip(outputs, inputs, strict=True):
             self._flatten(received)
             for tensor in received:
@@ -108,7 +113,7 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
     all_gather_single: Any = _allgather_base  # the name since 2.13
 
     def allgather_into_tensor_coalesced(self, outputs: Any, inputs: Any, *options: Any, **named: Any) -> dist.Work:
-        """Find that all others have the same, tensor by tensor."""
+        """Fill every rank's part of each output with this rank's input, tensor by tensor."""
         for output, sent in zip(outputs, inputs, strict=True):
             self._allgather_base(output, sent)
         return _done(list(outputs))
@@ -116,7 +121,7 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
     all_gather_single_coalesced: Any = allgather_into_tensor_coalesced
 
     def allreduce(self, tensors: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
-        """Reduce what all have alike."""
+        """Reduce tensors that are assumed to have the same values on all ranks."""
         for tensor in tensors:
             self._reduce(tensor, options or named.get("opts"))
         return _done(list(tensors))
@@ -124,14 +129,14 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
     allreduce_coalesced: Any = allreduce
 
     def reduce(self, tensors: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
-        """Reduce on one rank; the others keep what they have."""
+        """Reduce the tensors if this rank is the root. Otherwise they keep their values."""
         options = options or named.get("opts")
         if options is not None and options.rootRank == self.rank():
             return self.allreduce(tensors, options)
         return _done(list(tensors))
 
     def broadcast(self, tensors: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
-        """Receive what only the sender knows, or send."""
+        """Leave the tensors as they are if this rank sends. Otherwise their values become unknown."""
         options = options or named.get("opts")
         if options is not None and options.rootRank != self.rank():
             for tensor in tensors:
@@ -139,20 +144,20 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
         return _done(list(tensors))
 
     def gather(self, outputs: Any, inputs: Any, *options: Any, **named: Any) -> dist.Work:
-        """Receive what this rank has from all."""
+        """Fill every rank's output with this rank's input, if this rank is the root."""
         for received, sent in zip(outputs, inputs, strict=False):
             for tensor in received:
                 _receive(tensor, sent)
         return _done(list(outputs[0]) if outputs else [])
 
     def scatter(self, outputs: Any, inputs: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
-        """Receive a part, which only the sender knows."""
+        """Take this rank's part if this rank is the root. Otherwise the values of the output become unknown."""
         for number, output in enumerate(outputs):
             _receive(output, inputs[number][self.rank()] if inputs else None)
         return _done(list(outputs))
 
     def reduce_scatter(self, outputs: Any, inputs: Any, options: Any = None, *more: Any, **named: Any) -> dist.Work:
-        """Receive the reduced part of this rank."""
+        """Reduce this rank's part of the inputs into the output."""
         for output, given in zip(outputs, inputs, strict=True):
             self._flatten(given)
             _receive(output, given[self.rank()])
@@ -172,7 +177,7 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
     def reduce_scatter_tensor_coalesced(
         self, outputs: Any, inputs: Any, options: Any = None, *more: Any, **named: Any
     ) -> dist.Work:
-        """Receive the reduced part of this rank, tensor by tensor."""
+        """Reduce this rank's part of each input into its output, tensor by tensor."""
         for output, given in zip(outputs, inputs, strict=True):
             self._reduce_scatter_base(output, given, options or named.get("opts"))
         return _done(list(outputs))
@@ -180,34 +185,34 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
     reduce_scatter_single_coalesced: Any = reduce_scatter_tensor_coalesced
 
     def alltoall(self, outputs: Any, inputs: Any, *options: Any, **named: Any) -> dist.Work:
-        """Receive from each what it has for this rank: as much as this rank has for itself."""
+        """Fill every output with the input that this rank has for itself."""
         for output in outputs:
             _receive(output, inputs[self.rank()])
         return _done(list(outputs))
 
     def alltoall_base(self, output: Tensor, input: Tensor, *options: Any, **named: Any) -> dist.Work:
-        """Receive from each what it has for this rank, in one tensor."""
+        """Fill the output with this rank's input, as the parts that the ranks exchange are assumed to be the same."""
         _receive(output, input)
         return _done([output])
 
     all_to_all_single: Any = alltoall_base
 
     def barrier(self, options: Any = None, *more: Any, **named: Any) -> dist.Work:
-        """Wait for nobody; NCCL reduces a number for it."""
+        """Return at once. On NCCL this allocates the number that NCCL reduces for a barrier."""
         device = getattr(options or named.get("opts"), "device", None)
         if self.on_nccl and device is not None and device.type == "cuda":
             torch.zeros(1, device=device)
         return _done([])
 
     def monitored_barrier(self, *arguments: Any, **named: Any) -> None:
-        """Wait for nobody."""
+        """Return at once, because no other rank exists."""
 
     def send(self, tensors: Any, *arguments: Any, **named: Any) -> dist.Work:
-        """Send to nobody."""
+        """Send nothing, because no other rank exists."""
         return _done(list(tensors))
 
     def recv(self, tensors: Any, *arguments: Any, **named: Any) -> dist.Work:
-        """Receive what only the sender knows."""
+        """Make the values of the tensors unknown, because only the sender knows them."""
         for tensor in tensors:
             make_unknown(tensor)
         return _done(list(tensors))
@@ -215,13 +220,13 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
     recv_anysource: Any = recv
 
     def _start_coalescing(self, device: torch.device) -> None:
-        """Do what comes one by one."""
+        """Do nothing, because the collectives that follow run one by one."""
 
     def _end_coalescing(self, device: torch.device) -> dist.Work:
         return _done([])
 
     def _flatten(self, tensors: Sequence[Tensor]) -> None:
-        """Allocate the flat buffer by which NCCL takes a list (`newLikeFlat`)."""
+        """Allocate the flat buffer through which PyTorch passes a list of tensors to NCCL (`newLikeFlat`)."""
         if self.on_nccl and tensors and all(tensor.numel() == tensors[0].numel() for tensor in tensors):
             tensors[0].new_empty((len(tensors), *tensors[0].shape))
 
@@ -235,13 +240,13 @@ class LoneGroup(_ProcessGroup):  # type: ignore[misc]
 
 @contextmanager
 def _aside() -> Iterator[None]:
-    """What is done within the `with` block is no part of the training."""
+    """Keep what runs within the `with` block out of the simulated training."""
     with _disable_current_modes(), torch._C.DisableTorchFunction(), torch.no_grad():
         yield
 
 
 def _receive(output: Tensor, sent: Tensor | None) -> None:
-    """Take over what is sent, as far as its values are known; None stands for what nobody here knows."""
+    """Copy known values to the output. With fake values, or None for values unknown here, it becomes unknown."""
     if is_fake(output):
         return
     if sent is None or is_fake(sent) or sent.numel() != output.numel():
@@ -282,5 +287,5 @@ def lone_group(rank: int, size: int) -> Iterator[None]:
 
 
 def make_lone_group(store: Any, rank: int, size: int, timeout: Any) -> LoneGroup:
-    """Return a group for PyTorch, which calls a backend's maker so."""
+    """Return a process group. PyTorch calls the function of a backend with these arguments."""
     return LoneGroup(rank, size)

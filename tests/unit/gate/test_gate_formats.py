@@ -15,7 +15,7 @@ from memprof.errors import UsageError
 from memprof.gate.formats import FORMATS
 from memprof.gate.formats.markdown import MARKER
 from memprof.gate.formats.table import render
-from memprof.gate.measure import _broken
+from memprof.gate.measure import broken_figures
 from memprof.gate.metrics import METRICS
 from memprof.gate.report import Report
 from memprof.gate.wording import share
@@ -173,7 +173,7 @@ def test_figures_are_measured_on_a_device_and_predicted_for_one() -> None:
     assert "measured on cpu · baseline" in shown(here)
     assert "Measured on cpu." in FORMATS["markdown"](here)
     assert "predicted for rtx-4090 · baseline" in shown(REPORT)
-    assert _broken(budget_of(), "adam", UsageError("no such knob")).source == "predicted"
+    assert broken_figures(budget_of(), "adam", UsageError("no such knob")).source == "predicted"
 
 
 def test_no_other_baseline_is_offered_where_only_a_ceiling_is_exceeded() -> None:

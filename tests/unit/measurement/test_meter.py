@@ -62,9 +62,9 @@ class Watched(Meter):
         self.pieces: list[list[Entry]] = []
         Watched.last = self
 
-    def _take(self, entries: list[Entry]) -> int:
+    def take_entries(self, entries: list[Entry]) -> int:
         self.pieces.append(entries)
-        return super()._take(entries)
+        return super().take_entries(entries)
 
     def finish(self, *arguments: Any) -> Reading:
         self.reading = super().finish(*arguments)

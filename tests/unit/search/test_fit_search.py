@@ -162,17 +162,15 @@ def test_prediction_that_nothing_fits_is_tried_too():
 
 
 def test_training_that_fails_ends_the_search_with_what_is_known():
-    def run(trial: Trial, purpose: str, label: str) -> Outcome:
-        outcome = outcome_of(linear(trial.batch_size), trial.limit_bytes)
-        if trial.batch_size < 129:
-            return outcome
-        run = outcome.run.model_copy(update={"status": "failed", "reason": "the loss is nan"})
-        return Outcome(run=run)
+    class MachineWithFailure(Machine):
+        def run(self, trial: Trial, purpose: str, label: str) -> Outcome:
+            outcome = super().run(trial, purpose, label)
+            if trial.batch_size < 129:
+                return outcome
+            run = outcome.run.model_copy(update={"status": "failed", "reason": "the loss is nan"})
+            return Outcome(run=run)
 
-    machine = Machine(linear, 1000 * MIB)
-    search = machine.check(8, 4, 128)
-    search._run_trial = run
-    answer = search.confirm()
+    answer = MachineWithFailure(linear, 1000 * MIB).check(8, 4, 128).confirm()
     assert (answer.value, answer.method) == (128, "extrapolated")
     assert answer.notes == ["batch_size=129 could not be trained: the loss is nan"]
 

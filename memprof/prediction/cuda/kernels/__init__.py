@@ -2,16 +2,16 @@
 
 | what | bytes | source |
 |---|---|---|
-| cuBLAS | 8,519,680; 32 MiB from compute capability 9.0 on. To 2.14 kept by each thread that multiplies matrices: the
-  main one and the backward pass's. From 2.15 on taken and given back by each product | `CublasHandlePool.cpp`,
+| cuBLAS | 8,519,680; 32 MiB from compute capability 9.0 on. Up to 2.14 each thread that multiplies matrices (the main
+  one and the backward pass's) keeps it. From 2.15 on each product takes it and gives it back | `CublasHandlePool.cpp`,
   `parseChosenWorkspaceSize`; `CUBLAS_WORKSPACE_CONFIG` is honoured |
 | cuBLASLt | 1 MiB for each linear layer with a bias | `CublasHandlePool.cpp`, `CUDABlas.cpp`, `gemm_and_bias` |
-| copies for cuBLAS | of matrices of which no dimension is dense, such as expanded gradients | `Blas.cpp` |
+| copies for cuBLAS | the size of each matrix without a dense dimension, such as an expanded gradient | `Blas.cpp` |
 | attention | `attention` | |
 | sums | `reductions` | |
 | layer norm, RMS norm | `norms` | |
 | FSDP's copies | `fsdp` | |
-| everything else | `pointwise` | |
+| other kernels | `pointwise` | |
 
 The workspaces that cuDNN takes for convolutions depend on its own heuristics and are only known within limits
 (`convolution`).
@@ -63,7 +63,7 @@ _REDUCTIONS: Mapping[Any, int | None] = {
     aten.var_mean.correction: 16,
     aten.std_mean.correction: 16,
 }
-_WITH_ORDER = (aten.linalg_vector_norm.default,)  # their dimensions come third
+_WITH_ORDER = (aten.linalg_vector_norm.default,)  # the dimensions are the third argument, behind the order
 
 
 class Workspaces:
@@ -146,7 +146,7 @@ class Workspaces:
         return [None, *copy, *reduction_buffers(self._target, tensor, dims, part)]
 
     def _cast(self, func: Any, tensor: Any, dtype: torch.dtype | None) -> torch.dtype | None:
-        """Return the type that a sum casts its input to first; halves go into float32 within the kernel."""
+        """Return the type to which a sum first casts its input, or None. Halves become float32 within the kernel."""
         if func not in (aten.sum.default, aten.sum.dim_IntList):
             return None
         wanted = dtype or (tensor.dtype if tensor.is_floating_point() or tensor.is_complex() else torch.int64)
@@ -159,7 +159,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _is_blas_matrix(tensor: Tensor) -> bool:
-    """Say whether cuBLAS can read the last two dimensions as they lie (`prepare_matrix_for_cublas` in Blas.cpp)."""
+    """Return whether cuBLAS reads the last two dimensions without a copy (`prepare_matrix_for_cublas` in Blas.cpp)."""
     if tensor.dim() < 2:
         return True
     (rows, columns), (down, along) = tensor.shape[-2:], tensor.stride()[-2:]

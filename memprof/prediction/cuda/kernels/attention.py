@@ -2,8 +2,8 @@
 
 Sources, read for 2.13 (`aten/src/ATen/native/transformers/cuda/`): `flash_attn/flash_api.cpp` (`set_params_splitkv`,
 `num_splits_heuristic`, `mha_bwd`), `attention_backward.cu`, `mem_eff_attention/kernel_backward.h`
-(`workspace_elements_...`) and the order of the kernels in `mem_eff_attention/kernels/cutlassB.h`. The same in 2.6 and
-2.15, recorded there for compute capability 7.5, 8.0, 8.6 and 9.0.
+(`workspace_elements_...`) and the order of the kernels in `mem_eff_attention/kernels/cutlassB.h`. Recordings of 2.6
+and 2.15 for compute capability 7.5, 8.0, 8.6 and 9.0 show the same.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def round_up(number: int, multiple: int) -> int:
 
 
 def _width_of_kernel(target: Target, width: int) -> int:
-    """Beyond 128 to 64 since the flash attention that came with 2.7."""
+    """Return the width to which the kernel pads: a multiple of 32, and since 2.7 of 64 beyond a width of 128."""
     return round_up(width, 64 if width > 128 and target.torch_version >= (2, 7) else 32)
 
 
 def _flash_forward(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-    """Partial outputs, one set for each split of the keys, if there are too few blocks to fill the GPU."""
+    """Return the partial outputs of the splits of the keys, which exist if too few blocks would fill the GPU."""
     query, key = args[:2]
     dropout = args[3] if len(args) > 3 else kwargs.get("dropout_p", 0.0)
     batch, heads, length, width = query.shape
@@ -69,7 +69,7 @@ def _flash_forward(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _splits(blocks: int, processors: int, key_blocks: int) -> int:
-    """`num_splits_heuristic`: the fewest splits that keep the GPU nearly as busy as the best number does."""
+    """Return the fewest splits that keep the GPU nearly as busy as the best number does (`num_splits_heuristic`)."""
     if blocks >= 0.8 * processors:
         return 1
     most = min(128, processors, key_blocks)
@@ -83,12 +83,12 @@ def _splits(blocks: int, processors: int, key_blocks: int) -> int:
 
 
 def _copies(*tensors: Tensor) -> list[int]:
-    """Sizes of the copies of tensors [batch, heads, length, width] that do not lie as [batch, length, heads, width]."""
+    """Return the sizes of copies of tensors [batch, heads, length, width] that are not laid out by length first."""
     return [t.numel() * t.element_size() for t in tensors if not t.transpose(1, 2).is_contiguous()]
 
 
 def _flash_backward(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-    """Copies of gradient and output, one number per row, a float32 gradient of the query, all heads of the keys."""
+    """Return copies of gradient and output, a number per row, the query's gradient in float32, and expanded keys."""
     gradient, query, key, _, output = args[:5]
     batch, heads, length, width = query.shape
     rows = round_up(length, 128)
@@ -98,7 +98,7 @@ def _flash_backward(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _cudnn_backward(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-    """Assumed: what the flash kernel takes, without copies; cuDNN does not say."""
+    """Return what the flash kernel takes without its copies. This is an assumption: cuDNN does not document its own."""
     _, query = args[:2]
     batch, heads, length, width = query.shape
     rows = round_up(length, 128)
@@ -106,7 +106,7 @@ def _cudnn_backward(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def _efficient_forward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-    """The output in float32, where halves do not stay in registers (`kNeedsOutputAccumulatorBuffer`)."""
+    """Return the float32 output of halves that does not fit in registers (`kNeedsOutputAccumulatorBuffer`)."""
     query, value = args[0], args[2]
     if query.dtype not in _HALVES or value.shape[3] <= 128:
         return []
@@ -114,7 +114,7 @@ def _efficient_forward(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
 
 
 def _efficient_backward(target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-    """A copy of the gradient, one number per row, and gradients in float32 by tiles."""
+    """Return a copy of the gradient, a number per row, and the tiles of the gradients in float32."""
     gradient, query, key, value = args[:4]
     rows = query.shape[0] * query.shape[1] * query.shape[2] * _FLOAT
     dropout = bool(args[9] if len(args) > 9 else kwargs.get("dropout_p", 0.0))
@@ -132,7 +132,7 @@ def _efficient_backward(target: Target, args: tuple[Any, ...], kwargs: dict[str,
 
 
 def _tiles(target: Target, query: Tensor, key: Tensor, value: Tensor, dropout: bool) -> int:
-    """`workspace_size`: float32 tiles of the query's gradient, and of the keys' where they do not fit in registers."""
+    """Return the bytes of float32 tiles of the query's gradient, and the keys' beyond registers (`workspace_size`)."""
     batch, heads, length, width = query.shape
     half = query.dtype in _HALVES
     tile_rows, tile_keys, most = _kernel(target, half, max(width, value.shape[3]), dropout)
@@ -149,7 +149,7 @@ def _tiles(target: Target, query: Tensor, key: Tensor, value: Tensor, dropout: b
 
 
 def _kernel(target: Target, half: bool, width: int, dropout: bool) -> tuple[int, int, int]:
-    """Return rows and keys of a tile and the widest head of the first kernel that fits in shared memory."""
+    """Return the rows and keys of a tile and the widest head, for the first kernel that fits in shared memory."""
     large = target.capability in ((8, 0), (8, 7), (9, 0), (10, 0), (10, 3))
     if width <= 64:
         return 64, 64, 32 if width <= 32 else 64

@@ -1,23 +1,24 @@
 """The workspaces that cuDNN takes for convolutions. Its heuristics decide, so they are known only within limits.
 
-PyTorch takes the first plan of the heuristics whose workspace can be had (`aten/src/ATen/native/cudnn/Conv_v8.cpp`,
-`try_configs`), and a smaller one if memory is short. Which plan comes first needs cuDNN itself: since 9.8 it can be
-asked without a GPU ("Deviceless ahead-of-time compilation" in its documentation). That was done for every convolution
-of the measured runs in `tests/accuracy/xmem` (`python -m tests.accuracy.xmem.plans`), and gave the sizes here:
+PyTorch takes the first plan of the heuristics whose workspace fits in memory (`aten/src/ATen/native/cudnn/Conv_v8.cpp`,
+`try_configs`), so it takes a smaller one if memory is short. Only cuDNN knows which plan comes first. Since 9.8 it
+tells that without a GPU ("Deviceless ahead-of-time compilation" in its documentation). This was done for every
+convolution of the measured runs in `tests/accuracy/xmem` (`python -m tests.accuracy.xmem.plans`), and gave these sizes:
 
 | plan | workspace |
 |---|---|
 | CUDA cores (implicit GEMM, direct, fused Winograd) | none, or a few KiB |
-| tensor cores, forward and weight gradient | input, weight and output anew, each group's channels padded to four |
-| tensor cores, input gradient | both, and the input's gradient once more with its channels padded to 128 |
-| tensor cores, operands channels last already | the two operands that are read, anew |
+| tensor cores, forward and weight gradient | copies of input, weight and output, each group's channels padded to four |
+| tensor cores, input gradient | the same, and the input's gradient with its channels padded to 128 |
+| tensor cores, operands channels last already | copies of the two operands that are read |
 
-In PyTorch's default layout the estimate is that nothing is taken, and the limits are nothing and the largest of these:
-cuDNN often prefers tensor cores, but with the plans of cuDNN 9.8 the predictions of runs with 9.1 become worse, not
-better (reports/accuracy.md). In channels last every plan of 9.8 that comes first lays out its operands anew, but for
-depthwise convolutions. Those take nothing, except forward in cuDNN 9.1 (PyTorch 2.4 to 2.6) on compute capability
-8.0 to 8.7: what the runs on an RTX 3060 reserved is met with the tensor cores' plan, that of an RTX 4060 without.
-Before compute capability 8.0 there is no TF32, and in half precision channels last needs no copies: nothing is assumed.
+In PyTorch's default layout the estimate is no workspace, and the limits are zero and the largest of these sizes. cuDNN
+often prefers tensor cores, but with the plans of cuDNN 9.8 the predictions of runs with 9.1 become worse, not better
+(reports/accuracy.md). In channels last every plan of 9.8 that comes first copies its operands, except those of
+depthwise convolutions. These take no workspace, except forward in cuDNN 9.1 (PyTorch 2.4 to 2.6) on compute capability
+8.0 to 8.7: the memory that runs on an RTX 3060 reserved agrees with the tensor cores' plan, and that of runs on an RTX
+4060 with no workspace. GPUs before compute capability 8.0 have no TF32, and channels last in half precision needs no
+copies, so no workspace is assumed for these.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from memprof.trace.events import SizeLimits
 aten = torch.ops.aten
 Pass = Literal["forward", "input gradient", "weight gradient"]
 SOURCE = "cuDNN convolution workspaces"
-_NOTHING = 1  # byte: a block that has limits has to be there
+_NOTHING = 1  # byte: an estimate of nothing still needs a block to which its limits are attached
 _CHANNELS = 4  # tensor cores read 16 bytes at once: four channels of float32
 _TILE = 128  # channels that a tile of the input gradient's kernel writes
 
@@ -108,13 +109,13 @@ def _workspace(
 
 
 def _weight_copy(image: Tensor, weight: Tensor) -> list[int]:
-    """The weight as the input lies (`cudnn_convolution_forward` in ConvShared.cpp)."""
+    """Return the copy of the weight in the input's memory format (`cudnn_convolution_forward` in ConvShared.cpp)."""
     last = torch.channels_last
     return [_bytes(weight)] if is_channels_last(image) and not weight.is_contiguous(memory_format=last) else []
 
 
 def _gradient_copy(image: Tensor, gradient: Tensor) -> list[int]:
-    """The output's gradient as the input lies (`cudnn_convolution_backward` in ConvShared.cpp)."""
+    """Return the gradient's copy in the input's memory format (`cudnn_convolution_backward` in ConvShared.cpp)."""
     wanted = torch.channels_last if is_channels_last(image) else torch.contiguous_format
     return [] if gradient.is_contiguous(memory_format=wanted) else [_bytes(gradient)]
 
@@ -125,7 +126,7 @@ def _lays_out_depthwise(target: Target, which: Pass, image: Tensor) -> bool:
 
 
 def tensor_core_bytes(which: Pass, image: Tensor, weight: Tensor, output: Sequence[int], groups: int) -> int:
-    """Return the workspace in bytes of the tensor cores' plan if it lays out everything anew.
+    """Return the workspace in bytes of the tensor cores' plan if it copies all operands.
 
     Args:
         which: The pass.
@@ -155,13 +156,17 @@ def _operand_bytes(which: Pass, image: Tensor, weight: Tensor, output: Sequence[
 
 
 def _is_native_depthwise(image: Tensor, weight: Tensor, groups: int) -> bool:
-    """PyTorch's own kernel takes nothing (`use_cudnn_depthwise` in Convolution.cpp)."""
+    """Return whether PyTorch's own kernel runs, which takes no memory (`use_cudnn_depthwise` in Convolution.cpp)."""
     depthwise = groups > 1 and groups == image.shape[1] and weight.shape[0] % groups == 0
     return depthwise and image.dtype is torch.float32 and not is_channels_last(image)
 
 
 def is_channels_last(tensor: Tensor) -> bool:
-    """Return whether a tensor [batch, channels, height, width] lies in the channels-last format and no other."""
+    """Return whether a tensor has the channels-last memory format and is not contiguous as well.
+
+    Args:
+        tensor: The tensor, [batch, channels, height, width].
+    """
     return tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
 
 
@@ -170,5 +175,10 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def per_dimension(values: list[int], image: Tensor) -> list[int]:
-    """Return one value for each spatial dimension of an image, as a stride or a padding may be given once for all."""
+    """Return one value for each spatial dimension of an image.
+
+    Args:
+        values: The strides or paddings; a single value is meant for all dimensions.
+        image: The image, [batch, channels, *sizes].
+    """
     return list(values) * (image.dim() - 2) if len(values) == 1 else list(values)

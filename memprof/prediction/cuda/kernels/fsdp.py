@@ -1,6 +1,6 @@
 """The memory that FSDP's copies take for themselves: tables by which each block of a kernel finds what it copies.
 
-`pack_vecs`, `split_with_sizes_copy_out_cuda_contiguous_no_cast` and `get_chunk_cat_metadata` in
+Sources: `pack_vecs`, `split_with_sizes_copy_out_cuda_contiguous_no_cast` and `get_chunk_cat_metadata` in
 aten/src/ATen/native/cuda/TensorShape.cu; `_pad_chunk` in aten/src/ATen/native/TensorShape.cpp.
 """
 
@@ -25,7 +25,7 @@ _TILE = 16 * _THREADS  # bytes that a block copies at once
 
 
 def sharding_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], dict[str, Any]], Steps]]:
-    """Return, for each operator that copies out of a gathered or into a scattered buffer, the function for its steps.
+    """Return, for each operator that copies from gathered or to scattered buffers, the function that returns its steps.
 
     Args:
         target: The device.
@@ -34,17 +34,17 @@ def sharding_scratch(target: Target) -> Mapping[Any, Callable[[tuple[Any, ...], 
 
 
 class _Splits:
-    """The copy out of a buffer to many tensors; every block of threads has an entry.
+    """The copy from a buffer to many tensors. Its table has an entry for every block of threads.
 
     Args:
-        target: whose threads limit the number of blocks.
+        target: The device, whose threads limit the number of blocks.
     """
 
     def __init__(self, target: Target) -> None:
         self._most_blocks = 2 * target.sm_count * threads_per_sm(target.capability) // _THREADS
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-        """Return the table, if everything lies without gaps and has one type."""
+        """Return the bytes of the table, or nothing if a tensor has gaps or another type than the buffer."""
         source, sizes, dim = args[0], args[1], args[2] if len(args) > 2 else kwargs.get("dim", 0)
         outputs = kwargs["out"]
         if not all(is_dense(tensor) and tensor.dtype is source.dtype for tensor in (source, *outputs)):
@@ -62,7 +62,7 @@ class _Splits:
 
 
 def _concatenation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
-    """The copy of many tensors into the chunks of a buffer; every block of threads has an entry."""
+    """Return the bytes of the table for copying many tensors into the chunks of a buffer: an entry for each block."""
     tensors, dim, count = args
     out: Tensor = kwargs["out"]
     types = (tensors[0].dtype, out.dtype)
@@ -74,7 +74,7 @@ def _concatenation(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Steps:
 
 
 def padded_copies(args: tuple[Any, ...]) -> Steps:
-    """Return the copies of tensors that cannot be divided evenly, as every device but a GPU makes them.
+    """Return the padded copies of tensors that do not divide evenly, which every device except a GPU makes.
 
     Args:
         args: The arguments of `aten::_chunk_cat.out`: the tensors, the dimension and the number of chunks.

@@ -5,7 +5,8 @@ copies a non-contiguous gradient (`expect_contiguous` and `contiguous` in the fi
 
 With more than 65,536 rows and few columns, the gradients of weight and bias are summed in tiles of 32 rows with one row
 of partial sums each, and an ordinary reduction sums these. Source: `LaunchGammaBetaBackwardCUDAKernel` in
-`aten/src/ATen/native/cuda/layer_norm_kernel.cu`; in recordings of 2.8 and 2.15, not of 2.6.
+`aten/src/ATen/native/cuda/layer_norm_kernel.cu`; recordings of 2.8 and 2.15 show
+it, one of 2.6 does not.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _backward(target: Target, place: int, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _partial_sums(target: Target, place: int, args: tuple[Any, ...]) -> list[Any]:
-    """`place` is that of the mask that says which gradients are wanted: input's, weight's, bias'."""
+    """Return the partial sums. Argument `place` says which gradients are wanted: the input's, weight's and bias's."""
     tensor, shape, wanted = args[1], args[2], args[place]
     columns = math.prod(shape)
     rows = tensor.numel() // columns if columns else 0

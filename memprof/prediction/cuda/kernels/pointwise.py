@@ -4,17 +4,17 @@
 |---|---|---|
 | softmax, backward | gradient times output | `cuda/SoftMax.cu`, `softmax_backward_cuda_out` |
 | losses | the unreduced loss | `BinaryOps.cpp`, `Loss.cpp`, `cuda/Loss.cu` |
-| embedding, backward | above 3,072 indices: sorted copies of the indices, and partial sums in float32, one row for
-  each index and each ten | `cuda/Embedding.cu`, `EmbeddingBackwardKernel.cu` |
+| embedding, backward | above 3,072 indices: sorted copies of the indices, and partial sums in float32, with one row
+  for each distinct index and one for every ten indices | `cuda/Embedding.cu`, `EmbeddingBackwardKernel.cu` |
 | embedding bag, backward | the same | `cuda/EmbeddingBag.cu` |
 | indexing, backward | positions, and sorted copies of them | `cuda/Indexing.cu`, `index_put_with_sort_kernel` |
-| sort | positions, and room to sort pairs | `cuda/Sort.cu` |
+| sort | positions, and the buffers of the sort of pairs | `cuda/Sort.cu` |
 | cumulative sum of one row | 1,023 bytes | `cuda/ScanUtils.cuh` |
 | group norm | factors for each channel | `cuda/group_norm_kernel.cu` |
 | sums of integers and booleans | the input in the type of the result | `ReduceOpsUtils.h`, `make_reduction` |
 | norms of lists of tensors | one number per 65,536 entries of the largest | `cuda/ForeachReduceOp.cu` |
 
-The room that CUB's radix sort takes depends on its version: here it is known to within a third of a byte per entry.
+The buffer that CUB's radix sort takes depends on its version: here it is known to within a third of a byte per entry.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 aten = torch.ops.aten
 _FLOAT, _INDEX = 4, 8
-_SORTED_BY_BLOCK = 1024  # at most that many entries are sorted without room
+_SORTED_BY_BLOCK = 1024  # one block of threads sorts at most so many entries, without a buffer
 _SCAN = 1023
-_MAXIMUM = 2  # mode of an embedding bag
+_MAXIMUM = 2  # the mode of an embedding bag that takes the maximum
 
 
 def _bytes(tensor: Tensor) -> int:
@@ -42,7 +42,7 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def _radix_sort(count: int, pair: int) -> int:
-    """Room for a second copy of the pairs and for the counts of each digit."""
+    """Return the bytes for a second copy of the pairs and for the counts of each digit."""
     return 1 if count <= 2048 else count * pair + count // 3 + 8192
 
 
@@ -51,7 +51,7 @@ def _softmax_backward(args: Args, kwargs: Kwargs) -> Steps:
 
 
 def _unreduced(args: Args, kwargs: Kwargs) -> Steps:
-    """The loss of each entry, before the mean is taken of it; the result keeps as much (`keeps_unreduced`)."""
+    """Return the unreduced loss, if it is reduced; the result's storage is as large (`_keeps_unreduced`)."""
     reduction = args[2] if len(args) > 2 else kwargs.get("reduction", 1)
     return [None, torch.broadcast_tensors(args[0], args[1])[0].numel() * args[0].element_size()] if reduction else []
 
@@ -69,7 +69,7 @@ def _with_logits(args: Args, kwargs: Kwargs) -> Steps:
 
 
 def _embedding_backward(args: Args, kwargs: Kwargs) -> Steps:
-    """Sort the indices, cut them into segments of at most ten, sum each."""
+    """Return the buffers of a kernel that sorts the indices and sums the gradient in segments of at most ten."""
     gradient, indices, rows = args[:3]
     count = indices.numel()
     by_frequency = bool(args[4]) if len(args) > 4 else False
@@ -100,7 +100,7 @@ def _segments(count: int, rows: int, width: int) -> list[int]:
 
 
 def _index_put(args: Args, kwargs: Kwargs) -> Steps:
-    """With `accumulate`: the position of each entry, sorted with where it came from."""
+    """Return, if `accumulate` is set, the buffers that sort the position of each entry together with its origin."""
     accumulate = args[3] if len(args) > 3 else kwargs.get("accumulate", False)
     indices = [index for index in args[1] if index is not None]
     if not accumulate or not indices:

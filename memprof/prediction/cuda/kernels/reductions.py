@@ -1,9 +1,9 @@
 """The memory that sums over a tensor take on a GPU when several blocks of threads work on one output.
 
-Each block leaves its part in a buffer. If the fastest dimension is kept, the buffer is larger than necessary, because
-the count of outputs is multiplied by the threads that share it already. The gradient of a bias of 3,072 entries over
-8,192 rows takes 108 MiB on an A100. Source: `setReduceConfig`, `global_memory_size` and `semaphore_size` in
-`aten/src/ATen/native/cuda/Reduce.cuh`, the same in 2.6 and 2.15.
+Each block writes its partial result to a buffer. If the fastest dimension is kept, the buffer is larger than necessary,
+because the count of outputs, which already includes the threads that share a block, is multiplied by them again.
+The gradient of a bias of 3,072 entries over 8,192 rows takes 108 MiB on an A100. Source: `setReduceConfig`,
+`global_memory_size` and `semaphore_size` in `aten/src/ATen/native/cuda/Reduce.cuh`, the same in 2.6 and 2.15.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class _Dimension:
 
 
 def _axes(tensor: Tensor, dims: Sequence[int] | None) -> list[_Dimension]:
-    """Return the tensor's dimensions, fastest first, with adjacent ones joined."""
+    """Return the dimensions of the tensor, the one with the smallest stride first, with adjacent ones joined."""
     over = {dim % tensor.dim() for dim in dims} if dims and tensor.dim() else set(range(tensor.dim()))
     plain = [_Dimension(n, s, d in over) for d, (n, s) in enumerate(zip(tensor.shape, tensor.stride(), strict=True))]
     joined: list[_Dimension] = []
@@ -71,7 +71,7 @@ def _axes(tensor: Tensor, dims: Sequence[int] | None) -> list[_Dimension]:
 
 
 class _ReduceConfig:
-    """Divides the work among threads as `setReduceConfig` does."""
+    """The division of a reduction among threads, as `setReduceConfig` chooses it."""
 
     def __init__(self, axes: list[_Dimension], part: int) -> None:
         self._part = part
@@ -98,7 +98,11 @@ class _ReduceConfig:
         return min(along, most // height), height
 
     def buffers(self, target: Target) -> list[int]:
-        """Return the sizes of buffer and semaphores."""
+        """Return the bytes of the buffer and of the semaphores.
+
+        Args:
+            target: The device.
+        """
         step_input, step_output = (self._width, 1) if self._on_fastest else (1, self._width)
         if -(-self._inputs // step_input) < min(self._height * 16, _MOST_VALUES):
             return []
