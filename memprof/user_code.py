@@ -50,7 +50,7 @@ def describe(error: BaseException, file: str | None = None) -> str:
         file: the user's file. If the traceback does not pass through it, the last line outside memprof and installed
             packages is named. If there is none, it is the last line outside memprof.
     """
-    message = shorten(" ".join(str(error).split()), width=_LONGEST_MESSAGE, placeholder=" …")
+    message = shorten(" ".join(_message(error).split()), width=_LONGEST_MESSAGE, placeholder=" …")
     text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:  # the error is in the text, not on the stack
         return f"{type(error).__name__}: {error.msg} ({_short(error.filename)}:{error.lineno})"
@@ -106,6 +106,14 @@ def raised(place: str, error: BaseException) -> str:
     """
     how = "does not take FSDP's shards (DTensor):" if _SHARDS.search(str(error)) else "raised"
     return f"{place} {how} {describe(error)}"
+
+
+def _message(error: BaseException) -> str:
+    """Return the message of an exception as text that every output can take, or nothing if it cannot be had."""
+    try:
+        return str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+    except Exception:  # the user's own `__str__`
+        return ""
 
 
 def _short(filename: str) -> str:

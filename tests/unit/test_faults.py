@@ -21,3 +21,18 @@ def test_the_line_in_the_present_folder_is_named_from_there_on(monkeypatch: pyte
     with pytest.raises(KeyError) as caught:
         {}["layers"]
     assert describe(caught.value).startswith("KeyError: 'layers' (test_faults.py:")
+
+
+class _SpeechlessError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(ValueError("half a pair: \udcff"), r"ValueError: half a pair: \udcff"), (_SpeechlessError(), "_SpeechlessError")],
+)
+def test_any_message_becomes_text(error: Exception, words: str) -> None:
+    described = describe(error)
+    assert described == words
+    described.encode()

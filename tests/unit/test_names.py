@@ -26,6 +26,7 @@ SHARED_FILES = {
     "matrix": "the matrix of optimizers and devices: how it is filled, and how it is drawn",
     "modules": "the module whose forward pass runs, on real and on fake tensors",
     "optimizers": "optimizers: of a spec, and of a script",
+    "progress": "messages of progress: of trials to the terminal, and of a script to its trial",
     "ranks": "the ranks of a training, which is a package where they run and a part of a report",
     "report": "a report for people: of a document, and of the gate",
     "run": "the entry of its room: what a caller asks the room to do from start to end",
