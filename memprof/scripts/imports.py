@@ -1,4 +1,4 @@
-"""Changes libraries at the moment that the script imports them, and imports none by itself."""
+"""Changes libraries at the moment when the script imports them, and imports none of them by itself."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Change = Callable[[Any], None]
 
 @contextmanager
 def after_import(changes: Mapping[str, Change]) -> Iterator[None]:
-    """Change each module as soon as it is imported within the `with` block; those that are there already, at once.
+    """Change each module as soon as the `with` block imports it. Modules that are already imported are changed at once.
 
     Args:
-        changes: by the module's full name, what to do with it.
+        changes: The function that changes each module, by the module's full name.
     """
     waiting = dict(changes)
     for name in list(waiting):
@@ -34,7 +34,7 @@ def after_import(changes: Mapping[str, Change]) -> Iterator[None]:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds the modules that are to be changed, by asking all other finders."""
+    """Finds the modules to change by asking all other finders."""
 
     def __init__(self, waiting: dict[str, Change]) -> None:
         self._waiting = waiting
@@ -52,7 +52,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.Loader):
-    """Loads a module as its own loader does, and changes it."""
+    """Loads a module as its own loader does, and then changes it."""
 
     def __init__(self, loader: Any, change: Change) -> None:
         self._loader = loader

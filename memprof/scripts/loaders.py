@@ -1,4 +1,4 @@
-"""Data loaders whose workers run in this process: what they read becomes tensors here, where it is recorded."""
+"""Makes data loaders load in the script's own process, where the tensors that they create are recorded."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from memprof.scripts.places import caller, place_of
 
 @contextmanager
 def loaders_in_process() -> Iterator[list[str]]:
-    """Within the `with` block a `DataLoader` has no worker processes and pins no memory.
+    """Make each `DataLoader` in the `with` block work without worker processes and without pinned memory.
 
     Yields:
-        A sentence for each that should have had workers, as they are made.
+        A list that receives one sentence for each loader that asked for workers, when it is constructed.
     """
     init: Any = DataLoader.__init__
     moved: list[str] = []
@@ -29,7 +29,7 @@ def loaders_in_process() -> Iterator[list[str]]:
         if workers:
             whose = f"{workers} loader worker{'s' if workers > 1 else ''} of {place_of(caller()) or 'the script'}"
             moved.append(f"The {whose} ran in the script's own process, where what they load is recorded.")
-        args = (*args[:5], 0, *args[6:]) if len(args) > 5 else args  # the sixth is num_workers
+        args = (*args[:5], 0, *args[6:]) if len(args) > 5 else args  # the sixth argument is num_workers
         if "num_workers" in kwargs:
             kwargs["num_workers"] = 0
         kwargs |= {"pin_memory": False} if "pin_memory" in kwargs else {}

@@ -1,8 +1,8 @@
-"""Which optimizers a script constructs, and another one in their place.
+"""Notes which optimizers a script constructs, and replaces them with a substitute.
 
-`AdamW(model.parameters(), lr=1e-3)` in the script then returns, say, an SM3 that trains the same parameters in the same
-groups, at the script's learning rates. `isinstance(it, AdamW)` stays true, so that schedulers, scalers and trainers
-take it; it is an SM3 as well.
+`AdamW(model.parameters(), lr=1e-3)` in the script then returns, for example, an SM3 that trains the same parameters in
+the same groups at the script's learning rates. `isinstance(optimizer, AdamW)` stays true, so that schedulers, scalers
+and trainers accept it. It is an instance of SM3 as well.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ from memprof.user_code import is_out_of_memory
 
 _ASSIGNED = re.compile(r"\s*(?:self\.)?([A-Za-z_][\w.]*)\s*(?::[^=]+)?=[^=]")
 _SHARDING = ("ZeroRedundancyOptimizer",)
-# What a group of the script's says of any optimizer; other options of the two may have the same name and differ.
+# The keys of a parameter group that mean the same to every optimizer. Other options may share a name and yet differ.
 _OF_ALL = ("params", "param_names", "lr")
 
 
 class OptimizerRefusedError(MemprofError):
-    """The optimizer that was to take the script's place does not take its parameters; another may."""
+    """The substitute does not accept the parameters of the script. Another optimizer may accept them."""
 
 
 class ScriptOptimizers:
-    """Notes what the script constructs, and puts a substitute in its place.
+    """Notes the optimizers that the script constructs, and puts a substitute in their place.
 
     Args:
-        substitution: what the user asked for.
+        substitution: The substitution that the user asked for.
 
     Attributes:
-        constructed: each of the script's own, `AdamW (train.py:12)`, in order.
-        replaced: how many have a substitute.
-        made: those that stand in the script, its own or substitutes, as long as they live.
+        constructed: The script's own optimizers in the order of construction, each as `AdamW (train.py:12)`.
+        replaced: The number of optimizers that were replaced.
+        made: The optimizers that the script uses, its own or substitutes, as long as they live.
     """
 
     def __init__(self, substitution: Substitution) -> None:
@@ -56,8 +56,9 @@ class ScriptOptimizers:
 
     @contextmanager
     def substituted(self) -> Iterator[None]:
-        """Replace what is constructed within the `with` block."""
-        # `Optimizer` inherits `object.__new__`, which takes no arguments once another one has stood in its place.
+        """Replace the optimizers that are constructed within the `with` block."""
+        # `Optimizer` inherits `object.__new__`. Once that has been replaced, it no longer accepts arguments, so a plain
+        # function is left behind.
         Optimizer.__new__ = self._new  # type: ignore[method-assign]
         try:
             yield
@@ -65,10 +66,10 @@ class ScriptOptimizers:
             Optimizer.__new__ = _plain_new  # type: ignore[method-assign]
 
     def check(self) -> None:
-        """Refuse a place that no optimizer had.
+        """Refuse a substitution whose place matches no optimizer of the script.
 
         Raises:
-            UsageError: nothing was replaced, and something should have been.
+            UsageError: Nothing was replaced although the user asked for a substitute.
         """
         if self._substitution.is_as_is or self.replaced or not self.constructed:
             return
@@ -78,7 +79,7 @@ class ScriptOptimizers:
 
     def _new(self, cls: type[Any], *args: Any, **kwargs: Any) -> Any:
         given = args[0] if args else kwargs.get("params", kwargs.get("optimizer"))
-        # A wrapper around another, as accelerate's, or around one that it constructs by itself.
+        # This is a wrapper around another optimizer, like that of accelerate, or around one that it constructs itself.
         if self._building or isinstance(given, Optimizer) or cls.__name__ in _SHARDING:
             return object.__new__(cls)
         frame = caller()
@@ -141,7 +142,7 @@ def _takes(factory: Callable[..., Any], name: str) -> bool:
 
 
 def _groups(given: Any, own_rate: bool, named: bool) -> list[Any]:
-    """Return the script's parameters and groups, with what any optimizer understands of a group."""
+    """Return the script's parameters and groups, with only those keys of a group that every optimizer understands."""
     items = list(given)
     if not items or not isinstance(items[0], dict):
         trained = [item for item in items if _tensor_of(item).requires_grad]
@@ -160,10 +161,10 @@ def _tensor_of(item: Any) -> torch.Tensor:
 
 
 def _disguised(real: type[Any], script: type[Any]) -> type[Any]:
-    """Return a class that is the substitute's and says to `isinstance` that it is the script's."""
+    """Return a subclass of the substitute's class that `isinstance` takes for the script's class as well."""
 
     def initialised(self: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: Python asks for it once more where the substitute is of the script's class."""
+        """Do nothing: Python calls it a second time if the substitute is an instance of the script's class."""
 
     names = {
         "__init__": initialised,

@@ -1,4 +1,4 @@
-"""Where the text goes that a script prints: to stderr, dimmed where that is a terminal, or to a file."""
+"""Sends the text that a script prints to stderr, dimmed if that is a terminal, or to a file."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, TextIO
 from unittest.mock import patch
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[22m"
-_CLEAR_LINE = "\r\x1b[2K"  # of the progress, which is drawn again below
+_CLEAR_LINE = "\r\x1b[2K"  # clears the progress line, which is drawn again below
 
 
 class DimmedText:
-    """A text stream of a terminal that dims what is written to it; in all else it is the stream.
+    """A wrapper around a terminal's text stream that dims the text written to it. All else is left to the stream.
 
     Args:
-        stream: that of the terminal.
+        stream: The text stream of the terminal.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -25,7 +25,7 @@ class DimmedText:
         self._in_line = False
 
     def write(self, text: str) -> int:
-        """Write a text, and return its length."""
+        """Write a text and return its length in characters."""
         if text:
             clear = "" if self._in_line else _CLEAR_LINE
             self._in_line = not text.endswith("\n")
@@ -34,7 +34,7 @@ class DimmedText:
         return len(text)
 
     def writelines(self, lines: list[str]) -> None:
-        """Write texts one after the other."""
+        """Write the texts one after the other."""
         for line in lines:
             self.write(line)
 
@@ -44,13 +44,17 @@ class DimmedText:
 
 @contextmanager
 def script_output(file: str | None) -> Iterator[None]:
-    """Within the `with` block what is printed goes to a file, or to stderr if none is given."""
+    """Send everything that is printed within the `with` block to a file, or to stderr.
+
+    Args:
+        file: The path of the file; None for stderr.
+    """
     if file is not None:
         with _into(file):
             yield
         return
     sys.stdout.flush()
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that it comes in the order of stderr
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # so that its lines keep their order with those of stderr
     if not _dims():
         yield
         sys.stdout.flush()

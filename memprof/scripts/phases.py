@@ -1,4 +1,4 @@
-"""In which phase of its training a script is, found out without a hook in it.
+"""Finds out which phase of its training a script is in, without a change to the script.
 
 | phase | from | to |
 |---|---|---|
@@ -12,7 +12,7 @@
 | save, load | `torch.save`, `save_pretrained`; `torch.load`, `load_state_dict` | it returns |
 | other | everything between these | |
 
-A training step begins with a forward and ends with an optimizer's step; what a frozen model computes within it is
+A training step begins with a forward and ends with an optimizer's step; the work of a frozen model within it is
 part of the forward.
 
 Private API of PyTorch, checked on 2.8.0 and 2.13.0: `torch.optim.optimizer.register_optimizer_step_pre_hook` and
@@ -34,19 +34,20 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-# Phases that a call begins and ends; nothing within them counts as anything else, but for a closure's own passes.
+# These phases begin and end with a call, and everything within the call belongs to the phase. The exceptions are the
+# passes of a closure within an optimizer's step, which are phases of their own.
 _CALLS = ("backward", "clip", "zero_grad", "save", "load")
 BUILD, OTHER = "build", "other"
 
 
 class Listener(Protocol):
-    """Who is told what the script does."""
+    """An object that is told what the script does."""
 
     def phase_begins(self, phase: str) -> None:
         """Another phase begins, and the one before it ends."""
 
     def forward_begins(self, module: nn.Module, given: Any) -> None:
-        """A module is called outside of any other, and given these arguments."""
+        """A module is called with these arguments, outside of any other module."""
 
     def loss_is_known(self, value: Any) -> None:
         """The backward pass is about to begin, from these tensors."""
@@ -62,16 +63,16 @@ class Phases:
     """Tells a listener of every change of phase while it is entered.
 
     Args:
-        listener: is told.
+        listener: The object that is told of each change.
     """
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self.current = BUILD
-        self._rest = BUILD  # what runs between the phases that calls make
+        self._rest = BUILD  # the phase that holds between the calls
         self._calls: list[str] = []
         self._depth = 0
-        self._training = False  # a training step has begun
+        self._training = False  # whether a training step has begun
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -111,7 +112,7 @@ class Phases:
             self._settle("forward")
         elif not self._training:
             self._settle("evaluation")
-        call = sys._getframe(1).f_locals  # a global hook is not given keywords
+        call = sys._getframe(1).f_locals  # PyTorch passes no keyword arguments to a global hook
         self._listener.forward_begins(module, (args, call.get("kwargs")))
 
     def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -130,7 +131,7 @@ class Phases:
     def _within(self, phase: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
-            if self._calls and self._calls[-1] != "optimizer":  # a part of what runs already
+            if self._calls and self._calls[-1] != "optimizer":  # this call is part of the phase that is already running
                 return function(*args, **kwargs)
             if phase == "backward":
                 self._listener.loss_is_known(args[0] if args else kwargs.get("tensors"))

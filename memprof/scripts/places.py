@@ -1,4 +1,4 @@
-"""Where a program is: the file and line of the frame that a reader of the script would look at."""
+"""Finds where a program is: the file and line of the frame that a reader of the script would look at."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PYTHON = str(Path(ast.__file__).resolve().parent)
 
 @cache
 def is_inner(file: str) -> bool:
-    """Whether a file belongs to the machinery: memprof, sm3, PyTorch, or Python's own library."""
+    """Return whether a file belongs to memprof, sm3, PyTorch or Python's standard library."""
     if file.startswith(("<frozen", "<string", "<__array")):
         return True
     if file.startswith((_OURS, _SM3, _TORCH)):
@@ -28,7 +28,11 @@ def is_inner(file: str) -> bool:
 
 
 def caller(frame: FrameType | None = None) -> FrameType | None:
-    """Return the innermost frame that is not of the machinery; None where there is none."""
+    """Return the innermost frame that `is_inner` does not count as inner code, or None if there is none.
+
+    Args:
+        frame: The frame to begin with; None for the one that called this function.
+    """
     found = sys._getframe(1) if frame is None else frame
     walked: FrameType | None = found
     while walked is not None and is_inner(walked.f_code.co_filename):
@@ -37,12 +41,12 @@ def caller(frame: FrameType | None = None) -> FrameType | None:
 
 
 def place_of(frame: FrameType | None) -> str:
-    """Return `train.py:12` for a frame; an empty text where there is none."""
+    """Return the place of a frame as `train.py:12`, or an empty text if there is no frame."""
     return "" if frame is None else f"{short(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def short(file: str) -> str:
-    """Return a path as a reader knows it: within the installed package, else from the present folder on."""
+    """Return a path as a reader knows it: within its installed package, or else relative to the current folder."""
     path = Path(file)
     if "site-packages" in path.parts:
         return str(Path(*path.parts[path.parts.index("site-packages") + 1 :]))
@@ -54,13 +58,13 @@ def short(file: str) -> str:
 
 @cache
 def decides(file: str, line: int) -> bool:
-    """Whether the statement at a line branches: an `if`, `while`, `assert`, a conditional expression, `and` or `or`."""
+    """Return whether a line decides a branch: an `if`, `while`, `assert`, conditional expression, `and` or `or`."""
     try:
         tree = ast.parse("".join(linecache.getlines(file)))
     except (SyntaxError, ValueError):
         return False
     for node in ast.walk(tree):
-        test = getattr(node, "test", None)  # of if, while, assert, and the conditional expression
+        test = getattr(node, "test", None)  # `if`, `while`, `assert` and the conditional expression have a test
         if isinstance(test, ast.expr) and test.lineno <= line <= (test.end_lineno or test.lineno):
             return True
         if isinstance(node, ast.BoolOp) and node.lineno <= line <= (node.end_lineno or node.lineno):
