@@ -1,4 +1,4 @@
-"""Runs somebody's program as `__main__`, as `python train.py` and `python -m train` would."""
+"""Runs the user's program as `__main__`, as `python train.py` and `python -m train` would."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from memprof.scripts.stopping import ScriptRefused, ScriptStopped, ScriptTimedOu
 from memprof.scripts.torchrun import wants_ranks
 from memprof.user_code import describe, is_out_of_memory
 
-_GRACE_SECONDS = 10  # for code that lets no exception in: a call into a library that never returns
+_GRACE_SECONDS = 10  # for code that no exception can reach, such as a library call that never returns
 
 
 def check_program(spec: ScriptSpec) -> None:
-    """Refuse a file that is not there or that is no Python.
+    """Refuse a file that does not exist or is not Python.
 
     Raises:
-        UsageError: the sentence says what is wrong with it.
+        UsageError: The file cannot be read or compiled; the sentence says why.
     """
     if spec.path is not None:
         compiled(spec.path)
 
 
 def compiled(path: str) -> types.CodeType:
-    """Return the code of a file.
+    """Return the compiled code of a file.
 
     Raises:
-        UsageError: it cannot be read, or has a syntax error.
+        UsageError: The file cannot be read, or it has a syntax error.
     """
     file = Path(path)
     if file.is_dir():
@@ -56,12 +56,12 @@ def compiled(path: str) -> types.CodeType:
 
 
 def run_program(spec: ScriptSpec) -> None:
-    """Run the program until it ends, or something that is no `Exception` comes out of it.
+    """Run the program until it ends or an exception leaves it.
 
     Raises:
-        UsageError: the script failed by itself; the sentence names the place.
-        MemprofError: what memprof found, passed on.
-        BaseException: what ended it, of `memprof.scripts.stopping`, or memory that ran out.
+        UsageError: The script itself failed; the sentence names the place.
+        MemprofError: Memprof found an error in the script, which is passed on.
+        BaseException: Memory ran out, or the script was ended by an exception of `memprof.scripts.stopping`.
     """
     try:
         _run(spec)
@@ -118,7 +118,7 @@ def _where(error: BaseException) -> str:
 
 @contextmanager
 def own_exit_functions() -> Iterator[None]:
-    """Run what the program registers with `atexit` at the end of the `with` block, last first."""
+    """Run the functions that the program registers with `atexit` at the end of the `with` block, the last one first."""
     registered: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
 
     def register(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
@@ -134,17 +134,17 @@ def own_exit_functions() -> Iterator[None]:
         finally:
             while registered:
                 function, args, kwargs = registered.pop()
-                with suppress(BaseException):  # the figures are there, and Python itself would go on, too
+                with suppress(BaseException):  # the figures are complete, and Python itself would go on as well
                     function(*args, **kwargs)
 
 
 @contextmanager
 def time_limit(seconds: float, give_up: Callable[[str], Any]) -> Iterator[None]:
-    """Raise `ScriptTimedOut` in the script when the time is over; in the main thread only.
+    """Raise `ScriptTimedOut` in the script when its time is over. This works only in the main thread.
 
     Args:
-        seconds: how long the `with` block may take.
-        give_up: told the place a little later, where the script did not take notice; it does not return.
+        seconds: The seconds that the `with` block may take.
+        give_up: Called with the place a little later if the script did not react; it does not return.
     """
     main = threading.get_ident()
     over = threading.Event()

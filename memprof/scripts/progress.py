@@ -1,4 +1,4 @@
-"""Tells where a script is, as its phases change: often enough to look alive, and too seldom to slow it down."""
+"""Reports the phase of a script often enough to show that it runs, and too seldom to slow it down."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _SECONDS_BETWEEN = 0.3
 
 
 class PhaseProgress:
-    """Sends a message when a phase begins, but no sooner than a moment after the last one.
+    """Sends a message when a phase begins, unless the last message was sent less than 0.3 seconds before.
 
     Args:
-        emit: takes the messages.
-        steps: how many training steps are wanted; None if that is not known.
-        peak_bytes: returns the highest memory use so far.
+        emit: The function that takes the messages.
+        steps: The number of training steps to run; None if it is not known.
+        peak_bytes: A function that returns the highest memory use so far, in bytes.
     """
 
     def __init__(self, emit: Callable[[Any], None], steps: int | None, peak_bytes: Callable[[], int]) -> None:
@@ -27,11 +27,11 @@ class PhaseProgress:
         self._next = 0.0
 
     def phase_begins(self, step: int, phase: str) -> None:
-        """A phase begins.
+        """Report that a phase begins.
 
         Args:
-            step: the training step that it belongs to; 0 before the first.
-            phase: its name.
+            step: The training step that the phase belongs to; 0 before the first.
+            phase: The name of the phase.
         """
         now = time.monotonic()
         if now < self._next:

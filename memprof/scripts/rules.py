@@ -1,4 +1,4 @@
-"""How many training steps of a script are run."""
+"""Decides how many training steps of a script are run."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ LEAST, MOST = 3, 8
 
 
 def is_last(number: int, wanted: int | None, alike: bool, waiting: bool) -> bool:
-    """Whether a training step that has ended is the last.
+    """Return whether a training step that has ended is the last one.
 
     Args:
-        number: of the step, from 1.
-        wanted: steps to run, if somebody said so.
-        alike: it allocated what the one before it did.
-        waiting: an optimizer that the script constructed has not stepped yet.
+        number: The number of the step, counted from 1.
+        wanted: The number of steps to run, if the user gave one.
+        alike: Whether the step allocated the same sizes as the one before it.
+        waiting: Whether an optimizer that the script constructed has not stepped yet.
     """
     if wanted is not None:
         return number >= wanted
@@ -20,12 +20,12 @@ def is_last(number: int, wanted: int | None, alike: bool, waiting: bool) -> bool
 
 
 def next_is_last(number: int, wanted: int | None, alike: bool, waiting: bool) -> bool:
-    """Whether the step after one that has ended is the last, where that must be known before it begins.
+    """Return whether the step after one that has ended is the last one, for callers that must know before it begins.
 
     Args:
-        number: of the step that has ended, from 1.
-        wanted: steps to run, if somebody said so.
-        alike: it allocated what the one before it did.
-        waiting: an optimizer that the script constructed has not stepped yet.
+        number: The number of the step that has ended, counted from 1.
+        wanted: The number of steps to run, if the user gave one.
+        alike: Whether the step allocated the same sizes as the one before it.
+        waiting: Whether an optimizer that the script constructed has not stepped yet.
     """
     return is_last(number + 1, wanted, alike, waiting)

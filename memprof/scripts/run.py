@@ -1,4 +1,4 @@
-"""A script from its start to its last training step: what is put around it, predicted and measured alike."""
+"""Runs a script from its start to its last training step, in the same way for a prediction and a measurement."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from memprof.scripts.torchrun import spawned_here
 
 @dataclass(frozen=True)
 class Ending:
-    """How a script ended that has taken a training step.
+    """The end of a script that has taken at least one training step.
 
     Attributes:
-        notes: what the reader of its figures must know.
+        notes: The sentences that the reader of the figures must know.
     """
 
     notes: list[str] = field(default_factory=list)
@@ -44,16 +44,19 @@ def run_script(
     """Run a script until it has taken its steps.
 
     Args:
-        job: which script, how many steps, with which optimizer.
-        session: follows it, and stops it.
-        emit: takes the answer where the script lets no exception in.
-        applied: what is around the script alone, innermost.
-        around: what is around everything that is done for it.
-        outputs: the folder that takes what it saves; None for one of its own.
+        job: The script, the number of its steps and the optimizer.
+        session: The session that follows the script and stops it.
+        emit: The function that takes the error message if no exception can reach the script.
+        applied: Returns the innermost context, which surrounds only the script.
+        around: Returns a context that surrounds the preparations as well.
+        outputs: The folder for the files that the script saves; None for a new temporary one.
+
+    Returns:
+        How the script ended, with the notes for the reader.
 
     Raises:
-        UsageError: the script is at fault, or never took a training step.
-        MemprofError: what was found in it.
+        UsageError: The script is at fault, or it never took a training step.
+        MemprofError: Memprof found an error in the script.
     """
     optimizers = ScriptOptimizers(job.substitution)
     session.optimizers = optimizers
@@ -82,7 +85,7 @@ def run_script(
                 raise UsageError(_too_slow(job, session, late.place)) from None
             ended_early = False
         except UsageError:
-            if not session.ended:  # what goes wrong while it unwinds is of no account
+            if not session.ended:  # an error while the script unwinds does not matter
                 raise
             ended_early = False
     ended_early = ended_early and not session.ended
@@ -116,17 +119,17 @@ def _notes(job: ScriptTrial, session: ScriptSession, optimizers: ScriptOptimizer
 def check_used(
     job: ScriptTrial, session: ScriptSession, trained_on: set[str], device: str, allocated_bytes: int
 ) -> list[str]:
-    """Return what the reader must know of a script whose parameters are not on the device that the figures are of.
+    """Return a note if the script's parameters are not on the device that the figures describe.
 
     Args:
-        job: which script.
-        session: has followed it.
-        trained_on: the types of the devices on which the trained parameters are.
-        device: the name of the device, a GPU.
-        allocated_bytes: the most that the script allocated there.
+        job: The job, which names the script.
+        session: The session that has followed the script.
+        trained_on: The types of the devices on which the trained parameters are.
+        device: The name of the device, a GPU.
+        allocated_bytes: The peak of the memory that the script allocated on the device, in bytes.
 
     Raises:
-        UsageError: it allocated nothing there, so there is nothing to say of that device.
+        UsageError: The script allocated nothing on the device, so there are no figures to report.
     """
     if allocated_bytes and "cuda" in trained_on:
         return []

@@ -1,4 +1,4 @@
-"""A script as it goes from step to step: numbers its training steps, labels what its tensors hold, and ends it."""
+"""Follows a script: numbers its training steps, labels what its tensors hold, and ends it after the last step."""
 
 from __future__ import annotations
 
@@ -24,56 +24,56 @@ from memprof.training.session import Session
 
 
 class Observer(Protocol):
-    """Who records the script, predicted or measured."""
+    """The recorder of a script, for a prediction or a measurement."""
 
     def mark(self, mark: Mark) -> None:
         """Put a mark between the last event and the next."""
 
     def quiet(self) -> AbstractContextManager[Any]:
-        """What is done within the `with` block is no part of the script."""
+        """Return a context for work that is not part of the script."""
 
     def model_found(self, name: str, model: nn.Module) -> None:
-        """The script calls a model that it has not called before; `name` is a prefix of its modules' names."""
+        """The script calls a model for the first time; `name` is the prefix of the names of its modules."""
 
     def step_ended(self, number: int) -> bool:
-        """A training step has ended; say whether it was the last."""
+        """A training step has ended. Return whether it was the last one."""
 
     def finished(self) -> None:
-        """The last step has ended and everything still lives."""
+        """The last step has ended, and all its objects are still alive."""
 
 
 class Together:
-    """Several optimizers as one that holds what all of them hold."""
+    """Several optimizers that are treated as one."""
 
     def __init__(self, optimizers: dict[int, torch.optim.Optimizer]) -> None:
         self.optimizers = optimizers
 
 
 class OptimizersInUse:
-    """The optimizers that a script has stepped; it does not keep them alive."""
+    """The optimizers that have stepped in a script. This object does not keep them alive."""
 
     def __init__(self) -> None:
         self._found: dict[int, weakref.ref[torch.optim.Optimizer]] = {}
 
     def add(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take one in."""
+        """Add an optimizer, unless it is already known."""
         known = self._found.get(id(optimizer))
-        if known is None or known() is not optimizer:  # one that is gone may have had this identity
+        if known is None or known() is not optimizer:  # an optimizer that is gone may have had the same `id()`
             self._found[id(optimizer)] = weakref.ref(optimizer)
 
     @property
     def optimizers(self) -> dict[int, torch.optim.Optimizer]:
-        """Those that still live, in the order in which they first stepped."""
+        """The optimizers that are still alive, in the order of their first steps, by their `id()`."""
         found = {key: reference() for key, reference in self._found.items()}
         return {key: optimizer for key, optimizer in found.items() if optimizer is not None}
 
     @property
     def together(self) -> Together:
-        """All that still live, as one."""
+        """All optimizers that are still alive, as one."""
         return Together(self.optimizers)
 
     def parameters(self) -> list[torch.Tensor]:
-        """What they train, each once."""
+        """Return the parameters that the optimizers train, each once."""
         given = (p for one in self.optimizers.values() for group in one.param_groups for p in group["params"])
         return list({id(p): p for p in given}.values())
 
@@ -82,16 +82,16 @@ class ScriptSession:
     """Follows a script while it runs.
 
     Args:
-        observer: records it.
-        labelling: label what tensors hold, from the first step on.
+        observer: The recorder of the script.
+        labelling: Whether the contents of tensors are labelled from the first step on.
 
     Attributes:
-        cycles: counts the training steps.
-        in_use: the optimizers that have stepped.
-        ended: the last step has ended.
-        seen: the phases that have begun.
-        alike: the last step allocated what the one before it did; set by the observer.
-        optimizers: notes what the script constructs; set by whoever runs it.
+        cycles: The counter of the training steps.
+        in_use: The optimizers that have stepped.
+        ended: Whether the last step has ended.
+        seen: The phases that have begun.
+        alike: Whether the last step allocated the same sizes as the one before it. The observer sets it.
+        optimizers: The optimizers that the script constructs. The caller that runs the script sets it.
     """
 
     optimizers: ScriptOptimizers
@@ -116,7 +116,7 @@ class ScriptSession:
 
     @property
     def labelling(self) -> bool:
-        """Whether tensors are labelled at the moment."""
+        """Whether tensors are being labelled."""
         return self._session.following
 
     @labelling.setter
@@ -130,12 +130,12 @@ class ScriptSession:
 
     @property
     def step(self) -> int:
-        """The training step that the script is in, from 1."""
+        """The training step that the script is in, counted from 1."""
         return self.cycles.count + 1
 
     @property
     def optimizers_waiting(self) -> bool:
-        """Whether an optimizer was constructed that has not stepped yet and may still do so."""
+        """Whether an optimizer that the script constructed is alive and has not stepped yet."""
         stepped = self.in_use.optimizers
         return any(id(optimizer) not in stepped for optimizer in self.optimizers.made)
 
@@ -147,7 +147,7 @@ class ScriptSession:
 
     @property
     def models(self) -> list[tuple[str, nn.Module]]:
-        """The models that the script has called and that still live, with the prefix of their modules' names."""
+        """The called models that are still alive, each with the prefix of its modules' names."""
         found = [(name, reference()) for name, reference in self._models]
         return [(name, model) for name, model in found if model is not None]
 
@@ -157,18 +157,18 @@ class ScriptSession:
         return [size for model in found if model is not None for size in bucket_sizes(model)]
 
     def whole_model(self) -> nn.Module:
-        """Return one module that holds all models, under their names, and what is trained outside of them."""
+        """Return one module that holds all models under their names, and the trained parameters outside of them."""
         return _together(self.models, self.in_use.parameters())
 
     def parameters(self) -> list[torch.Tensor]:
-        """All parameters, each once: of the models that were called, and whatever else the optimizers train."""
+        """Return the parameters of the called models and all others that the optimizers train, each once."""
         found = [p for _, model in self.models for p in model.parameters()]
         return list({id(p): p for p in [*found, *self.in_use.parameters()]}.values())
 
-    # What `Phases` tells
+    # The following methods are called by `Phases`.
 
     def phase_begins(self, phase: str) -> None:
-        """Number the phase, and label what the one before it has made."""
+        """Number the phase, and label the tensors that the phase before it has created."""
         self._stop_again()
         if phase in ("forward", "backward", "optimizer"):
             self.cycles.begin()
@@ -177,7 +177,7 @@ class ScriptSession:
         self._session.begin_phase(phase)
 
     def forward_begins(self, module: nn.Module, given: Any) -> None:
-        """Take in a model that was not called before, and label what it is given."""
+        """Add a model that was not called before, and label its inputs."""
         if module not in self._known:
             self._add(module)
         if self.labelling and not self.ended:
@@ -191,17 +191,21 @@ class ScriptSession:
                 self._observer.mark(label_tensors("activations", value))
 
     def optimizer_steps(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take in the optimizer."""
+        """Add the optimizer to those in use."""
         self._stop_again()
         self.in_use.add(optimizer)
 
     def optimizer_stepped(self, optimizer: torch.optim.Optimizer) -> None:
-        """Count a training step if it ends here, and end the script with the last."""
+        """Count a training step if one ends here, and end the script after the last one.
+
+        Raises:
+            ScriptStopped: The last training step has ended.
+        """
         if self.ended:
             return
         if not self.cycles.stepped(id(optimizer)):
             return
-        if self._session.phase == "optimizer":  # a gradient scaler's step goes on around it
+        if self._session.phase == "optimizer":  # the step of a gradient scaler around it goes on
             self._session.end_phase()
         if self._observer.step_ended(self.cycles.count):
             self.ended = True
@@ -211,20 +215,20 @@ class ScriptSession:
             self._session.follow()
 
     def tidied(self, entries: Iterable[Entry]) -> list[Entry]:
-        """Return the recorded stream with the numbers of training steps, and a single model's own names."""
+        """Return the recorded stream with the numbers of training steps. A single model's modules lose their prefix."""
         numbered = self.cycles.renumbered(entries)
         if len(self._models) != 1:
             return numbered
         prefix = self._models[0][0]
         return [_without_prefix(entry, prefix) for entry in numbered]
 
-    # Parts
+    # The following methods are helpers.
 
     def _mark_phase(self, slot: int, phase: str) -> None:
         self._observer.mark(PhaseMark(slot, phase))
 
     def _stop_again(self) -> None:
-        """A script that catches everything is told once more that it is over."""
+        """Raise `ScriptStopped` once more if the script has ended and caught the first one."""
         if self.ended:
             raise ScriptStopped
 
@@ -235,7 +239,7 @@ class ScriptSession:
         self._known.add(module)
         if isinstance(module, DistributedDataParallel):
             self._replicated.append(weakref.ref(module))
-            module = module.module  # the user's own
+            module = module.module  # the user's own model
         name = type(module).__name__
         if name in taken:
             name = next(f"{name}_{number}" for number in range(2, 1 << 30) if f"{name}_{number}" not in taken)
@@ -244,13 +248,13 @@ class ScriptSession:
         self._observer.model_found(name, module)
 
     def label_what_lives(self) -> None:
-        """Say of every tensor that Python holds that it is one: no operator made those that are loaded or copied."""
+        """Label every tensor that Python holds, because no operator has created those that are loaded or copied."""
         held = [item for item in gc.get_objects() if issubclass(type(item), torch.Tensor)]
         self._observer.mark(label_tensors("", held))
 
 
 def _together(models: list[tuple[str, nn.Module]], trained: list[torch.Tensor]) -> nn.Module:
-    """Return one module that holds all models, and what is trained outside of them."""
+    """Return one module that holds all models and the trained parameters outside of them."""
     inside = {id(p) for _, model in models for p in model.parameters()}
     whole = nn.Module()
     whole._modules.update(models)

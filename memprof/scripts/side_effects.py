@@ -1,7 +1,7 @@
-"""What a script would write, kept out of the user's folders: into a temporary one that is removed.
+"""Keeps what a script writes out of the user's folders, in a temporary folder that is removed.
 
-`torch.save` into a path goes there, and `torch.load` of that path finds it. So do the folders of `save_pretrained` and
-of the trainers' checkpoints. Trackers are told to be off.
+`torch.save` writes there, and `torch.load` of the same path finds the file. The folders of `save_pretrained` and of the
+trainers' checkpoints are redirected as well. Experiment trackers are switched off.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _TRACKERS_OFF = {
 
 
 class KeptOutputs:
-    """Paths that the script writes to, and where they are kept instead.
+    """Maps the paths that a script writes to the places where they are kept instead.
 
     Args:
-        folder: that takes them.
+        folder: The folder that takes the files.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,7 +41,7 @@ class KeptOutputs:
         self._paths: dict[str, Path] = {}
 
     def instead_of(self, path: str | os.PathLike[str]) -> Path:
-        """Return where a path that is written is kept."""
+        """Return the place where a written path is kept, and create its folder."""
         whole = os.path.abspath(path)
         if whole.startswith(str(self._folder)):
             return Path(whole)
@@ -50,18 +50,18 @@ class KeptOutputs:
         return kept
 
     def found(self, path: str | os.PathLike[str]) -> str | os.PathLike[str]:
-        """Return where a path that is read is: the kept one, if it was written."""
+        """Return the path to read: the kept one if the script has written it, or else the path itself."""
         kept = self._folder / os.path.abspath(path).lstrip(os.sep)
         return kept if kept.exists() else path
 
 
 @contextmanager
 def kept_outputs(keep: bool, given: Path | None = None) -> Iterator[None]:
-    """Within the `with` block what is saved goes to a temporary folder.
+    """Send everything that is saved within the `with` block to a temporary folder.
 
     Args:
-        keep: leave everything where the script writes it.
-        given: the folder, which somebody else removes; None for a new one.
+        keep: Whether everything stays where the script writes it.
+        given: The folder to use, which the caller removes; None for a new one.
     """
     if keep:
         yield
@@ -93,7 +93,7 @@ def _redirected(function: Callable[..., Any], redirect: Callable[[Any], Any], pl
 
 
 def _hooks(outputs: KeptOutputs) -> dict[str, Callable[[Any], None]]:
-    """Return what to change in libraries once they are imported: where they put their folders."""
+    """Return the functions that redirect the folders of libraries after their import, by module name."""
 
     def folder_of(owner: str, method: str, place: int, name: str) -> Callable[[Any], None]:
         def change(module: Any) -> None:

@@ -1,4 +1,4 @@
-"""How a script is ended from within: by exceptions that are no `Exception`, so that ordinary handlers let them pass."""
+"""Exceptions that end a script from within. None is an `Exception`, so that ordinary handlers let them pass."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from memprof.errors import MemprofError
 
 
 class ScriptStopped(BaseException):
-    """The script has taken the steps that were asked for; it unwinds through its `finally` blocks."""
+    """The script has taken all steps that it was to take, and it unwinds through its `finally` blocks."""
 
 
 class ScriptRefused(BaseException):
-    """Something was found that no `except Exception` of the script must swallow.
+    """Memprof found an error that no `except Exception` of the script may swallow.
 
     Attributes:
-        error: what to tell the user.
+        error: The error to show to the user.
     """
 
     def __init__(self, error: MemprofError) -> None:
@@ -22,10 +22,10 @@ class ScriptRefused(BaseException):
 
 
 class ScriptTimedOut(BaseException):
-    """The time for the script is over.
+    """The time limit of the script has passed.
 
     Attributes:
-        place: the script's file and line that was running.
+        place: The file and line of the script that was running.
     """
 
     def __init__(self, place: str) -> None:

@@ -1,7 +1,7 @@
-"""What torchrun gives a script: its environment, and process groups, which are made here in a way of memprof's own.
+"""Gives a script what torchrun would give it: the environment, and process groups that memprof creates itself.
 
-Whatever backend a script names (`nccl`, `gloo`, `cpu:gloo,cuda:nccl`, none), its groups are made by the function that
-measuring or predicting has for them, and answer to the name that the script gave.
+Whatever backend a script names (`nccl`, `gloo`, `cpu:gloo,cuda:nccl`, none), its groups are created by the function
+of the measurement or of the prediction, and they report the name that the script gave.
 
 Private API of PyTorch, checked on 2.13.0: `torch.distributed.distributed_c10d._new_process_group_helper`, which makes
 every group, and `torch.distributed.distributed_c10d._world`, where the names of their backends are kept.
@@ -28,13 +28,13 @@ from memprof.scripts.stopping import ScriptRefused
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 ADDRESS = "127.0.0.1"
 _GPUS_OF_A_MACHINE = 8
-_BACKEND_PLACE = 3  # of `_new_process_group_helper`'s arguments
+_BACKEND_PLACE = 3  # the index among the arguments of `_new_process_group_helper`
 _DEVICE = "device_id"
 _AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 
 
 def ranks_of_a_machine(world_size: int) -> int:
-    """Return how many ranks share a machine: eight, where they come in eights, and otherwise all."""
+    """Return how many ranks share a machine: eight if the world size is a larger multiple of eight, otherwise all."""
     many = world_size > _GPUS_OF_A_MACHINE and world_size % _GPUS_OF_A_MACHINE == 0
     return _GPUS_OF_A_MACHINE if many else world_size
 
@@ -43,10 +43,10 @@ def torchrun_environment(rank: int, world_size: int, local_size: int, port: int)
     """Return the variables that torchrun sets for a rank.
 
     Args:
-        rank: of all ranks.
-        world_size: ranks in all.
-        local_size: ranks on each machine.
-        port: where the ranks find each other.
+        rank: The rank of this process among all ranks.
+        world_size: The number of all ranks.
+        local_size: The number of ranks on each machine.
+        port: The port at which the ranks find each other.
     """
     machine, local = divmod(rank, local_size)
     numbers = {
@@ -75,7 +75,7 @@ class ProcessGroups:
     """The process groups of a script.
 
     Attributes:
-        made: the script has made its first.
+        made: Whether the script has created its first process group.
     """
 
     made = False
@@ -88,16 +88,19 @@ def torchrun(
     maker: Callable[..., Any] | None = None,
     adapt: Callable[[Any, str], None] | None = None,
 ) -> Iterator[ProcessGroups]:
-    """Within the `with` block a script finds torchrun's environment, and every group that it makes is of one kind.
+    """Give the script in the `with` block torchrun's environment, and create all its process groups with one backend.
 
     Args:
-        environment: of the rank.
-        backend: the name under which PyTorch is to know that kind; None to leave groups as they are.
-        maker: makes a group of a store, a rank, a size and a timeout.
-        adapt: told of every group, with the name of the backend that the script asked for.
+        environment: The environment variables of the rank.
+        backend: The name under which that backend is registered with PyTorch; None to leave the groups as they are.
+        maker: Creates a group from a store, a rank, a size and a timeout.
+        adapt: Called with every group and the name of the backend that the script asked for.
 
     Yields:
-        whether the script made one.
+        An object that says whether the script has created a process group.
+
+    Raises:
+        UsageError: This process already belongs to a process group.
     """
     if dist.is_initialized():
         raise UsageError("this process is in a process group already: run the script in another, as the CLI does")
@@ -112,7 +115,7 @@ def torchrun(
         groups.made = True
         if backend is None:
             return make(*args, **kwargs)
-        # A device that is named here would only have the communicator made at once.
+        # A device that is given here would only cause the communicator to be created at once.
         kwargs = {name: None if name == _DEVICE else value for name, value in kwargs.items()}
         group, store = make(*args[:_BACKEND_PLACE], dist.Backend(backend), *args[_BACKEND_PLACE + 1 :], **kwargs)
         if group in c10d._world.pg_map:
@@ -121,7 +124,7 @@ def torchrun(
                 adapt(group, str(wanted))
         return group, store
 
-    excepthook = sys.excepthook  # `init_process_group` puts the rank before tracebacks
+    excepthook = sys.excepthook  # `init_process_group` replaces it with one that puts the rank before tracebacks
     if backend is not None and maker is not None:
         dist.Backend.register_backend(backend, maker, devices=["cpu", "cuda"])
     try:
@@ -135,10 +138,10 @@ def torchrun(
 
 @contextmanager
 def spawned_here(world_size: int | None) -> Iterator[None]:
-    """Within the `with` block `torch.multiprocessing.spawn` runs one of its processes, here: the rank that this one is.
+    """Make `torch.multiprocessing.spawn` in the `with` block run only this process's rank, in this process.
 
     Args:
-        world_size: ranks in all; None where none were asked for, so that a script is refused which starts them.
+        world_size: The number of all ranks; None if the user gave none. A script that starts processes is then refused.
     """
 
     def start(
@@ -152,7 +155,7 @@ def spawned_here(world_size: int | None) -> Iterator[None]:
             raise ScriptRefused(
                 UsageError(f"{place} starts {nprocs} processes, and --world-size is {world_size}; give {nprocs}")
             )
-        os.environ.pop(_AGENT_STORE, None)  # they find each other as the script says
+        os.environ.pop(_AGENT_STORE, None)  # the ranks find each other in the way that the script says
         function(int(os.environ["LOCAL_RANK"]), *args)
         joins = named.get("join", more[0] if more else True)
         return None if joins else _Ended()
@@ -166,7 +169,7 @@ def spawned_here(world_size: int | None) -> Iterator[None]:
 
 
 class _Ended:
-    """What `torch.multiprocessing.spawn` returns at once, of processes that have ended."""
+    """The object that `torch.multiprocessing.spawn` returns with `join=False`, for processes that have ended."""
 
     processes: tuple[Any, ...] = ()
 
@@ -180,7 +183,7 @@ def _other_size(made: int, given: int) -> str:
 
 
 def without_group(program: str, world_size: int) -> str:
-    """Return the note on a script that was to be one of several ranks and made no process group."""
+    """Return the note on a script that was to run as one of several ranks but created no process group."""
     return (
         f"{program} made no process group (torch.distributed.init_process_group), so each of the {world_size} ranks "
         "trains by itself, with everything that it holds."
@@ -188,7 +191,7 @@ def without_group(program: str, world_size: int) -> str:
 
 
 def wants_ranks(error: BaseException) -> bool:
-    """Return whether a script failed because nobody told it which of how many ranks it is."""
+    """Return whether a script failed because its environment has no rank or world size."""
     if any(name in os.environ for name in VARIABLES):
         return False
     if isinstance(error, KeyError):
