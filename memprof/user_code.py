@@ -24,9 +24,9 @@ def guard(what: str, function: Callable[..., Any], file: str | None) -> Callable
     error of a lost rank.
 
     Args:
-        what: how the sentence names the function, for example `train.py:build`.
-        function: the user's function.
-        file: the user's file. The line in it is named if the error passes through it.
+        what: How the sentence names the function, for example `train.py:build`.
+        function: The user's function.
+        file: The user's file. The line in it is named if the error passes through it.
     """
 
     def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -46,8 +46,8 @@ def describe(error: BaseException, file: str | None = None) -> str:
     """Return a text such as `TypeError: message (train.py:12)`, with the last line in the user's file.
 
     Args:
-        error: a caught exception, with its traceback.
-        file: the user's file. If the traceback does not pass through it, the last line outside memprof and installed
+        error: A caught exception, with its traceback.
+        file: The user's file. If the traceback does not pass through it, the last line outside memprof and installed
             packages is named. If there is none, it is the last line outside memprof.
     """
     message = shorten(" ".join(_message(error).split()), width=_LONGEST_MESSAGE, placeholder=" …")
@@ -66,7 +66,7 @@ def kind(value: object) -> str:
     """Return the type of a value with its article: `a dict`, `an int`.
 
     Args:
-        value: any object.
+        value: Any object.
     """
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
@@ -76,7 +76,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an exception says that memory ran out, on the CPU or on a GPU.
 
     Args:
-        error: the exception.
+        error: The exception.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
@@ -88,7 +88,7 @@ def is_lost_rank(error: BaseException) -> bool:
     """Return whether an exception says that another rank is gone. The rank that ended first knows the cause.
 
     Args:
-        error: the exception.
+        error: The exception.
     """
     if type(error).__name__ in ("DistBackendError", "DistNetworkError", "DistStoreError"):
         return True
@@ -101,8 +101,8 @@ def raised(place: str, error: BaseException) -> str:
     If an operator does not take sharded tensors (DTensor), the sentence says so.
 
     Args:
-        place: the name of the place.
-        error: the exception.
+        place: The name of the place.
+        error: The exception.
     """
     how = "does not take FSDP's shards (DTensor):" if _SHARDS.search(str(error)) else "raised"
     return f"{place} {how} {describe(error)}"

@@ -29,12 +29,12 @@ class OutOfMemory(Exception):  # noqa: N818  # the name that people search for
     """A request cannot be served, even after all cached memory that can be released was released.
 
     Args:
-        size: the bytes requested.
-        allocated_bytes: the bytes allocated at that moment.
-        reserved_bytes: the bytes reserved at that moment.
+        size: The bytes requested.
+        allocated_bytes: The bytes allocated at that moment.
+        reserved_bytes: The bytes reserved at that moment.
 
     Attributes:
-        size: the bytes requested.
+        size: The bytes requested.
     """
 
     def __init__(self, size: int, allocated_bytes: int, reserved_bytes: int) -> None:
@@ -49,21 +49,21 @@ class CachingAllocator:
     """The caching allocator of one device.
 
     Args:
-        capacity_bytes: the memory that the driver can give to the allocator, which is the device's memory without the
+        capacity_bytes: The memory that the driver can give to the allocator, which is the device's memory without the
             CUDA context and other processes. None means that it is unlimited.
-        settings: the settings of the allocator; see `memprof.allocator.settings.parse_alloc_conf`.
-        total_bytes: the device's memory, to which the memory fraction applies. The default is `capacity_bytes`.
-        driver: the driver to use instead of one with `capacity_bytes` of memory.
+        settings: The settings of the allocator; see `memprof.allocator.settings.parse_alloc_conf`.
+        total_bytes: The device's memory, to which the memory fraction applies. The default is `capacity_bytes`.
+        driver: The driver to use instead of one with `capacity_bytes` of memory.
 
     Attributes:
-        settings: the settings of the allocator.
-        collects_garbage: whether both a threshold for garbage collection and a memory fraction are set.
-        allocated_bytes: the sum of the blocks in use, rounded as PyTorch counts them.
-        requested_bytes: the sum of the bytes requested for blocks that are in use or waiting for another stream.
-        peak_allocated_bytes: the largest `allocated_bytes` so far.
-        peak_requested_bytes: the largest `requested_bytes` so far.
-        small_pool: the free blocks for requests of at most `SMALL_LIMIT` bytes.
-        large_pool: the free blocks for larger requests.
+        settings: The settings of the allocator.
+        collects_garbage: Whether both a threshold for garbage collection and a memory fraction are set.
+        allocated_bytes: The sum of the blocks in use, rounded as PyTorch counts them.
+        requested_bytes: The sum of the bytes requested for blocks that are in use or waiting for another stream.
+        peak_allocated_bytes: The largest `allocated_bytes` so far.
+        peak_requested_bytes: The largest `requested_bytes` so far.
+        small_pool: The free blocks for requests of at most `SMALL_LIMIT` bytes.
+        large_pool: The free blocks for larger requests.
     """
 
     def __init__(
@@ -119,12 +119,12 @@ class CachingAllocator:
         """Return a block for a request.
 
         Args:
-            size: the bytes requested, at least 1.
-            stream: the CUDA stream whose work may use the block.
+            size: The bytes requested, at least 1.
+            stream: The CUDA stream whose work may use the block.
 
         Raises:
-            OutOfMemory: there is not enough memory, even after the cache was released.
-            ValueError: the size is less than 1.
+            OutOfMemory: There is not enough memory, even after the cache was released.
+            ValueError: The size is less than 1.
         """
         rounded = self._rounded.get(size) or self._round(size)
         pool = self.small_pool if rounded <= SMALL_LIMIT else self.large_pool
@@ -144,10 +144,10 @@ class CachingAllocator:
         """Take a block back. Its memory can be used again at once.
 
         Args:
-            handle: a block that `allocate` returned.
+            handle: A block that `allocate` returned.
 
         Raises:
-            ValueError: the block was freed before.
+            ValueError: The block was freed before.
         """
         self._count_out(handle)
         self._put_back(handle)
@@ -156,10 +156,10 @@ class CachingAllocator:
         """Take back a block that other streams used (`record_stream`). Its memory stays active until `finish`.
 
         Args:
-            handle: a block that `allocate` returned.
+            handle: A block that `allocate` returned.
 
         Raises:
-            ValueError: the block was freed before.
+            ValueError: The block was freed before.
         """
         self._count_out(handle)
         handle.waiting = True
@@ -170,7 +170,7 @@ class CachingAllocator:
         """Make the memory of a block that `free_later` took back usable again, as the other streams are done with it.
 
         Args:
-            handle: the block.
+            handle: The block.
         """
         self._waiting.remove(handle)
         self._waiting_bytes -= handle.size
@@ -192,8 +192,8 @@ class CachingAllocator:
         """Return whether a request would be served without asking the driver for memory.
 
         Args:
-            size: the bytes requested.
-            stream: the CUDA stream of the request.
+            size: The bytes requested.
+            stream: The CUDA stream of the request.
         """
         rounded = self.settings.round_size(size)
         pool = self.small_pool if rounded <= SMALL_LIMIT else self.large_pool
