@@ -1,4 +1,4 @@
-"""A comparison of optimizers on a training script, trial by trial: measured or predicted, with validation."""
+"""Compares optimizers on a training script, trial by trial. Trials are measured or predicted, or both."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from memprof.workers.progress import OnComparison, OnProgress, Progress
 
 
 class ScriptFailedError(MemprofError):
-    """The script itself failed while it ran, or something that was found in it stopped it."""
+    """The script itself failed while it ran, or memprof stopped it because of an error in it."""
 
 
 @dataclass(frozen=True)
 class _Searched:
-    """The end of the search with one optimizer, and the largest value that was found; None if it cannot be used."""
+    """The finished search with one optimizer, and its largest value, which is None if the optimizer cannot be used."""
 
     one: Substitution
     search: ScriptSearch
@@ -34,15 +34,15 @@ class _Searched:
 
 
 class ScriptStudy:
-    """A comparison as it grows.
+    """A comparison that grows row by row.
 
     Args:
-        launcher: runs the trials, each in a process of its own.
-        trial: what is the same for all of them; its device is what the user wrote.
-        substitutions: one trial for each.
-        on_progress: told of every step.
-        on_comparison: given the comparison so far after every trial.
-        vary: the placeholder in the script's arguments whose largest value is to be found; None if there is none.
+        launcher: The fork server that runs each trial in a process of its own.
+        trial: The settings that all trials share. Its device is the text that the user gave.
+        substitutions: The substitutions, one for each trial.
+        on_progress: Called with every step.
+        on_comparison: Called with the comparison so far after every trial.
+        vary: The placeholder in the script's arguments whose largest value is searched for; None for no search.
     """
 
     comparison: Comparison
@@ -65,7 +65,14 @@ class ScriptStudy:
         self._started = 0
 
     def inquire(self, budget: int | None, reference: str | None, command: str | None, validate: bool) -> None:
-        """Check what can be checked without running the script."""
+        """Check everything that can be checked without running the script.
+
+        Args:
+            budget: The memory that the script may take, in bytes; None for the device's memory.
+            reference: The optimizer that the others are compared with.
+            command: The command line to record in the comparison.
+            validate: Whether each measurement is also predicted.
+        """
         inquiry = ScriptInquiry(
             script=self._trial.script,
             substitutions=self._substitutions,
@@ -101,7 +108,11 @@ class ScriptStudy:
         )
 
     def run(self, validate: bool) -> None:
-        """Fill one row per optimizer."""
+        """Run the trials and fill one row per optimizer.
+
+        Args:
+            validate: Whether each measurement is also predicted.
+        """
         if self._vary is not None:
             self._find_largest(self._vary, validate)
             return
@@ -113,15 +124,15 @@ class ScriptStudy:
         if not validate:
             return self._answer(one.spec.text, _as_forecast(trial) if self._simulated else trial).run
         forecast = self._forecast(trial)
-        if isinstance(forecast, Run) and forecast.steps is not None:  # both are to run as many
+        if isinstance(forecast, Run) and forecast.steps is not None:  # both run the same number of steps
             trial = trial.model_copy(update={"steps": len(forecast.steps.allocated_bytes)})
         run = self._answer(one.spec.text, trial).run
         if isinstance(forecast, Run) and run.status == "ok" and run.rank not in (None, forecast.rank):
-            forecast = self._forecast(trial.model_copy(update={"rank": run.rank}))  # of that with the highest peak
+            forecast = self._forecast(trial.model_copy(update={"rank": run.rank}))  # the rank of the highest peak
         return run.model_copy(update={"validation": _validation(run, forecast)})
 
     def _forecast(self, trial: ScriptTrial) -> Run | str:
-        """Predict what is measured as well; the answer is a sentence where that is not possible."""
+        """Predict the measured trial as well. The result is a sentence with the reason if that is not possible."""
         try:
             return self._answer(f"{trial.substitution.spec.text} (predicting)", _as_forecast(trial)).run
         except MemprofError as error:
@@ -135,10 +146,10 @@ class ScriptStudy:
         if self._on_comparison is not None:
             self._on_comparison(self.comparison)
 
-    # The largest value of a placeholder
+    # The following methods search for the largest value of a placeholder.
 
     def _find_largest(self, vary: Vary, validate: bool) -> None:
-        """Find each optimizer's largest value, and compare them at the largest that fits with all that fit at all."""
+        """Find each optimizer's largest value, then compare them at the smallest of these values."""
         searched: list[_Searched] = []
         for one in self._substitutions:
             searched.append(self._searched(vary, one, searched[-1].search if searched else None))
@@ -150,7 +161,7 @@ class ScriptStudy:
         self._keep([self._at(vary, value, each, validate) for each in searched], **{vary.knob: value})
 
     def _searched(self, vary: Vary, one: Substitution, like: ScriptSearch | None) -> _Searched:
-        """Search by predicting; on a device that is here also by running, from the predicted answer on."""
+        """Search with predictions and, on a device of this machine, with runs that begin at the predicted value."""
         trial = self._trial.model_copy(update={"substitution": one})
 
         def at(value: int) -> ScriptTrial:
@@ -166,13 +177,13 @@ class ScriptStudy:
         predicted = ScriptSearch(vary, self._capacity_bytes, predict, trial.timeout_s, like)
         if self._simulated:
             return _Searched(one, predicted, predicted.find())
-        with suppress(MemprofError):  # what cannot be predicted may still run
+        with suppress(MemprofError):  # a script that cannot be predicted may still run
             predicted.find()
         measured = ScriptSearch(vary, self._capacity_bytes, measure, trial.timeout_s, predicted)
         return _Searched(one, measured, measured.find())
 
     def _at_its_own(self, vary: Vary, found: _Searched) -> Run:
-        """Return the run with the largest value of this optimizer; the first that does not fit where none does."""
+        """Return the run with this optimizer's largest value, or the first one that does not fit if no value fits."""
         if found.answer is None:
             assert found.search.failure is not None
             return found.search.failure
@@ -184,7 +195,7 @@ class ScriptStudy:
         return run.model_copy(update={"fit": Fit(batch_size=found.answer), "notes": notes})
 
     def _at(self, vary: Vary, value: int, found: _Searched, validate: bool) -> Run:
-        """Return the run with a value that fits, which may have been tried."""
+        """Return the run with a value that fits. The search may have tried it already."""
         if found.answer is None or not found.answer.value:
             return self._at_its_own(vary, found)
         tried = found.search.outcomes.get(value)
@@ -223,7 +234,7 @@ class ScriptStudy:
 
 
 def _about_braces(script: ScriptSpec) -> str:
-    """Say what an argument in braces is, if it may be that which the script failed about."""
+    """Return a hint about an argument in braces, if the script may have failed because of it."""
     if not script.placeholders:
         return ""
     name = script.placeholders[0]
@@ -241,10 +252,10 @@ def _validation(measured: Run, predicted: Run | str) -> Validation:
 
 
 def check_substitutions(substitutions: list[Substitution], reference: str | None) -> str | None:
-    """Refuse optimizers that contradict one another, and return the reference as the document has it.
+    """Refuse optimizers that contradict one another, and return the reference in the form of the document.
 
     Raises:
-        UsageError: the sentence says which.
+        UsageError: The optimizers or the reference cannot be used; the sentence says why.
     """
     texts = [one.spec.text for one in substitutions]
     if not texts:
@@ -261,10 +272,10 @@ def check_substitutions(substitutions: list[Substitution], reference: str | None
 
 
 def spec_of_script(script: str | None, module: str | None, arguments: tuple[str, ...]) -> ScriptSpec:
-    """Return what is to be run.
+    """Return the script or module to run.
 
     Raises:
-        UsageError: neither a script nor a module is named, or both.
+        UsageError: Neither a script nor a module is named, or both are.
     """
     if (script is None) == (module is None):
         raise UsageError("name the script to run: memprof run train.py, or a module: memprof run -m package.train")

@@ -1,4 +1,4 @@
-"""`memprof run`."""
+"""The command `memprof run`, which runs a training script and reports how much memory it takes."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from memprof.errors import ExitCode, UsageError
 
 
 class RunCommand(TyperCommand):
-    """Leaves everything behind the script, or behind `-m MODULE`, to the script."""
+    """A command that leaves all arguments after the script, or after `-m MODULE`, to the script."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse memprof's own options."""
+        """Parse only memprof's own options."""
         return super().parse_args(ctx, _with_end_of_options(self, list(args)))
 
 
 def _with_end_of_options(command: Any, args: list[str]) -> list[str]:
-    """Put `--` behind `-m MODULE`, where no file ends memprof's own options."""
+    """Insert `--` after `-m MODULE`, because no file name ends memprof's own options there."""
     flags = {name for one in command.params if getattr(one, "is_flag", False) for name in one.opts}
     place = 0
     while place < len(args) and args[place].startswith("-") and args[place] not in ("-", "--"):
@@ -242,7 +242,7 @@ def run(
 
 
 def _make_empty(file: str, force: bool) -> None:
-    """Begin the file that takes what the script prints."""
+    """Create or empty the file that takes the text that the script prints."""
     from memprof.files import check_writable
 
     check_writable(Path(file), force)

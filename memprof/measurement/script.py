@@ -1,6 +1,6 @@
-"""A training script as it really runs, recorded from its first line on.
+"""Measures a training script as it really runs, recorded from its first line on.
 
-measure_script(ScriptTrial(...), emit)
+`measure_script(ScriptTrial(...), emit)` runs one script.
 """
 
 from __future__ import annotations
@@ -41,22 +41,25 @@ Emit = Callable[[Any], None]
 def measure_script(
     job: ScriptTrial, emit: Emit, groups: ProcessGroups | None = None, outputs: Path | None = None
 ) -> Outcome:
-    """Run a script for its training steps and return what it took; the run is `ok`, `oom`, or `failed`.
+    """Run a script for its training steps and measure its memory.
 
     Args:
-        job: which script, and with which optimizer.
-        emit: told of every step.
-        groups: of one of several ranks, the process groups that the script makes.
-        outputs: the folder that takes what it saves; None for one of its own.
+        job: The script and its optimizer.
+        emit: Called with every step.
+        groups: The process groups that the script creates, if this process is one of several ranks.
+        outputs: The folder for the files that the script saves; None for a new temporary one.
+
+    Returns:
+        The outcome with the measured run, whose status is `ok`, `oom` or `failed`.
 
     Raises:
-        UsageError: the script is at fault, or takes no training step.
+        UsageError: The script is at fault, or it takes no training step.
     """
     return _MeasuredScript(job, emit, groups, outputs).run()
 
 
 class _MeasuredScript:
-    """One script while it runs; what `memprof.scripts.session` tells of it, the meter records."""
+    """One running script. The meter records what `memprof.scripts.session` reports of it."""
 
     def __init__(self, job: ScriptTrial, emit: Emit, groups: ProcessGroups | None, outputs: Path | None) -> None:
         self._job = job
@@ -71,7 +74,7 @@ class _MeasuredScript:
         self._attributing = ExitStack()
         self._seconds: list[float] = []
         self._phase = "build"
-        self._sizes: list[int] | None = None  # of the last step
+        self._sizes: list[int] | None = None  # the allocations of the last step
         self._began = time.perf_counter()
 
     def run(self) -> Outcome:
@@ -99,12 +102,12 @@ class _MeasuredScript:
 
     @contextmanager
     def _recorded(self, limit: Callable[[], object]) -> Iterator[None]:
-        inner.rounding()  # SM3 asks once in a process, with a computation that is no part of the training
+        inner.rounding()  # SM3 finds this out once per process, with a computation that is not part of the training
         limit()
         self._meter.start()
         yield
 
-    # What the session tells
+    # The following methods are called by the session.
 
     def mark(self, mark: Mark) -> None:
         if isinstance(mark, PhaseMark):
@@ -121,7 +124,7 @@ class _MeasuredScript:
         return nullcontext()
 
     def model_found(self, name: str, model: nn.Module) -> None:
-        """Names are asked for when operators are recorded."""
+        """Do nothing, because names are looked up when operators are recorded."""
 
     def step_ended(self, number: int) -> bool:
         self._meter.synchronize()
@@ -142,11 +145,11 @@ class _MeasuredScript:
 
     def finished(self) -> None:
         self._attributing.close()
-        gc.disable()  # what is left of the script need not be fast, the analysis should be
+        gc.disable()  # the script is over, and without the collector the analysis is faster
         self._reading = self._meter.finish(self._buckets, self._session.tidied)
 
     def _attribute(self) -> None:
-        """In the last step operators are recorded, and who asks for them."""
+        """Begin to record the operators of the last step and the modules that call them."""
         self._meter.begin_attribution()
         self._session.label_what_lives()
         self._session.labelling = True
@@ -155,15 +158,15 @@ class _MeasuredScript:
             self._attributing.enter_context(followed_modules(self._session.whole_model(), self._meter.mark))
 
     def _count(self) -> None:
-        """Count parameters and state while they live: a script may end by itself, and they with it."""
+        """Count parameters and state while they are alive, as they are gone once the script has ended by itself."""
         parameters, together = self._session.parameters(), self._session.in_use.together
         self._parameters = count_parameters(parameters)
-        self._state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
+        self._state = measure_state(together, parameters)  # type: ignore[arg-type]  # `Together` holds the optimizers
         self._one = next(iter(together.optimizers.values()))
         self._buckets = self._session.bucket_sizes()
         self._trained_on = {parameter.device.type for parameter in self._session.in_use.parameters()}
 
-    # The result
+    # The following methods make the result.
 
     def _made(self, reading: Reading, ending: Ending) -> Run:
         spec = self._job.substitution.spec
@@ -188,7 +191,7 @@ class _MeasuredScript:
         )
 
     def _unattributed(self) -> list[str]:
-        """Say why nobody knows who holds the memory, of a script that ended before its last step was known as such."""
+        """Return a note that no breakdown is known, if the script ended before its last step was recognised."""
         count = self._session.cycles.count
         if self._session.labelling:
             return []

@@ -1,6 +1,6 @@
-"""A training script on fake tensors: no weights, no GPU, nothing changed in it; the events are an allocator's.
+"""Predicts an unchanged training script by running it on fake tensors, without weights and without a GPU.
 
-predict_script(ScriptForecast(...), emit)
+`predict_script(ScriptForecast(...), emit)` runs one script and records the events of an allocator.
 """
 
 from __future__ import annotations
@@ -52,14 +52,17 @@ Emit = Callable[[Any], None]
 
 
 def predict_script(job: ScriptForecast, emit: Emit) -> Outcome:
-    """Run a script on fake tensors and return what it would come to on the device.
+    """Run a script on fake tensors and predict its memory on the device.
 
     Args:
-        job: which script, and with which optimizer.
-        emit: told of every step.
+        job: The script and its optimizer.
+        emit: Called with every step.
+
+    Returns:
+        The outcome with the predicted run, whose status is `ok`, `oom` or `failed`.
 
     Raises:
-        UsageError: the script is at fault, or takes no training step.
+        UsageError: The script is at fault, or it takes no training step.
     """
     target = find_target(job.device)
     if job.limit_bytes is not None and target.kind == "cuda":
@@ -68,7 +71,7 @@ def predict_script(job: ScriptForecast, emit: Emit) -> Outcome:
 
 
 class _FakeScript:
-    """One script while it runs; what `memprof.scripts.session` tells of it, it puts into the event log."""
+    """One running script. The event log records what `memprof.scripts.session` reports of it."""
 
     def __init__(self, job: ScriptForecast, target: Target, emit: Emit) -> None:
         self._job = job
@@ -86,7 +89,7 @@ class _FakeScript:
         self._session = ScriptSession(self, labelling=True)
         self._progress = PhaseProgress(emit, job.steps, lambda: self._log.peak_bytes)
         self._fake: FakeRun | None = None
-        self._shapes: list[list[int]] = []  # of each step: what it allocated and freed, in order
+        self._shapes: list[list[int]] = []  # for each step, the sizes that it allocated, in order, with 0 for each free
         self._seen = 0
         self._imported = False
 
@@ -103,7 +106,7 @@ class _FakeScript:
         except MemprofError:
             if self._refusal is None:
                 raise
-        if self._refusal is not None:  # whatever the script has made of it
+        if self._refusal is not None:  # the script may have caught the error
             return Outcome(run=self._unfinished("failed", str(self._refusal)))
         used = []
         if self._target.kind == "cuda":
@@ -120,7 +123,7 @@ class _FakeScript:
             stack.enter_context(no_garbage_collection())
             stack.enter_context(self._semantics.applied(self._mode))
             if self._job.world_size is not None:
-                from memprof.prediction.ranks.fake_ranks import fake_torchrun  # half a second, for those who need it
+                from memprof.prediction.ranks.fake_ranks import fake_torchrun  # takes half a second, so only on demand
 
                 made = fake_torchrun(self._mode, self._job.world_size, self._rank)
                 self._groups = stack.enter_context(made)
@@ -131,10 +134,10 @@ class _FakeScript:
 
     @property
     def _refusal(self) -> MemprofError | None:
-        """What cannot be predicted and the script may have caught."""
+        """The error about an operation that cannot be predicted; the script may have caught it."""
         return self._mode.refusal or next(iter(memory_refusals), None)
 
-    # What the session tells
+    # The following methods are called by the session.
 
     def mark(self, mark: Mark) -> None:
         if isinstance(mark, PhaseMark):
@@ -143,7 +146,7 @@ class _FakeScript:
             if mark.step and not self._imported:
                 self._imported = True
                 gc.collect()
-                gc.freeze()  # what the script has imported brings a million objects, which would be walked every step
+                gc.freeze()  # imports create a million objects, which every collection would visit
             self._mode.phase = mark.phase
             if not self._session.ended:
                 self._progress.phase_begins(self._session.step if mark.step else 0, mark.phase)
@@ -157,7 +160,7 @@ class _FakeScript:
 
     def step_ended(self, number: int) -> bool:
         self._count()
-        gc.collect()  # cycles that a real training would lose sooner or later
+        gc.collect()  # frees reference cycles, which a real training would free sooner or later
         made = self._log.since(self._seen)
         self._seen += len(made)
         self._shapes.append([entry.size if isinstance(entry, Allocation) else 0 for entry in made if _moves(entry)])
@@ -184,10 +187,10 @@ class _FakeScript:
         )
 
     def _count(self) -> None:
-        """Count parameters and state while they live: a script may end by itself, and they with it."""
+        """Count parameters and state while they are alive, as they are gone once the script has ended by itself."""
         with unwatched():
             parameters, together = self._session.parameters(), self._session.in_use.together
-            state = measure_state(together, parameters)  # type: ignore[arg-type]  # it holds them
+            state = measure_state(together, parameters)  # type: ignore[arg-type]  # `Together` holds the optimizers
             buckets = tuple(self._session.bucket_sizes())
             self._counted = count_parameters(parameters), state, buckets
             trained = self._session.in_use.parameters()
@@ -196,7 +199,7 @@ class _FakeScript:
             operators = self._mode.operators_of.get("optimizer", set())
             self._implementation = implementation_name(next(iter(together.optimizers.values())), operators)
 
-    # The result
+    # The following methods make the result.
 
     def _made(self, fake: FakeRun, ending: Ending) -> Run:
         folder = Path(self._job.trace_folder) if self._job.trace_folder is not None else None
@@ -217,7 +220,7 @@ class _FakeScript:
         return [without_group(self._job.script.name, self._job.world_size)]
 
     def _out_of_memory(self, error: torch.OutOfMemoryError) -> tuple[str, str]:
-        """Return in which phase the memory ran out, and PyTorch's words for how much was asked for, and there is."""
+        """Return the phase in which the memory ran out, and a reason with the requested size in PyTorch's words."""
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f" ({short(frame.filename)}:{frame.lineno})" for frame in frames if not is_inner(frame.filename)]
         marks = [entry for entry in self._log.entries(0) if isinstance(entry, (PhaseMark, CacheMark))]
