@@ -36,7 +36,14 @@ def send_message(control: socket.socket, message: dict[str, Any], descriptors: S
 
 
 def receive_message(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
-    """Return the next message and its file descriptors, or None when the other side has closed the socket."""
+    """Receive a message.
+
+    Args:
+        control: The socket to the other process.
+
+    Returns:
+        The message and its file descriptors, or None if the other side has closed the socket.
+    """
     line = b""
     descriptors: list[int] = []
     while not line.endswith(b"\n"):
@@ -50,7 +57,11 @@ def receive_message(control: socket.socket) -> tuple[dict[str, Any], list[int]] 
 
 
 def serve(control: socket.socket) -> None:
-    """Fork a worker for each request until the socket closes."""
+    """Fork a worker for each request until the socket closes.
+
+    Args:
+        control: The socket on which the requests come.
+    """
     running: set[int] = set()
     try:
         while received := receive_message(control):
@@ -97,7 +108,11 @@ def _become_worker(descriptor: int, request: dict[str, Any]) -> NoReturn:
 
 
 def kill_worker(pid: int) -> None:
-    """Kill a worker and its process group, if they still exist."""
+    """Kill a worker and its process group, if they still exist.
+
+    Args:
+        pid: The process id of the worker.
+    """
     for kill in (os.killpg, os.kill):  # also the process itself, because its group may not exist yet
         try:
             kill(pid, signal.SIGKILL)
@@ -106,7 +121,7 @@ def kill_worker(pid: int) -> None:
 
 
 # Everything that a trial imports. torch._dynamo is among it because the first optimizer that is built in a process
-# imports it, which takes about a second; sm3 because a `sm3.py` beside the user's model must not be taken for it.
+# imports it, which takes about a second; sm3 because an `sm3.py` beside the user's model must not be taken for it.
 PRELOADED = ("memprof.workers.worker", "memprof.workers.inquiry", "memprof.measurement.trial", "sm3", "torch._dynamo")
 _FOR_RANKS = ("memprof.measurement.ranks.launch",)  # imported when the first job with several ranks arrives
 
@@ -118,7 +133,11 @@ def _has_ranks(request: dict[str, Any]) -> bool:
 
 
 def preload(modules: Sequence[str]) -> None:
-    """Import modules that workers need, so that every worker has them from its start."""
+    """Import modules that workers need, so that every worker has them from its start.
+
+    Args:
+        modules: The full names of the modules.
+    """
     if all(module in sys.modules for module in modules):
         return
     gc.disable()  # the imports create a million lasting objects; collecting takes a quarter of the imports' time

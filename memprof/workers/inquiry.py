@@ -37,7 +37,7 @@ def inquire(inquiry: Inquiry, send: Callable[[BaseModel], None]) -> Findings:
             _check_optimizer(optimizer)
         except ClosureError as error:
             refused.append(error)
-    if refused and len(refused) == len(inquiry.optimizers):  # else it is a failed row, and the others finish
+    if refused and len(refused) == len(inquiry.optimizers):  # otherwise each is a failed row, and the others finish
         raise refused[0]
     return Findings(
         environment=describe_environment(inquiry.command, "cpu" if devices[0].simulated else devices[0].name),
@@ -51,10 +51,14 @@ def inquire(inquiry: Inquiry, send: Callable[[BaseModel], None]) -> Findings:
 
 
 def inquire_script(inquiry: ScriptInquiry, send: Callable[[BaseModel], None]) -> ScriptFindings:
-    """Return what is known of a script's device and of this machine before the script runs.
+    """Check the arguments and describe the device and this machine before the script runs.
+
+    Args:
+        inquiry: The arguments to check.
+        send: Not used, because this job has no intermediate steps.
 
     Raises:
-        UsageError: the device, the script or an optimizer is at fault.
+        UsageError: The device, the script or an optimizer is at fault.
     """
     device = resolve(inquiry.device, inquiry.world_size or 1)
     if device.name == "cpu" and (inquiry.world_size or 1) > _MOST_PROCESSES:

@@ -33,7 +33,7 @@ ENVIRONMENT = {
 """What a fork server has in its environment, unless the user has set it."""
 
 # `python -m` and `python -c` look for modules in the current folder first, where a `random.py` or `torch.py` of the
-# user may lie; what a server and its workers import is meant to be the installed module. (`-P` needs Python 3.11.)
+# user may lie; a server and its workers must import the installed modules. (`-P` needs Python 3.11.)
 _START_SERVER = """
 import sys
 if sys.path[0] == "":
@@ -44,13 +44,13 @@ main(int(sys.argv[1]))
 
 
 class Server(Protocol):
-    """A fork server's process, as far as a launcher needs it."""
+    """The part of a fork server's process that a launcher needs."""
 
     def kill(self) -> None:
         """Kill the process."""
 
     def wait(self) -> int:
-        """Wait for its end."""
+        """Wait for the end of the process and return its exit code."""
 
 
 def start_server(control: socket.socket) -> Server:

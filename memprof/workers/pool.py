@@ -44,7 +44,11 @@ class Workers:
         self._stack.close()
 
     def grow(self, most: int) -> None:
-        """Start servers until there are `most`, or as many as this process may use cores."""
+        """Start servers until there are `most`, or one for each core that this process may use.
+
+        Args:
+            most: The largest number of servers.
+        """
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         while not self._alone and len(self.launchers) < min(most, cores):
             self.launchers.append(self._stack.enter_context(Launcher()))
@@ -63,6 +67,9 @@ class Workers:
             on_step: Called with the index of a job and its progress message, from one of several threads.
             on_finish: Called with the index of a finished job, from one of several threads.
             tolerates: Returns whether an error may take the place of its job's answer while the other jobs go on.
+
+        Returns:
+            The answers, with an error in the place of each answer whose error is tolerated.
 
         Raises:
             MemprofError: A worker failed with an error that is not tolerated; the first such error is raised.

@@ -25,7 +25,7 @@ class Progress:
         step: The training step that is running, counted from 1.
         steps: The number of training steps.
         peak_bytes: The high-water mark of the process's memory so far, in bytes (on CUDA: the allocator's peak).
-        phase: Of a script: the phase that it is in.
+        phase: The phase that a script is in; empty for other trials.
         run: The finished run, when a trial is `done`.
     """
 

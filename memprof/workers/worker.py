@@ -55,7 +55,11 @@ def work(channel: socket.socket, request: dict[str, Any]) -> None:
 
 
 def guarded(job: Callable[[], Answer]) -> Answer | Mistake:
-    """Call a job and return its answer, or a message with the error that it raised."""
+    """Call a job and return its answer, or a message with the error that it raised.
+
+    Args:
+        job: The job as a function without arguments.
+    """
     try:
         return job()
     except MemprofError as error:
