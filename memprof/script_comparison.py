@@ -13,6 +13,7 @@ from memprof.documents.jobs import Outcome, Purpose, ScriptFindings, ScriptForec
 from memprof.documents.optimizer_spec import parse_optimizer
 from memprof.documents.script import ScriptInfo, ScriptSpec, Substitution
 from memprof.documents.vary import Vary
+from memprof.documents.wording import phase_words
 from memprof.errors import MemprofError, UsageError
 from memprof.search.of_scripts import ScriptSearch
 from memprof.workers.death import WorkerDiedError, outcome_of
@@ -210,8 +211,11 @@ class ScriptStudy:
         self._started += 1
         spec = job.substitution.spec
         tell = partial(self._tell, label, purpose)
+        last: Step | None = None
 
         def on_step(step: Step) -> None:
+            nonlocal last
+            last = step
             tell(stage=step.stage, step=step.step, steps=step.steps, peak_bytes=step.peak_bytes, phase=step.phase)
 
         tell(stage="start")
@@ -220,6 +224,8 @@ class ScriptStudy:
             assert isinstance(answer, Outcome)
         except WorkerDiedError as death:
             answer = outcome_of(death, spec, job.device)
+            reason = f"{answer.run.reason}; {_last_heard(job.script, last)}"
+            answer = Outcome(run=answer.run.model_copy(update={"reason": reason}))
             if job.job == "script" and job.limit_bytes is not None:  # a library may crash when it is refused memory
                 answer = Outcome(run=answer.run.model_copy(update={"status": "oom"}))
         except MemprofError as error:
@@ -231,6 +237,13 @@ class ScriptStudy:
         if self._on_progress is not None:
             trials = max(self._started, len(self._substitutions))
             self._on_progress(Progress(trial=self._started, trials=trials, label=label, purpose=purpose, **details))
+
+
+def _last_heard(script: ScriptSpec, step: Step | None) -> str:
+    """Say where a script was that ended its process: by `os._exit`, a signal, or a crash in compiled code."""
+    if step is None or not step.phase:
+        return f"{script.name} had not come to a training step"
+    return f"{script.name} was last heard of in step {step.step}, {phase_words(step.phase)}"
 
 
 def _about_braces(script: ScriptSpec) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -133,3 +134,25 @@ def test_progress_names_step_phase_and_peak(launcher: Launcher, tmp_path: Path, 
     memprof.run(path, device=device, steps=2, launcher=launcher, on_progress=told.append)
     assert {1, 2} <= {each.step for each in told if each.phase == "backward"}
     assert all(each.peak_bytes for each in told if each.phase == "backward")
+
+
+@pytest.mark.parametrize("device", ["cpu", "rtx-4090"])
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import os\nos._exit(7)\n", r"\(exit code 7\); .*script\.py had not come to a training step"),
+        (
+            TRAIN + "import os, signal, time\nstep()\nstep()\ntime.sleep(0.5)\nmodel(torch.randn(2, 4))\n"
+            "os.kill(os.getpid(), signal.SIGKILL)\n",
+            r"\(SIGKILL\); .*script\.py was last heard of in step \d, ",
+        ),
+    ],
+)
+def test_a_script_that_ends_its_process_is_a_row_that_says_where(
+    launcher: Launcher, tmp_path: Path, device: str, source: str, reason: str
+) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(ON[device] + source, encoding="utf-8")
+    (run,) = memprof.run(path, device=device, launcher=launcher).runs
+    assert run.status == "failed"
+    assert re.search(reason, run.reason)

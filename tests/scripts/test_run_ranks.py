@@ -90,6 +90,14 @@ def test_other_ways_of_sharing(launcher: Launcher, how: str) -> None:
     assert not any("ZeroRedundancyOptimizer" in note for note in own.notes)
 
 
+def test_functional_collectives(launcher: Launcher, tmp_path: Path) -> None:
+    said = tmp_path / "said.txt"
+    (found,) = run(launcher, "functional_collectives.py", world_size=4, script_output=said).runs
+    assert found.status == "ok", found.reason
+    lines = [line for line in said.read_text(encoding="utf-8").splitlines() if line.startswith("[(")]
+    assert set(lines) == {"[(16,), (64,), (4,), (16,), (16,)]"}
+
+
 def test_batch_norm_over_all_ranks(launcher: Launcher) -> None:
     (found,) = run(launcher, "sharded.py", "syncbn", world_size=4).runs
     whole = 4 * (3 * (64 * 256 + 256 + 256 * 64 + 64) + 2 * 64)

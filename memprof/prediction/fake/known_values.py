@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from memprof.prediction.fake.event_log import FIRST_ADDRESS
 from memprof.prediction.fake.tensors import Result
@@ -23,6 +24,7 @@ aten = torch.ops.aten
 # but not for masks of length x length.
 _LARGEST = {"integers": 2 << 20, "booleans": 1 << 20, "floats": 16 << 10}
 _OUT = getattr(torch.Tag, "out", None)  # not in 2.8
+_PLAIN = (Tensor, nn.Parameter)
 _MARK = "_memprof_unknown"  # on the storage of a real tensor that was written with fake values
 _UNDECLARED_VIEWS = {aten._unsafe_view.default, aten._reshape_alias.default}
 # This operator leaves its flag at "no overflow", as in a training that goes well.
@@ -48,7 +50,13 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def parts_of(tensor: Tensor) -> tuple[Tensor, ...]:
-    """Return the tensors that a sparse one is made of; a dense one is one by itself."""
+    """Return the tensors that a sparse one or a wrapper is made of; a dense one is one by itself.
+
+    A wrapper such as the `AsyncCollectiveTensor` that functional collectives return has no storage of its own.
+    """
+    if type(tensor) not in _PLAIN and is_traceable_wrapper_subclass(tensor):
+        inner = [getattr(tensor, name) for name in tensor.__tensor_flatten__()[0]]
+        return tuple(part for one in inner for part in parts_of(one))
     if is_dense(tensor):
         return (tensor,)
     if tensor.layout is torch.sparse_coo:
