@@ -33,7 +33,7 @@ def main() -> int:
         os.dup2(
             os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
         )  # else the interpreter flushes again at its exit and complains
-        return _explain(error)
+        return code if code == ExitCode.FAILED else _explain(error)  # a failed command has said why
     return code
 
 
