@@ -51,7 +51,10 @@ def work(channel: socket.socket, request: dict[str, Any]) -> None:
         stream.flush()
 
     with suppress(KeyboardInterrupt):
-        send(guarded(lambda: _answer(request, send)))
+        answer = guarded(lambda: _answer(request, send))
+        with suppress(OSError, ValueError):  # the user's code may have closed it
+            sys.stdout.flush()  # this process is killed as soon as its answer is there
+        send(answer)
 
 
 def guarded(job: Callable[[], Answer]) -> Answer | Mistake:
